@@ -1,0 +1,1 @@
+"""What the Makefile runs: set-up, the local stack, the demo, the benches."""

@@ -1,0 +1,1 @@
+"""Text in, vectors out, always from the current version."""

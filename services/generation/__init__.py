@@ -1,0 +1,1 @@
+"""HTTP in, labelled sentence pairs out."""

@@ -1,0 +1,26 @@
+"""Run as a file: `lifeline.py PARENT_PID COMMAND...` becomes COMMAND and is killed when its parent dies.
+
+It stands alone, without our packages, because it runs before them (`python -S -E`) and must start in milliseconds.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Ask the kernel for SIGKILL at the parent's death, then become the command (the request survives exec)."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The parent may have died before the request: then nobody would ever send the signal.
+        if os.getppid() != parent:
+            os._exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What every process of ours does at its edges: logging, one-line fatal errors, and dying with its parent."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+LIFELINE = Path(__file__).with_name("lifeline.py")
+
+
+class Fatal(Exception):
+    """The process cannot go on; the message is one line that says what is wrong and what to do."""
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr, one line an event. Libraries speak up from WARNING."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for ours in ("services", "shared", "scripts"):
+        logging.getLogger(ours).setLevel(level)
+
+
+def run(name: str, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` to its end; a `Fatal` becomes one line on stderr and exit status 1."""
+    try:
+        asyncio.run(main)
+    except Fatal as fatal:
+        exit_with(name, fatal)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def exit_with(name: str, fatal: Fatal) -> None:
+    """Say `fatal` in one line and end the process, whatever threads still run."""
+    sys.stdout.flush()
+    sys.stderr.write(f"pairwright {name}: {fatal}\n")
+    sys.stderr.flush()
+    # Not sys.exit: an engine thread inside native code would hold the interpreter open.
+    os._exit(1)
+
+
+def with_lifeline(command: Sequence[str]) -> list[str]:
+    """`command`, wrapped so that the kernel kills it when the process that starts it dies, even by SIGKILL.
+
+    The tie is to the *thread* that starts it: start children from a thread that lives as long as the process.
+    """
+    return [sys.executable, "-S", "-E", str(LIFELINE), str(os.getpid()), *command]

@@ -1,0 +1,159 @@
+"""The pair stream: the only place that knows Redis Streams.
+
+Promise: a pair that `append` has accepted is delivered at least once to the trainer, whatever is killed. It is
+*counted* exactly once: `append` may be repeated with the same owner (a lost reply, a restarted job), same answer.
+The backlog is bounded by refusing, never by trimming: XADD MAXLEN would drop unread pairs without an error.
+Commands stay within Redis >= 7.0 and Valkey >= 8. All keys of a dataset carry its name as hash tag (one cluster slot).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, cast
+
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from shared.pairs import PairRecord
+
+GROUP = "trainers"
+SEEN_TTL_S = 7 * 24 * 3600
+
+# KEYS: stream, one key a pair that remembers who brought it.  ARGV: limit, ttl, then owner and body a pair.
+# An owner who comes again is answered as the first time, so retries are harmless even when the stream is full.
+APPEND = """
+local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
+local answers = {}
+for i = 2, #KEYS do
+  local owner, body = ARGV[2 * i - 1], ARGV[2 * i]
+  local first = redis.call('GET', KEYS[i])
+  if first then
+    answers[i - 1] = first == owner and 1 or 0
+  elseif room < 1 then
+    answers[i - 1] = -1
+  else
+    redis.call('SET', KEYS[i], owner, 'EX', ARGV[2])
+    redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body)
+    room = room - 1
+    answers[i - 1] = 1
+  end
+end
+return answers
+"""
+
+
+class Append(IntEnum):
+    """What became of one pair."""
+
+    FULL = -1
+    DUPLICATE = 0
+    ACCEPTED = 1
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A pair offered to the stream. `owner` names the attempt that made it: the same owner may offer it again."""
+
+    record: PairRecord
+    owner: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A pair on loan: it comes back until it is acknowledged. `record` is None when the entry is unreadable."""
+
+    id: str
+    record: PairRecord | None
+    fault: str | None = None
+
+
+class PairStream:
+    """One dataset's stream. `limit` bounds how many undelivered and unacknowledged pairs it may hold."""
+
+    def __init__(self, redis: Redis, dataset: str, limit: int = 100_000) -> None:
+        self._redis = redis
+        self.limit = limit
+        self.prefix = f"pairwright:{{{dataset}}}"
+        self.key = f"{self.prefix}:pairs"
+        self._append = redis.register_script(APPEND)
+        self._recover_after: str | None = "0"  # own pending entries first: a crash or a lost reply left them there
+        self._group_exists = False
+
+    async def append(self, offers: Sequence[Offer]) -> list[Append]:
+        """Offer pairs; one answer a pair, in order. Safe to repeat after any error."""
+        if not offers:
+            return []
+        keys = [self.key, *(f"{self.prefix}:seen:{offer.record.pair.content_hash}" for offer in offers)]
+        arguments: list[str | int] = [self.limit, SEEN_TTL_S]
+        for offer in offers:
+            arguments += [offer.owner, offer.record.model_dump_json()]
+        return [Append(answer) for answer in await self._append(keys=keys, args=arguments)]
+
+    async def backlog(self) -> int:
+        """How many pairs wait for the trainer. Acknowledged pairs are deleted, so the length is the backlog."""
+        return int(await self._redis.xlen(self.key))
+
+    async def read(self, consumer: str, count: int = 256, block_ms: int = 1000) -> list[Delivery]:
+        """The next pairs, waiting up to `block_ms` for the first; [] when none came.
+
+        Everything delivered to `consumer` before and not acknowledged comes first, at start and after any error:
+        a reply lost on the way leaves its pairs assigned to us.
+        """
+        try:
+            await self._ensure_group()
+            while self._recover_after is not None:
+                pending = await self._read(consumer, self._recover_after, count, None)
+                self._recover_after = pending[-1].id if pending else None
+                if pending:
+                    return pending
+            return await self._read(consumer, ">", count, block_ms)
+        except (RedisError, OSError):
+            self._recover_after, self._group_exists = "0", False
+            raise
+
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """These pairs are safe elsewhere: forget them. Safe to repeat."""
+        if not deliveries:
+            return
+        ids = [delivery.id for delivery in deliveries]
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.xack(self.key, GROUP, *ids)
+            transaction.xdel(self.key, *ids)
+            await transaction.execute()
+
+    async def bury(self, delivery: Delivery) -> None:
+        """Move an unreadable entry to the dead-letter stream with its fault, so that the others flow."""
+        fields = {"entry": delivery.id, "fault": delivery.fault or "unknown"}
+        body = cast(list[tuple[str, dict[str, str]]], await self._redis.xrange(self.key, delivery.id, delivery.id))
+        async with self._redis.pipeline(transaction=True) as transaction:
+            transaction.xadd(f"{self.prefix}:dead", fields | (body[0][1] if body else {}))  # type: ignore[arg-type]
+            transaction.xack(self.key, GROUP, delivery.id)
+            transaction.xdel(self.key, delivery.id)
+            await transaction.execute()
+
+    async def _ensure_group(self) -> None:
+        if self._group_exists:
+            return
+        try:
+            # From "0": pairs written before the first trainer ever started must be delivered too.
+            await self._redis.xgroup_create(self.key, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        self._group_exists = True
+
+    async def _read(self, consumer: str, after: str, count: int, block_ms: int | None) -> list[Delivery]:
+        reply: Any = await self._redis.xreadgroup(GROUP, consumer, {self.key: after}, count=count, block=block_ms)
+        return [_delivery(id_, fields) for entries in reply.values() for id_, fields in entries]
+
+
+def _delivery(id_: str, fields: dict[str, str] | None) -> Delivery:
+    try:
+        return Delivery(id_, PairRecord.model_validate_json((fields or {})["record"]))
+    except KeyError:
+        return Delivery(id_, None, "the entry has no field 'record'")
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Delivery(id_, None, f"{where}: {first['msg']}" if where else first["msg"])

