@@ -1,0 +1,37 @@
+# `make` alone prints what there is. Every target makes its own set-up first.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check bench clean
+
+PYTHON_IN_VENV := .venv/bin/python
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv with everything pinned in constraints.txt (minutes the first time, then nothing to do)
+	@for python in "$$PYTHON" python3 python3.11 python3.12 python3.13 python; do \
+		if "$$python" -c "" 2>/dev/null; then exec "$$python" scripts/setup.py; fi; \
+	done; \
+	echo "pairwright setup: there is no Python here. Install Python 3.11 (Debian: apt install python3.11 python3.11-venv)." >&2; \
+	exit 1
+
+demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files
+	@$(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
+
+up: setup ## start the queue and the three services and keep serving; Ctrl-C ends them
+	@$(PYTHON_IN_VENV) -m scripts.up
+
+test: setup ## run all tests, on real parts
+	@$(PYTHON_IN_VENV) -m pytest
+
+check: setup ## lint, formatting, types and import boundaries
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@$(PYTHON_IN_VENV) -m mypy
+	@.venv/bin/lint-imports
+
+bench: setup ## measure generation on this machine
+	@$(PYTHON_IN_VENV) -m scripts.bench_generation
+
+clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find scripts services shared tests -name __pycache__ -type d -prune -exec rm -rf {} +

