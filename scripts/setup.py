@@ -207,9 +207,9 @@ class Environment:
         version = probe(self.python, VENV_PROBE)
         if not isinstance(version, tuple) or not self._fits(version):
             python = find_python(self._wanted)
-            steps.run(
-                f"virtual environment by {python}", [python, "-m", "venv", "--clear", str(self.folder)], os.environ
-            )
+            self.folder.mkdir(exist_ok=True)
+            command = [python, "-m", "venv", "--clear", str(self.folder)]
+            steps.run(f"virtual environment by {python}", command, self._variables)
         self._marker.write_text(self.device + "\n")
 
     def _fits(self, version: Version) -> bool:
