@@ -3,14 +3,18 @@
 Errors on our own routes are RFC 9457 problem details. A route that speaks another protocol brings its own `Renderer`.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
 import re
+import signal
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -209,9 +213,28 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
-def server(app: FastAPI, drain_s: float) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Stops on SIGTERM and SIGINT and returns. uvicorn's own would raise the signal again before our own clean-up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """While serving, both signals ask for the end; a second SIGINT doesn't wait for requests in flight."""
+        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals; in another, the caller sets `should_exit`
+            return
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def server(app: FastAPI, drain_s: float) -> Server:
     """A uvicorn server that finishes requests in flight for up to `drain_s` seconds after SIGTERM."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             log_config=None,

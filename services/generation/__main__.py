@@ -1,0 +1,104 @@
+"""`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn."""
+
+import asyncio
+import logging
+import socket
+
+from prometheus_client import CollectorRegistry
+
+from services.generation.app import create_generation_app
+from services.generation.engines.vllm_engine import VllmEngine
+from services.generation.generator import PairGenerator
+from services.generation.jobs import JobStore
+from services.generation.runner import JobRunner
+from services.generation.settings import GenerationSettings
+from services.generation.tasks import BUILT_IN, BadTask, load_tasks
+from shared import teacher
+from shared.http import Server, listen, server
+from shared.process import Fatal, configure_logging, run
+from shared.queue import open_queue
+from shared.redis_client import command_client
+from shared.settings import Settings, load
+from shared.status import StatusBoard
+from shared.stream import PairStream
+
+log = logging.getLogger("services.generation")
+
+
+async def main() -> None:
+    """Serve until SIGTERM or until the engine dies."""
+    common, own = load(Settings), load(GenerationSettings)
+    configure_logging(common.log_level)
+    try:
+        tasks = load_tasks([BUILT_IN, *([own.task_dir] if own.task_dir else [])])
+    except BadTask as error:
+        raise Fatal(str(error)) from None
+    listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
+    model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
+    with listener, open_queue(common.redis_url, common.queue_dir) as url:
+        redis, registry = command_client(url), CollectorRegistry()
+        stream, store = PairStream(redis, common.dataset, own.max_backlog), JobStore(redis, common.dataset)
+        engine = VllmEngine(model, own)
+        runner = JobRunner(
+            generator=PairGenerator(engine),
+            tasks=tasks,
+            store=store,
+            stream=stream,
+            board=StatusBoard(redis, common.dataset),
+            dataset=common.dataset,
+            teacher=common.teacher,
+            registry=registry,
+            max_open=own.max_open_jobs,
+            max_running=own.max_running_jobs,
+        )
+        app = create_generation_app(
+            engine=engine,
+            runner=runner,
+            store=store,
+            stream=stream,
+            redis=redis,
+            tasks=tasks,
+            settings=own,
+            keys=common.keys,
+            registry=registry,
+        )
+        web = server(app, own.drain_seconds)
+        log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
+        await _serve(web, listener, engine, runner, own.drain_seconds)
+        await redis.aclose()
+
+
+async def _serve(web: Server, listener: socket.socket, engine: VllmEngine, runner: JobRunner, drain_s: float) -> None:
+    """Answer from the start (`/readyz` says "starting"), run jobs once the engine is up; end with either of them."""
+    serving = asyncio.create_task(web.serve(sockets=[listener]))
+    background = asyncio.create_task(_run_jobs(engine, runner))
+    await asyncio.wait([serving, background], return_when=asyncio.FIRST_COMPLETED)
+    web.should_exit = True
+    background.cancel()
+    await runner.stop(within_s=drain_s)
+    await asyncio.gather(serving, return_exceptions=True)
+    fault = None if background.cancelled() else (await asyncio.gather(background, return_exceptions=True))[0]
+    engine.stop()
+    if isinstance(fault, Exception):
+        raise fault
+
+
+async def _run_jobs(engine: VllmEngine, runner: JobRunner) -> None:
+    """Start the engine, resume open jobs, then watch. Raises `Fatal` when the engine can't start or dies."""
+    try:
+        await engine.start()
+    except Exception as error:
+        log.debug("engine start", exc_info=True)
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Fatal(f"the engine can't start: {first_line} (PAIRWRIGHT_TEACHER, PAIRWRIGHT_GENERATION_*)") from None
+    notes = asyncio.create_task(runner.post_notes())
+    try:
+        await runner.resume()
+        await runner.engine_died.wait()
+    finally:
+        notes.cancel()
+    raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
+
+
+if __name__ == "__main__":
+    run("generation", main())

@@ -1,0 +1,1 @@
+"""The engines: each heavy library has one door here."""

@@ -1,0 +1,251 @@
+"""The vLLM engine: in our own process, in one thread that alone touches it.
+
+In process because vLLM's server processes cost half the speed on two cores, and because whole samples must enter
+between two steps. One thread because vLLM's worker threads belong to the thread that started them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import Any
+
+from services.generation.engine import Completion, EngineDead, PromptTooLong, Sample
+from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
+from services.generation.settings import GenerationSettings
+
+log = logging.getLogger(__name__)
+
+PROCESSOR = "services.generation.engines.vllm_processor:SelfDebias"
+CPU_BLOCK_TOKENS = 32
+"""vLLM's default on CPU is 128, longer than most of our prompts: no prefix would ever be shared."""
+
+
+class VllmEngine:
+    """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
+
+    def __init__(self, model: str, settings: GenerationSettings, **engine_arguments: Any) -> None:
+        """`engine_arguments` override vLLM's EngineArgs; `admit_whole=False` (for tests) ends admission control."""
+        self._model, self._settings = model, settings
+        self._admit_whole = engine_arguments.pop("admit_whole", True)
+        self._overrides = engine_arguments
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._started: Future[None] = Future()
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
+        self.lockstep: Any = None
+        """The admission control, for metrics; None until started."""
+
+    @property
+    def state(self) -> str:
+        """`ok`, `starting`, or what killed the engine."""
+        if self._fault is not None:
+            return self._fault
+        return "ok" if self._started.done() else "starting"
+
+    @property
+    def capacity(self) -> int:
+        """Lanes that decode at one time."""
+        return self._settings.max_lanes
+
+    async def start(self) -> None:
+        """Load the model. Raises whatever vLLM raises."""
+        self._thread.start()
+        await asyncio.wrap_future(self._started)
+
+    def stop(self) -> None:
+        """End the thread; calls that still wait raise `EngineDead`."""
+        if self._thread.is_alive():
+            self._inbox.put(None)
+            self._thread.join(timeout=30)
+
+    async def complete(self, sample: Sample) -> Completion:
+        """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
+        call = _Call(sample)
+        self._inbox.put(call)
+        if self._fault is not None:  # the thread may have ended before it saw this call
+            raise EngineDead(self._fault)
+        return await asyncio.wrap_future(call.future)
+
+    # ---- the engine's thread
+
+    def _run(self) -> None:
+        calls: set[_Call] = set()
+        try:
+            desk = self._load()
+            self._started.set_result(None)
+            while self._take_calls(desk, calls):
+                for group in desk.lockstep.step():
+                    call = desk.calls.pop(group)
+                    calls.discard(call)
+                    call.resolve(desk.completion(group))
+            self._fault = "stopped"
+        except Exception as error:
+            self._fault = f"{type(error).__name__}: {error}"
+            if not self._started.done():
+                self._started.set_exception(error)
+            else:
+                log.exception("the engine died")
+        for call in calls | self._left_over():
+            call.fail(EngineDead(self._fault))
+
+    def _load(self) -> "_Desk":
+        engine, tokenizer, vocabulary = build_llm_engine(self._model, self._settings, self._overrides)
+        config = engine.vllm_config
+        # Imported here: it imports vllm, whose environment build_llm_engine has just set.
+        from services.generation.engines.lockstep import Limits, Lockstep
+
+        limits = Limits(
+            lanes=config.scheduler_config.max_num_seqs,
+            step_tokens=config.scheduler_config.max_num_batched_tokens,
+            sequence_tokens=config.model_config.max_model_len,
+            block_tokens=config.cache_config.block_size,
+            blocks=config.cache_config.num_gpu_blocks - 1,  # vLLM keeps one for itself
+        )
+        log.info("engine ready: %s, %s", self._model, limits)
+        self.lockstep = Lockstep(engine, limits, self._admit_whole)
+        return _Desk(self.lockstep, tokenizer, vocabulary)
+
+    def _take_calls(self, desk: "_Desk", calls: "set[_Call]") -> bool:
+        """Bring new calls in and cancelled ones out; wait while there is nothing to do. False: stop."""
+        while True:
+            try:
+                call = self._inbox.get(block=desk.lockstep.idle)
+            except queue.Empty:
+                break
+            if call is None:
+                return False
+            if desk.accept(call):
+                calls.add(call)
+        for call in [call for call in calls if call.future.cancelled()]:
+            calls.discard(call)
+            desk.cancel(call)
+        return True
+
+    def _left_over(self) -> "set[_Call]":
+        left = set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                call = self._inbox.get_nowait()
+                if call is not None:
+                    left.add(call)
+        return left
+
+
+class _Call:
+    """A sample that somebody waits for."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.future: Future[Completion] = Future()
+
+    def resolve(self, completion: Completion) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(completion)
+
+    def fail(self, error: Exception) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+class _Desk:
+    """Between calls (texts) and lockstep (token ids)."""
+
+    def __init__(self, lockstep: Any, tokenizer: Any, vocabulary: Vocabulary) -> None:
+        self.lockstep, self._tokenizer, self._vocabulary = lockstep, tokenizer, vocabulary
+        self.calls: dict[Any, _Call] = {}
+        # A counter-label's prompt is another label's own prompt: each is tokenised once.
+        self._tokens = lru_cache(maxsize=4096)(lambda prompt: tuple(tokenizer(prompt).input_ids))
+
+    def accept(self, call: _Call) -> bool:
+        """Hand a call's sample to lockstep; False if it could not be taken (the call has its answer then)."""
+        from services.generation.engines.lockstep import LaneGroup
+
+        sample = call.sample
+        # Without suppression the counter prompts change nothing: don't pay for their lanes.
+        prompts = sample.prompts if sample.decoding.decay_constant > 0 else sample.prompts[:1]
+        group = LaneGroup(
+            prompts=[self._tokens(prompt) for prompt in prompts],
+            seed=sample.seed,
+            decoding=sample.decoding,
+            stop=self._vocabulary.stop,
+            poison=self._vocabulary.poison,
+        )
+        try:
+            self.lockstep.add(group)
+        except PromptTooLong as error:
+            call.fail(error)
+            return False
+        self.calls[group] = call
+        return True
+
+    def cancel(self, call: _Call) -> None:
+        for group in [group for group, waiting in self.calls.items() if waiting is call]:
+            self.lockstep.cancel(group)
+            del self.calls[group]
+
+    def completion(self, group: Any) -> Completion:
+        text, closed = cut(self._tokenizer.decode(group.tokens, clean_up_tokenization_spaces=False))
+        return Completion(text=text, closed=closed and group.stopped, tokens=len(group.tokens))
+
+
+def build_llm_engine(
+    model: str, settings: GenerationSettings, overrides: dict[str, Any]
+) -> tuple[Any, Any, Vocabulary]:
+    """vLLM's engine with our processor in this process, the model's tokenizer, and its tokens' roles."""
+    _set_environment(settings)
+    from transformers import AutoConfig, AutoTokenizer
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    vocabulary = read_vocabulary(tokenizer, AutoConfig.from_pretrained(model).get_text_config().vocab_size)
+    on_cpu = current_platform.is_cpu()
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": settings.dtype,
+        "max_num_seqs": settings.max_lanes,
+        "max_num_batched_tokens": settings.max_batch_tokens,
+        "max_model_len": settings.max_model_len,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "logits_processors": [PROCESSOR],
+        "additional_config": {"pairwright": {"banned": vocabulary.banned}},
+    }
+    if on_cpu:
+        # Compilation takes minutes on few cores and gains a tenth.
+        arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
+    else:
+        arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | overrides)))
+    _refuse_what_breaks_lanes(engine.vllm_config)
+    return engine, tokenizer, vocabulary
+
+
+def _set_environment(settings: GenerationSettings) -> None:
+    """vLLM reads these when it is imported. What the user has set stays."""
+    for name, value in {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _refuse_what_breaks_lanes(config: Any) -> None:
+    if config.speculative_config is not None:
+        raise ValueError("speculative decoding gives a request several rows a step: lanes can't be kept in lockstep")
+    if config.parallel_config.pipeline_parallel_size != 1:
+        raise ValueError("pipeline parallelism splits a step's batch: lanes can't be kept in lockstep")
+    if config.scheduler_config.long_prefill_token_threshold:
+        raise ValueError("long_prefill_token_threshold splits prompts: lanes can't be kept in lockstep")
