@@ -1,0 +1,244 @@
+"""The pair stream's promise under every fault that one machine can show: nothing accepted is lost, nothing doubled."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.pairs import Pair
+from shared.queue import EmbeddedServer
+from shared.redis_client import command_client, reading_client
+from shared.stream import Append, Delivery, Offer, PairStream
+from tests.shared.conftest import record, wait_until_async
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def reader(server: EmbeddedServer) -> AsyncIterator[Redis]:
+    client = reading_client(server.url, longest_block_s=1)
+    yield client
+    await client.aclose()
+
+
+def offers(numbers: range, owner: str = "job") -> list[Offer]:
+    return [Offer(record(number), f"{owner}:{number}") for number in numbers]
+
+
+def numbers(deliveries: list[Delivery]) -> list[int]:
+    return [delivery.record.provenance.seed for delivery in deliveries if delivery.record]
+
+
+async def drain(stream: PairStream) -> list[Delivery]:
+    """Read and acknowledge everything there is."""
+    everything: list[Delivery] = []
+    while deliveries := await stream.read("drain", block_ms=50):
+        await stream.acknowledge(deliveries)
+        everything += deliveries
+    return everything
+
+
+async def test_pairs_arrive_whole_and_in_order(redis: Redis, reader: Redis, dataset: str) -> None:
+    assert await PairStream(redis, dataset).append(offers(range(5))) == [Append.ACCEPTED] * 5
+    deliveries = await PairStream(reader, dataset).read("trainer", block_ms=50)
+    assert [delivery.record for delivery in deliveries] == [record(number) for number in range(5)]
+
+
+async def test_pairs_written_before_the_first_trainer_are_delivered(redis: Redis, reader: Redis, dataset: str) -> None:
+    await PairStream(redis, dataset).append(offers(range(3)))
+    assert numbers(await PairStream(reader, dataset).read("born later", block_ms=50)) == [0, 1, 2]
+
+
+async def test_another_owner_s_pair_is_a_duplicate_in_either_order(redis: Redis, dataset: str) -> None:
+    stream = PairStream(redis, dataset)
+    first = record(1)
+    swapped = first.model_copy(
+        update={"pair": Pair(sentence1=first.pair.sentence2, sentence2=first.pair.sentence1, score=1)}
+    )
+    assert await stream.append([Offer(first, "one"), Offer(swapped, "two")]) == [Append.ACCEPTED, Append.DUPLICATE]
+    assert await stream.append([Offer(first, "three")]) == [Append.DUPLICATE]
+    assert await stream.backlog() == 1
+
+
+async def test_a_repeated_append_gets_the_first_answer_and_adds_nothing(redis: Redis, dataset: str) -> None:
+    stream = PairStream(redis, dataset)
+    for _ in range(3):
+        assert await stream.append(offers(range(4))) == [Append.ACCEPTED] * 4
+    assert await stream.backlog() == 4
+
+
+async def test_a_repeated_append_is_answered_even_after_the_trainer_took_the_pairs(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream = PairStream(redis, dataset)
+    await stream.append(offers(range(4)))
+    assert len(await drain(PairStream(reader, dataset))) == 4
+    assert await stream.append(offers(range(4))) == [Append.ACCEPTED] * 4
+    assert await stream.backlog() == 0
+
+
+async def test_a_full_stream_refuses_and_takes_again_once_there_is_room(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream = PairStream(redis, dataset, limit=2)
+    assert await stream.append(offers(range(3))) == [Append.ACCEPTED, Append.ACCEPTED, Append.FULL]
+    # The same owners again, while it is full: those accepted stay accepted, the refused one stays refused.
+    assert await stream.append(offers(range(3))) == [Append.ACCEPTED, Append.ACCEPTED, Append.FULL]
+    taken = await PairStream(reader, dataset).read("trainer", block_ms=50)
+    assert await stream.append(offers(range(2, 3))) == [Append.FULL], "delivered but not acknowledged still counts"
+    await PairStream(reader, dataset).acknowledge(taken)
+    assert await stream.append(offers(range(3))) == [Append.ACCEPTED] * 3
+    assert await stream.backlog() == 1
+
+
+async def test_an_empty_append_and_an_empty_acknowledgement_are_nothing(redis: Redis, dataset: str) -> None:
+    stream = PairStream(redis, dataset)
+    assert await stream.append([]) == []
+    await stream.acknowledge([])
+    assert await stream.backlog() == 0
+
+
+async def test_what_was_not_acknowledged_comes_back_after_a_restart(redis: Redis, reader: Redis, dataset: str) -> None:
+    await PairStream(redis, dataset).append(offers(range(6)))
+    before = PairStream(reader, dataset)
+    first = await before.read("trainer", count=4, block_ms=50)
+    await before.acknowledge(first[:1])
+
+    restarted = PairStream(reader, dataset)
+    assert numbers(await restarted.read("trainer", block_ms=50)) == [1, 2, 3]
+    assert numbers(await restarted.read("trainer", block_ms=50)) == [4, 5]
+    assert await restarted.read("trainer", block_ms=50) == []
+
+
+async def test_pending_pairs_come_back_in_portions(redis: Redis, reader: Redis, dataset: str) -> None:
+    await PairStream(redis, dataset).append(offers(range(5)))
+    await PairStream(reader, dataset).read("trainer", block_ms=50)
+    restarted = PairStream(reader, dataset)
+    portions = [numbers(await restarted.read("trainer", count=2, block_ms=50)) for _ in range(4)]
+    assert portions == [[0, 1], [2, 3], [4], []]
+
+
+async def test_a_cut_connection_is_an_error_and_the_next_read_repeats_what_was_on_loan(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    await PairStream(redis, dataset).append(offers(range(3)))
+    stream = PairStream(reader, dataset)
+    assert numbers(await stream.read("trainer", block_ms=50)) == [0, 1, 2]
+
+    waiting = asyncio.create_task(stream.read("trainer", block_ms=1000))
+    while not (blocked := [one for one in await redis.client_list() if int(one["flags"].find("b")) >= 0]):
+        await asyncio.sleep(0.01)
+    await redis.client_kill_filter(_id=blocked[0]["id"])
+    with pytest.raises((RedisError, OSError)):
+        await waiting
+
+    assert numbers(await stream.read("trainer", block_ms=50)) == [0, 1, 2]
+
+
+async def test_a_wiped_redis_is_an_error_once_and_then_reading_goes_on(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream = PairStream(reader, dataset)
+    assert await stream.read("trainer", block_ms=50) == []
+    await redis.delete(stream.key)
+    with pytest.raises(RedisError, match="NOGROUP"):
+        await stream.read("trainer", block_ms=50)
+    await PairStream(redis, dataset).append(offers(range(2)))
+    assert numbers(await stream.read("trainer", block_ms=50)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"v": "1"}, "no field 'record'"),
+        ({"v": "1", "record": "{"}, "Invalid JSON"),
+        ({"v": "1", "record": '{"pair": {"sentence1": "a", "sentence2": "b", "score": 7}}'}, "pair.score"),
+    ],
+)
+async def test_an_unreadable_entry_is_buried_and_the_others_flow(
+    redis: Redis, reader: Redis, dataset: str, fields: dict[str, str], fault: str
+) -> None:
+    writer, stream = PairStream(redis, dataset), PairStream(reader, dataset)
+    await redis.xadd(writer.key, dict(fields.items()))
+    await writer.append(offers(range(1)))
+    bad, good = await stream.read("trainer", block_ms=50)
+    assert bad.record is None
+    assert fault in (bad.fault or "")
+    assert good.record == record(0)
+
+    await PairStream(redis, dataset).bury(bad)
+    await stream.acknowledge([good])
+    assert await writer.backlog() == 0
+    ((_, kept),) = await redis.xrange(f"{writer.prefix}:dead")
+    assert kept == {"entry": bad.id, "fault": bad.fault, **fields}
+    assert await PairStream(reader, dataset).read("trainer", block_ms=50) == []
+
+
+async def test_datasets_do_not_mix(redis: Redis, reader: Redis, dataset: str) -> None:
+    await PairStream(redis, dataset).append(offers(range(2)))
+    assert await PairStream(reader, f"{dataset}-other").read("trainer", block_ms=50) == []
+    assert await PairStream(redis, f"{dataset}-other").append(offers(range(2), "b")) == [Append.ACCEPTED] * 2
+
+
+async def test_nothing_accepted_is_lost_or_doubled_while_the_server_is_killed(own_server: EmbeddedServer) -> None:
+    """Eight writers that repeat what was not answered, one reader that repeats what was not acknowledged, five kills."""
+    kills, writers, batches, size = 5, 8, 40, 5
+    collected: Counter[int] = Counter()
+    writing = asyncio.Event()
+
+    async def write(writer: int) -> list[Append]:
+        answers: list[Append] = []
+        client = command_client(own_server.url)
+        stream = PairStream(client, "default")
+        for batch in range(batches):
+            first = (writer * batches + batch) * size
+            answers += await answered(stream, offers(range(first, first + size)))
+        await client.aclose()
+        return answers
+
+    async def answered(stream: PairStream, batch: list[Offer]) -> list[Append]:
+        while True:
+            try:
+                return await stream.append(batch)
+            except (RedisError, OSError):
+                await asyncio.sleep(0.02)
+
+    async def read() -> None:
+        """The trainer's order: make durable, then acknowledge. What comes twice is recognised by its content."""
+        client = reading_client(own_server.url, longest_block_s=0.1)
+        stream, seen = PairStream(client, "default"), set[str]()
+        while True:
+            try:
+                deliveries = await stream.read("trainer", count=64, block_ms=100)
+                for delivery in deliveries:
+                    if delivery.id not in seen:
+                        seen.add(delivery.id)
+                        collected.update(numbers([delivery]))
+                await stream.acknowledge(deliveries)
+                if not deliveries and not writing.is_set():
+                    break
+            except (RedisError, OSError):
+                await asyncio.sleep(0.02)
+        await client.aclose()
+
+    async def kill() -> None:
+        for restarts in range(1, kills + 1):
+            await asyncio.sleep(0.15)
+            assert own_server.pid is not None
+            os.kill(own_server.pid, signal.SIGKILL)
+            await wait_until_async(lambda restarts=restarts: own_server.restarts == restarts, "a restart")  # type: ignore[misc]
+            await wait_until_async(lambda: own_server._answers(), "the restarted server")
+
+    writing.set()
+    reading = asyncio.create_task(read())
+    *answers, _ = await asyncio.gather(*(write(writer) for writer in range(writers)), kill())
+    writing.clear()
+    await reading
+
+    assert [answer for one in answers for answer in one or []] == [Append.ACCEPTED] * (writers * batches * size)
+    assert collected == Counter(range(writers * batches * size))
