@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     """Where this installation keeps its queue, datasets and versions."""
     cache: Path = Path("~/.cache/pairwright")
     """Where converted models are kept; may be deleted at any time."""
-    redis_url: str | None = None
+    redis_url: Annotated[str | None, Field(pattern=r"^(redis|rediss|unix)://.")] = None
     """A Redis >= 7.0 or Valkey >= 8. Without it, a private server is started in `home`."""
     dataset: DatasetName = "default"
     """Which dataset this installation generates, trains on and serves."""

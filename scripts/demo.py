@@ -1,0 +1,253 @@
+"""`make demo`: the whole loop on real parts, from sentences to a better student, in a few minutes.
+
+The teacher writes pairs for the sentences beside this file, the trainer makes a new version of them, the embedding
+service takes it up. The last line on stdout is one JSON object; the exit status is 0 only if the new version answered.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from scripts.stack import ROOT, Stack
+from scripts.up import prepare_teacher
+from shared.model_store import Manifest, ModelStore
+from shared.process import Fatal, configure_logging, exit_with
+from shared.settings import Settings, load
+
+SENTENCES = Path(__file__).with_name("demo_sentences.txt")
+START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
+SHOW_A_PAIR_EVERY_S = 2.0
+QUERIES = ("Someone fixes a bike.", "How can I boil an egg?", "The shares of the company went up.")
+
+
+class Demo:
+    """One run: its stack, its clients and what it has measured."""
+
+    def __init__(self, stack: Stack, settings: Settings, console: Console) -> None:
+        self.stack, self.console = stack, console
+        self.sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
+        self.store = ModelStore(settings.models_dir)
+        keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
+        self.generation = httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=30)
+        self.embedding = httpx.Client(base_url=stack.url("embedding"), headers=keys, timeout=30)
+        self.seconds: dict[str, float] = {}
+
+    def wait_until_ready(self) -> None:
+        """Both services ready, the untrained base student published and served."""
+        with self.console.status("starting") as status:
+            for _ in self._ticks(START_WITHIN_S, "the services did not become ready"):
+                waiting = {"generation": self._not_ready(self.generation), "embedding": self._not_ready(self.embedding)}
+                if not any(waiting.values()):
+                    return
+                status.update("starting: " + "; ".join(f"{name}: {what}" for name, what in waiting.items() if what))
+
+    def generate(self) -> dict[str, Any]:
+        """Ask for pairs over HTTP and follow the job's events to its end. Returns the finished job."""
+        answer = self.generation.post("/generate", json={"task": "sts", "inputs": self.sentences})
+        if answer.status_code != 202:
+            raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
+        job: dict[str, Any] = answer.json()
+        columns = (
+            TextColumn("pairs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            bar = progress.add_task("pairs", total=job["requested"], rate="")
+            shown = 0.0
+            for event, job in self._events(answer.headers["location"]):
+                rate = f"{job['pairs_per_second'] or 0:.1f}/s, {job['rejected']} samples rejected"
+                progress.update(bar, completed=job["accepted"], rate=rate)
+                if job["latest"] and (event == "done" or time.monotonic() - shown > SHOW_A_PAIR_EVERY_S):
+                    shown, pair = time.monotonic(), job["latest"]
+                    progress.print(f"  {pair['label']:>4}  {pair['sentence1']}  |  {pair['sentence2']}", markup=False)
+        if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
+            raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['fault']}")
+        return job
+
+    def wait_for_version(self) -> Manifest:
+        """The first trained version that the trainer publishes."""
+        with self.console.status("training: the round starts when generation has ended"):
+            for _ in self._ticks(TRAIN_WITHIN_S, "no version was published"):
+                manifest = self._current()
+                if manifest is not None and manifest.round > 0:
+                    return manifest
+        raise AssertionError("unreachable: ticks end with an error")
+
+    def wait_for_swap(self, version: str) -> None:
+        """`/embed` answers with the version."""
+        for _ in self._ticks(SWAP_WITHIN_S, f"/embed did not take up {version}"):
+            answer = self.embedding.post("/embed", json={"inputs": QUERIES[0]})
+            if answer.status_code == 200 and answer.headers["x-pairwright-version"] == version:
+                return
+
+    def show_nearest(self) -> None:
+        """For a few queries, the nearest of the demo's sentences, by vectors from `/embed`."""
+        answer = self.embedding.post("/embed", json={"inputs": [*QUERIES, *self.sentences]})
+        answer.raise_for_status()
+        vectors = answer.json()
+        table = Table(
+            "query", "nearest sentences, by /embed", "cosine", title="Nearest sentences", title_justify="left"
+        )
+        for query, vector in zip(QUERIES, vectors, strict=False):
+            scored = [
+                (sum(a * b for a, b in zip(vector, other, strict=True)), sentence)
+                for sentence, other in zip(self.sentences, vectors[len(QUERIES) :], strict=True)
+            ]
+            best = sorted(scored, reverse=True)[:3]
+            table.add_row(query, "\n".join(text for _, text in best), "\n".join(f"{score:.2f}" for score, _ in best))
+        self.console.print(table)
+
+    def _events(self, job_url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The job's server-sent events; taken up again if the connection is lost."""
+        for _ in self._ticks(TRAIN_WITHIN_S, "the job's events can't be read"):
+            try:
+                with self.generation.stream("GET", f"{job_url}/events", timeout=60) as answer:
+                    event = ""
+                    for line in answer.iter_lines():
+                        if line.startswith("event: "):
+                            event = line.removeprefix("event: ")
+                        elif line.startswith("data: "):
+                            yield event, json.loads(line.removeprefix("data: "))
+                            if event == "done":
+                                return
+            except httpx.HTTPError:
+                continue
+
+    def _ticks(self, within_s: float, otherwise: str) -> Iterator[None]:
+        """Tick a few times a second. Raises `Fatal` after `within_s`, or at once when the stack has given up."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            self.stack.check()
+            yield
+            time.sleep(0.2)
+        raise Fatal(f"{otherwise} within {within_s:.0f} s; see the logs in {self.stack.logs}")
+
+    def _current(self) -> Manifest | None:
+        version = self.store.current()
+        return self.store.manifest(version) if version else None
+
+    @staticmethod
+    def _not_ready(client: httpx.Client) -> str:
+        """What keeps a service from being ready; "" when it is."""
+        try:
+            answer = client.get("/readyz")
+        except httpx.HTTPError:
+            return "not listening yet"
+        if answer.status_code == 200:
+            return ""
+        checks = answer.json().get("checks", {})
+        return ", ".join(f"{name} {state}" for name, state in checks.items() if state != "ok") or "not ready"
+
+
+def evaluate(version: str, sts: Path, stack: Stack) -> dict[str, float]:
+    """Spearman x 100 on every STS file, by the command that users have."""
+    command = [sys.executable, "-m", "services.trainer", "evaluate", version, "--sts", str(sts.resolve()), "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=stack.environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Fatal(f"the evaluation of {version} failed (see above)")
+    scores: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return scores
+
+
+def scores_table(manifest: Manifest, before: dict[str, float] | None, after: dict[str, float] | None) -> Table:
+    """Spearman x 100 before and after training."""
+    table = Table(title="Spearman x 100", title_justify="left")
+    for column in ("set", "before", "after", "gain"):
+        table.add_column(column, justify="left" if column == "set" else "right")
+    rows = [("synthetic dev", manifest.scores.get("dev_before"), manifest.scores.get("dev_after"))]
+    rows += [(name, value, (after or {}).get(name)) for name, value in (before or {}).items()]
+    for name, old, new in rows:
+        if old is None or new is None:
+            table.add_row(name, "-", "-", "-")
+        else:
+            table.add_row(name, f"{old:.2f}", f"{new:.2f}", f"{new - old:+.2f}")
+    return table
+
+
+def run(sts: Path | None, console: Console) -> dict[str, Any]:
+    """The demo itself. Returns its result; raises `Fatal`."""
+    settings = demo_settings()
+    began = time.monotonic()
+    prepare_teacher()
+    # One round on everything: it starts when generation has ended, on many cores too.
+    environment = {"PAIRWRIGHT_DATASET": settings.dataset, "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "always"}
+    with Stack(settings, environment) as stack:
+        demo = Demo(stack, settings, console)
+        demo.wait_until_ready()
+        marks = [began, time.monotonic()]
+        console.print(f"Everything is up after {marks[1] - began:.0f} s. Asking for pairs: POST /generate")
+        job = demo.generate()
+        marks.append(time.monotonic())
+        manifest = demo.wait_for_version()
+        marks.append(time.monotonic())
+        demo.wait_for_swap(manifest.id)
+        marks.append(time.monotonic())
+        console.print(f"Version {manifest.id}, trained on {manifest.pairs} pairs, answers /embed.")
+        base = next(version.id for version in demo.store.versions() if version.round == 0)
+        before = evaluate(base, sts, stack) if sts else None
+        after = evaluate(manifest.id, sts, stack) if sts else None
+        console.print(scores_table(manifest, before, after))
+        demo.show_nearest()
+        console.print(
+            f"It answered at {stack.url('generation')}/docs and {stack.url('embedding')}/docs. To go on serving it:\n"
+            f"  PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} make up",
+            markup=False,
+            soft_wrap=True,
+        )
+    steps = dict(zip(("setup", "generate", "train", "swap"), itertools.pairwise(marks), strict=True))
+    return {
+        "pairs": job["accepted"],
+        "rejected": job["rejected"],
+        "version": manifest.id,
+        "spearman_before": manifest.scores.get("dev_before"),
+        "spearman_after": manifest.scores.get("dev_after"),
+        "sts_before": before,
+        "sts_after": after,
+        "seconds": {step: round(end - start, 1) for step, (start, end) in steps.items()},
+    }
+
+
+def demo_settings() -> Settings:
+    """A home and a dataset of the demo's own, empty at its start: it never mixes with what people collect."""
+    settings = load(Settings)
+    home = settings.home / "demo"
+    if settings.redis_url is None:
+        shutil.rmtree(home, ignore_errors=True)
+        return settings.model_copy(update={"home": home, "dataset": "demo"})
+    return settings.model_copy(update={"home": home, "dataset": time.strftime("demo-%Y%m%d-%H%M%S")})
+
+
+def main() -> None:
+    """Parse the arguments, run, print the JSON line."""
+    parser = argparse.ArgumentParser(prog="make demo", description="From sentences to a better student.")
+    parser.add_argument("--sts", type=Path, metavar="DIR", help="also score on the *.tsv.gz files of this folder")
+    sts = parser.parse_args().sts
+    if sts is not None and not any(sts.glob("*.tsv.gz")):
+        raise Fatal(f"STS: {sts} holds no *.tsv.gz file")
+    configure_logging(load(Settings).log_level)
+    result = run(sts, Console(highlight=False))
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Fatal as fatal:
+        exit_with("demo", fatal)
+    except KeyboardInterrupt:
+        sys.exit(130)

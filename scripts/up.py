@@ -1,0 +1,42 @@
+"""`make up`: start everything on this machine and keep serving until Ctrl-C or SIGTERM."""
+
+import signal
+import subprocess
+import sys
+import threading
+
+from scripts.stack import ROOT, Stack
+from shared.process import Fatal, configure_logging, exit_with
+from shared.settings import Settings, load
+
+
+def main() -> None:
+    """Run the stack until told to stop."""
+    settings = load(Settings)
+    configure_logging(settings.log_level)
+    prepare_teacher()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Stack(settings) as stack:
+        print(f"generation  {stack.url('generation')}/docs")
+        print(f"embedding   {stack.url('embedding')}/docs")
+        print(f"queue       {stack.redis_url}")
+        print(f"logs        {stack.logs}")
+        print("Ctrl-C stops everything. /readyz of each service tells when it is ready (about 30 s).", flush=True)
+        while not stop.wait(0.5):
+            stack.check()
+        print("stopping", flush=True)
+
+
+def prepare_teacher() -> None:
+    """Convert the default teacher now, where its progress can be seen, and not inside a service. Raises `Fatal`."""
+    if subprocess.run([sys.executable, "-m", "shared.teacher"], cwd=ROOT).returncode:
+        raise Fatal("the teacher is not usable (see above)")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Fatal as fatal:
+        exit_with("up", fatal)
