@@ -75,8 +75,8 @@ ADVICE = (
     ),
     (
         "ResolutionImpossible",
-        "constraints.txt, pyproject.toml and what the package index offers don't fit together; the lines above name the "
-        "package. After a change to pyproject.toml, change its pin in constraints.txt too.",
+        "constraints.txt, pyproject.toml and what the package index offers don't fit together: the lines above name "
+        "the package. After a change to pyproject.toml, change its pin in constraints.txt too.",
     ),
     ("externally-managed|--user install", "An option in your pip configuration forbids it: see `pip config list`."),
 )
