@@ -23,7 +23,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.process import Fatal
@@ -74,7 +73,7 @@ def create_app(
     """
     app = FastAPI(title=title, description=description, redoc_url=None, **options)
     app.add_middleware(BearerKeys, keys=keys, render=render)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=max_body_bytes)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, render=render)
     app.add_middleware(Edge, registry=registry, render=render)
     _add_error_handlers(app, render)
     _add_operations_routes(app, checks, registry)
@@ -112,7 +111,9 @@ def invalid(error: RequestValidationError) -> Problem:
 
 
 def _title(error: HTTPException) -> str:
-    return {404: "Not found", 405: "Method not allowed", 413: "Body too large"}.get(error.status_code, "Error")
+    return {400: "Invalid request", 404: "Not found", 405: "Method not allowed", 413: "Body too large"}.get(
+        error.status_code, "Error"
+    )
 
 
 def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:
@@ -130,6 +131,36 @@ def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegi
     @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
     async def _metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class BodyLimit:
+    """Refuse a body of more than `limit` bytes, whether its length is announced or it comes in chunks.
+
+    Starlette's own `RequestBodyLimitMiddleware` answers an announced length in plain text, whatever the app would say.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, render: Renderer) -> None:
+        self._app, self._limit, self._render = app, limit, render
+        self._detail = f"The body may have at most {limit} bytes: send less at a time."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if int(announced) > self._limit:  # the server has checked that it is a number
+            problem = Problem(413, "Body too large", self._detail)
+            return await self._render(Request(scope), problem)(scope, receive, send)
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise HTTPException(413, self._detail)  # FastAPI lets no other exception through from reading a body
+            return message
+
+        await self._app(scope, receive_within_limit, send)
 
 
 class BearerKeys:

@@ -134,7 +134,11 @@ class ModelStore:
         return manifest
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version (publication, promotion and rollback are this one step)."""
+        """Point `current` at a version, given as to `resolve` (publication, promotion and rollback are this one step).
+
+        Raises `NoVersion` or `BrokenVersion`.
+        """
+        version = self.resolve(version)
         self.manifest(version)
         before = self.current()
         if before == version:

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from shared.process import LIFELINE, with_lifeline
 from tests.shared.conftest import wait_until
 from tests.shared.test_queue import alive

@@ -22,7 +22,7 @@ Holder = tuple[subprocess.Popen[str], int]
 
 @pytest.fixture
 def hold() -> Iterator[Callable[[Path], Holder]]:
-    """Starts a process that shares the queue in a directory; gives it and the process id of the server it runs, or 0."""
+    """Starts a process that shares a directory's queue; gives it and the process id of the server it runs, or 0."""
     with contextlib.ExitStack() as stack:
 
         def start(directory: Path) -> Holder:
@@ -103,7 +103,7 @@ def test_the_next_process_takes_over_from_a_killed_owner(tmp_path: Path, hold: C
     wait_until(lambda: read(url, "key") == "kept", "the take-over with the data")
 
     with Redis.from_url(url) as client:
-        new_server_pid = int(client.info("server")["process_id"])  # type: ignore[index]
+        new_server_pid = int(client.info("server")["process_id"])
     second.kill()
     second.wait()
     wait_until(lambda: not alive(new_server_pid), "the second server's death with its owner")
@@ -144,7 +144,9 @@ def test_a_server_that_cannot_start_names_its_log(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir" / "appendonly.aof.manifest").write_text("this is not a manifest\n")
     server = EmbeddedServer(tmp_path)
     try:
-        with pytest.raises(Fatal, match=r"did not start within 1 s: exit status 1\..*server\.log.*PAIRWRIGHT_REDIS_URL"):
+        with pytest.raises(
+            Fatal, match=r"did not start within 1 s: exit status 1\..*server\.log.*PAIRWRIGHT_REDIS_URL"
+        ):
             server.start(timeout_s=1)
     finally:
         server.stop()

@@ -1,0 +1,185 @@
+"""The model store: a reader sees a whole version or none, whatever is killed, and damage never passes `verify`."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.model_store import MANIFEST, BrokenVersion, Manifest, ModelStore, NoVersion
+from tests.shared.publisher import card, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = [[0.0, 1.0]] * 4
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+def publish(store: ModelStore, round_number: int, salt: bytes = b"") -> Manifest:
+    with store.staging() as staged:
+        write_model(staged, salt)
+        return store.publish(staged, card(round_number), PROBE)
+
+
+def test_an_empty_store_has_nothing_and_makes_nothing(store: ModelStore) -> None:
+    assert store.current() is None
+    assert store.previous() is None
+    assert store.versions() == []
+    with pytest.raises(NoVersion, match="there is no version 'current'; published: none yet"):
+        store.resolve("current")
+    assert not store.root.exists()
+
+
+def test_a_published_version_is_current_whole_and_read_only(store: ModelStore) -> None:
+    manifest = publish(store, 0)
+    assert store.current() == manifest.id == store.resolve("current")
+    assert store.verify(manifest.id) == manifest == store.manifest("current")
+    assert manifest.id.startswith("r000000-")
+    assert sorted(manifest.files) == ["0_Pooling/config.json", "model.safetensors", "modules.json"]
+    assert manifest.files["model.safetensors"].size == 200_000
+    assert manifest.probe == PROBE
+    for path in store.path(manifest.id).rglob("*"):
+        assert path.is_dir() or path.stat().st_mode & 0o222 == 0
+
+
+def test_versions_are_listed_by_round_and_the_one_before_is_remembered(store: ModelStore) -> None:
+    first, second, third = (publish(store, number) for number in (0, 1, 2))
+    assert [manifest.id for manifest in store.versions()] == [first.id, second.id, third.id]
+    assert (store.current(), store.previous()) == (third.id, second.id)
+
+
+def test_rollback_and_promotion_are_the_same_step(store: ModelStore) -> None:
+    first, second = publish(store, 0), publish(store, 1)
+    store.activate("previous")
+    assert (store.current(), store.previous()) == (first.id, second.id)
+    store.activate(second.id)
+    assert (store.current(), store.previous()) == (second.id, first.id)
+    store.activate("current")
+    assert (store.current(), store.previous()) == (second.id, first.id)
+
+
+def test_publishing_the_same_round_again_after_a_crash_changes_nothing(store: ModelStore) -> None:
+    first = publish(store, 1, salt=b"the same weights")
+    again = publish(store, 1, salt=b"the same weights")
+    assert again.id == first.id
+    assert [manifest.id for manifest in store.versions()] == [first.id]
+    assert store.verify(first.id)
+    assert publish(store, 1, salt=b"other weights").id != first.id
+
+
+def test_a_staged_folder_that_is_not_published_is_removed(store: ModelStore) -> None:
+    with store.staging() as staged:
+        write_model(staged)
+    assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["r000001-00000000", "nonsense", "../../etc", "", "r000000-", "."])
+def test_an_unknown_version_is_told_with_those_that_exist(store: ModelStore, name: str) -> None:
+    known = publish(store, 0)
+    for use in (store.resolve, store.path, store.manifest, store.verify, store.activate):
+        with pytest.raises(NoVersion) as caught:
+            use(name)
+        assert str(caught.value) == f"there is no version {name!r}; published: {known.id}"
+    assert store.current() == known.id
+
+
+@pytest.mark.parametrize("pointer", ["", "garbage", "../../etc\n"])
+def test_a_pointer_that_is_no_id_counts_as_none(store: ModelStore, pointer: str) -> None:
+    publish(store, 0)
+    (store.root / "current").write_text(pointer)
+    assert store.current() is None
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(folder: Path) -> None:
+    (folder / "model.safetensors").chmod(0o644)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(100)
+
+
+def link(folder: Path) -> None:
+    (folder / "modules.json").rename(folder.parent / "elsewhere.json")
+    (folder / "modules.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (flip_a_byte, "model.safetensors was changed after publication"),
+        (truncate, "model.safetensors was changed after publication"),
+        (lambda folder: (folder / "modules.json").unlink(), "modules.json is missing"),
+        (lambda folder: shutil.rmtree(folder / "0_Pooling"), "0_Pooling/config.json is missing"),
+        (lambda folder: (folder / "extra.json").touch(), "extra.json is not in the manifest"),
+        (lambda folder: (folder / "modeling.py").touch(), "modeling.py: links, pickles and code don't belong"),
+        (link, "modules.json: links, pickles and code don't belong"),
+        (lambda folder: (folder / MANIFEST).unlink(), "manifest.json: FileNotFoundError"),
+        (lambda folder: truncate_manifest(folder), "manifest.json: ValidationError"),
+    ],
+)
+def test_damage_is_found_and_named(store: ModelStore, damage: Callable[[Path], object], told: str) -> None:
+    manifest = publish(store, 0)
+    damage(store.path(manifest.id))
+    with pytest.raises(BrokenVersion) as caught:
+        store.verify(manifest.id)
+    assert told in str(caught.value)
+
+
+def truncate_manifest(folder: Path) -> None:
+    (folder / MANIFEST).chmod(0o644)
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:200])
+
+
+def test_a_version_with_a_broken_manifest_is_not_listed_nor_activated(store: ModelStore) -> None:
+    first, second = publish(store, 0), publish(store, 1)
+    truncate_manifest(store.path(first.id))
+    assert [manifest.id for manifest in store.versions()] == [second.id]
+    with pytest.raises(BrokenVersion):
+        store.activate(first.id)
+    assert store.current() == second.id
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "state.pkl", "0_Pooling/code.py"])
+def test_pickles_and_code_cannot_be_published(store: ModelStore, name: str) -> None:
+    with store.staging() as staged:
+        write_model(staged)
+        (staged / name).write_bytes(b"x")
+        with pytest.raises(BrokenVersion, match=f"{name}: links, pickles and code"):
+            store.publish(staged, card(0), PROBE)
+    assert store.current() is None
+    assert store.versions() == []
+
+
+def test_killed_publishers_never_leave_a_version_that_is_not_whole(store: ModelStore) -> None:
+    rng = random.Random(1)
+    for _ in range(20):
+        number = len(store.versions())
+        command = [sys.executable, "-m", "tests.shared.publisher", str(store.root), str(number)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as publisher:
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.05))
+            publisher.kill()
+        visible = sorted((store.root / "versions").glob("*")) if store.root.exists() else []
+        for folder in visible:
+            store.verify(folder.name)
+        current, previous = store.current(), store.previous()
+        assert (current is not None) or not visible or len(visible) == 1
+        assert {name for name in (current, previous) if name} <= {folder.name for folder in visible}
+
+    assert store.versions(), "every publisher was killed before it could publish anything"
+    publish(store, 999_999)
+    assert sorted(path.name for path in store.root.iterdir()) == ["current", "previous", "versions"]
