@@ -49,5 +49,5 @@ def reject(sentence1: str, written: str) -> str | None:
 
 def normalised(text: str) -> str:
     """Letters and digits only, lower case, single spaces: what two sentences are compared by."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(re.findall(r"[^\W_]+", folded))

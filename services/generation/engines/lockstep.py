@@ -20,8 +20,6 @@ from vllm.sampling_params import RequestOutputKind
 from services.generation.engine import Decoding, EngineDead, PromptTooLong
 from services.generation.engines.vllm_processor import ARGUMENT, Lane
 
-MAX_REPLAYS = 8
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -68,7 +66,10 @@ class Lockstep:
         self._names = itertools.count()
         self._lanes = 0
         self._blocks = 0
+        self.max_replays = 8
+        """A sample that needs more is not bad luck: the engine is then declared dead."""
         self.replays = 0
+        """Samples that fell out of lockstep and were made again; 0 as long as admission control does its work."""
         self.steps = 0
 
     @property
@@ -165,8 +166,8 @@ class Lockstep:
             return True
         self.replays += 1
         group.replays += 1
-        if group.replays > MAX_REPLAYS:
-            raise EngineDead(f"a sample fell out of lockstep {MAX_REPLAYS} times; its tokens would be wrong")
+        if group.replays > self.max_replays:
+            raise EngineDead(f"a sample fell out of lockstep {group.replays} times; its tokens would be wrong")
         self._waiting.appendleft(group)
         return False
 

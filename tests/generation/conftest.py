@@ -1,0 +1,33 @@
+"""One real vLLM engine on a tiny random teacher for the whole session."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may be fetched
+
+from services.generation.engines.vllm_engine import VllmEngine
+from services.generation.settings import GenerationSettings
+from tests.generation.tiny_teacher import make_tiny_teacher
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_teacher: Path) -> Iterator[VllmEngine]:
+    settings = GenerationSettings(dtype="float32", max_lanes=32, max_batch_tokens=2048, max_model_len=256)
+    engine = VllmEngine(str(tiny_teacher), settings)
+    asyncio.run(engine.start())
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
