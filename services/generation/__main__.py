@@ -4,15 +4,18 @@ import asyncio
 import logging
 import socket
 
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
 from services.generation.app import create_generation_app
+from services.generation.engine import Engine
 from services.generation.engines.vllm_engine import VllmEngine
 from services.generation.generator import PairGenerator
 from services.generation.jobs import JobStore
 from services.generation.runner import JobRunner
 from services.generation.settings import GenerationSettings
-from services.generation.tasks import BUILT_IN, BadTask, load_tasks
+from services.generation.tasks import BUILT_IN, BadTask, Tasks, load_tasks
 from shared import teacher
 from shared.http import Server, listen, server
 from shared.process import Fatal, configure_logging, run
@@ -36,36 +39,44 @@ async def main() -> None:
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
     model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
-        redis, registry = command_client(url), CollectorRegistry()
-        stream, store = PairStream(redis, common.dataset, own.max_backlog), JobStore(redis, common.dataset)
+        redis = command_client(url)
         engine = VllmEngine(model, own)
-        runner = JobRunner(
-            generator=PairGenerator(engine),
-            tasks=tasks,
-            store=store,
-            stream=stream,
-            board=StatusBoard(redis, common.dataset),
-            dataset=common.dataset,
-            teacher=common.teacher,
-            registry=registry,
-            max_open=own.max_open_jobs,
-            max_running=own.max_running_jobs,
-        )
-        app = create_generation_app(
-            engine=engine,
-            runner=runner,
-            store=store,
-            stream=stream,
-            redis=redis,
-            tasks=tasks,
-            settings=own,
-            keys=common.keys,
-            registry=registry,
-        )
-        web = server(app, own.drain_seconds)
+        app, runner = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
-        await _serve(web, listener, engine, runner, own.drain_seconds)
+        await _serve(server(app, own.drain_seconds), listener, engine, runner, own.drain_seconds)
         await redis.aclose()
+
+
+def assemble(
+    common: Settings, own: GenerationSettings, engine: Engine, redis: Redis, tasks: Tasks
+) -> tuple[FastAPI, JobRunner]:
+    """The app and the jobs behind it, around an engine and a Redis."""
+    registry = CollectorRegistry()
+    stream, store = PairStream(redis, common.dataset, own.max_backlog), JobStore(redis, common.dataset)
+    runner = JobRunner(
+        generator=PairGenerator(engine),
+        tasks=tasks,
+        store=store,
+        stream=stream,
+        board=StatusBoard(redis, common.dataset),
+        dataset=common.dataset,
+        teacher=common.teacher,
+        registry=registry,
+        max_open=own.max_open_jobs,
+        max_running=own.max_running_jobs,
+    )
+    app = create_generation_app(
+        engine=engine,
+        runner=runner,
+        store=store,
+        stream=stream,
+        redis=redis,
+        tasks=tasks,
+        settings=own,
+        keys=common.keys,
+        registry=registry,
+    )
+    return app, runner
 
 
 async def _serve(web: Server, listener: socket.socket, engine: VllmEngine, runner: JobRunner, drain_s: float) -> None:

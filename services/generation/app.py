@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client import CollectorRegistry
@@ -87,11 +87,11 @@ class Desk:
         except TooManyJobs:
             raise _busy(f"{self.runner.open_jobs} jobs are open already.") from None
 
-    async def job(self, id_: str) -> Job:
+    async def job(self, job_id: str) -> Job:
         """The job of this id. Raises `Problem` 404."""
-        job = await self.runner.get(id_) if re.fullmatch(r"[0-9a-f]{32}", id_) else None
+        job = await self.runner.get(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
         if job is None:
-            raise Problem(404, "No such job", f"There is no job {id_[:64]!r}; finished jobs are kept for a week.")
+            raise Problem(404, "No such job", f"There is no job {job_id[:64]!r}; finished jobs are kept for a week.")
         return job
 
     def _checked(self, plan: Plan) -> TaskSpec:
@@ -126,32 +126,29 @@ def _add_job_routes(app: FastAPI, desk: Desk) -> None:
         pairs = [pair async for _, record in desk.store.records(job) for pair in record["pairs"]]
         return JSONResponse(job.view() | {"pairs": pairs}, 200, headers)
 
-    @app.get("/jobs/{id}", summary="A job's state and counts")
-    async def show(id: str) -> JSONResponse:
-        return JSONResponse((await desk.job(id)).view())
+    @app.get("/jobs/{job_id}", summary="A job's state and counts")
+    async def show(job: Annotated[Job, Depends(desk.job)]) -> JSONResponse:
+        return JSONResponse(job.view())
 
-    @app.delete("/jobs/{id}", summary="Cancel a job; its accepted pairs stay")
-    async def cancel(id: str) -> JSONResponse:
-        job = await desk.job(id)
+    @app.delete("/jobs/{job_id}", summary="Cancel a job; its accepted pairs stay")
+    async def cancel(job: Annotated[Job, Depends(desk.job)]) -> JSONResponse:
         await desk.runner.cancel(job)
         return JSONResponse(job.view())
 
 
 def _add_watching_routes(app: FastAPI, desk: Desk) -> None:
-    @app.get("/jobs/{id}/pairs", summary="The accepted pairs so far, as JSON Lines")
-    async def pairs(id: str) -> StreamingResponse:
-        job = await desk.job(id)
+    @app.get("/jobs/{job_id}/pairs", summary="The accepted pairs so far, as JSON Lines")
+    async def pairs(job: Annotated[Job, Depends(desk.job)]) -> StreamingResponse:
         return StreamingResponse(_pair_lines(desk.store, job), media_type="application/jsonl")
 
-    @app.get("/jobs/{id}/events", response_class=EventSourceResponse, summary="Progress as server-sent events")
-    async def events(id: str) -> AsyncIterator[ServerSentEvent]:
-        async for event in _progress(desk, id):
+    @app.get("/jobs/{job_id}/events", response_class=EventSourceResponse, summary="Progress as server-sent events")
+    async def events(job: Annotated[Job, Depends(desk.job)]) -> AsyncIterator[ServerSentEvent]:
+        async for event in _progress(desk.runner, job):
             yield event
 
 
-async def _progress(desk: Desk, id_: str) -> AsyncIterator[ServerSentEvent]:
+async def _progress(runner: JobRunner, job: Job) -> AsyncIterator[ServerSentEvent]:
     """`progress` events with the job and its newest pair, then one `done`."""
-    job = await desk.job(id_)
     shown: dict[str, Any] | None = None
     while True:
         done = job.done  # read before the view: the last event must show the end
@@ -161,7 +158,7 @@ async def _progress(desk: Desk, id_: str) -> AsyncIterator[ServerSentEvent]:
             shown = view
         if done:
             return
-        await desk.runner.next_change(SSE_SILENCE_S)
+        await runner.next_change(SSE_SILENCE_S)
 
 
 async def _pair_lines(store: JobStore, job: Job) -> AsyncIterator[str]:

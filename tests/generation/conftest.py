@@ -1,13 +1,10 @@
 """One real vLLM engine on a tiny random teacher for the whole session."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here may be fetched
 
 from services.generation.engines.vllm_engine import VllmEngine
 from services.generation.settings import GenerationSettings
@@ -26,8 +23,3 @@ def engine(tiny_teacher: Path) -> Iterator[VllmEngine]:
     asyncio.run(engine.start())
     yield engine
     engine.stop()
-
-
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
