@@ -1,0 +1,43 @@
+"""When a round starts. Pure decisions; the worker brings the facts."""
+
+import os
+from pathlib import Path
+
+from services.trainer.settings import TrainerSettings, Wait
+
+FEW_CORES = 8
+NVIDIA = Path("/dev/nvidiactl")
+
+
+def due(new_pairs: int, idle_s: float, settings: TrainerSettings) -> bool:
+    """Whether the new pairs are worth a round: many, or some and then `idle_s` seconds without another."""
+    if new_pairs >= settings.round_pairs:
+        return True
+    return new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+
+
+def yields_to_generation(wait: Wait) -> bool:
+    """Whether a round waits while pairs are generated.
+
+    vLLM's worker threads spin in step: when training takes one of their few cores, all of them wait for it.
+    """
+    if wait == "auto":
+        return (os.cpu_count() or 1) < FEW_CORES and not NVIDIA.exists()
+    return wait == "always"
+
+
+class Patience:
+    """Waits for generation to end, but not for ever."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: float | None = None
+
+    def lasts(self, busy: bool, now_s: float) -> bool:
+        """Whether to wait on. The clock starts with the first call that finds generation busy and ends with False."""
+        if self._since is None:
+            self._since = now_s
+        if busy and now_s - self._since < self._limit_s:
+            return True
+        self._since = None
+        return False

@@ -1,0 +1,80 @@
+"""Where the base student is: a folder, a hub id, or the default one, made once from the teacher's token table."""
+
+import fcntl
+import hashlib
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from services.trainer import static
+from services.trainer.progress import first_line
+from shared import teacher
+from shared.process import Fatal
+
+log = logging.getLogger(__name__)
+
+SETTING = "PAIRWRIGHT_STUDENT"
+MAKER = 1
+"""Raise it when the default student is made differently: old caches are then left alone."""
+MODEL_FILES = ("modules.json", "config.json")
+TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+
+
+def check(name: str) -> None:
+    """Raise `Fatal` for a student that can't be one, as far as that shows without loading it."""
+    if name != "default":
+        teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
+
+
+def locate(name: str, teacher_name: str, cache: Path) -> str:
+    """A folder or a hub id that `encoder.load` takes. May make the default student first. Raises `Fatal`."""
+    if name != "default":
+        return teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
+    source = _teacher_folder(teacher.locate(teacher_name, cache))
+    target = cache / f"student-static-{_identity(source)}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "student.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the trainer and `evaluate` may both come: one makes it
+            if not target.is_dir():
+                _make_into(target, source)
+    except OSError as error:
+        raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default student in {cache}: {error}") from None
+    return str(target)
+
+
+def _teacher_folder(located: str) -> Path:
+    """The teacher's folder; one on the hub is downloaded, or found in the hub's own cache."""
+    if Path(located).is_dir():
+        return Path(located)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(located, allow_patterns=TEACHER_FILES))
+    except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
+        raise Fatal(f"PAIRWRIGHT_TEACHER: can't get {located} for the default student: {first_line(error)}") from None
+
+
+def _identity(folder: Path) -> str:
+    """Names the teacher's files without reading gigabytes of weights."""
+    digest = hashlib.sha256(f"{MAKER} {static.DIMENSIONS} {static.DROPPED}\n".encode())
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        facts = file.stat()
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _make_into(target: Path, source: Path) -> None:
+    """Make the student beside `target` and rename it into place: a half-written one is never found."""
+    from services.trainer import encoder
+
+    for leftover in target.parent.glob(".making-student-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    log.info("making the default student from %s (once, a few seconds)", source)
+    staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
+    try:
+        encoder.save_static(encoder.tokenizer(source), static.word_vectors(encoder.token_table(source)), staging)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
