@@ -104,7 +104,9 @@ class Versions:
             # At once, before the version before is loaded: a swap waits for nothing.
             if version == current or self.serving is None:
                 self._serve(version)
-        self._drop_unwanted()
+        # Equal pointers are half a swap: the other half would name what is about to be dropped.
+        if current != previous:
+            self._drop_unwanted()
 
     async def _try_to_load(self, version: str) -> None:
         fault = self.faults.get(version)

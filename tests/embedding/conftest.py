@@ -1,0 +1,67 @@
+"""Real parts for the embedding tests: published students, and the service on a free port."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from shared.model_store import ModelStore
+from tests.embedding.live import LiveService
+from tests.embedding.students import publish, static_student, transformer_student
+
+Start = Callable[..., LiveService]
+
+
+@pytest.fixture(scope="session")
+def static_one() -> SentenceTransformer:
+    return static_student(seed=1)
+
+
+@pytest.fixture(scope="session")
+def static_two() -> SentenceTransformer:
+    return static_student(seed=2)
+
+
+@pytest.fixture(scope="session")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
+    return transformer_student(tmp_path_factory.mktemp("transformer"), seed=3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """The empty store of the dataset `default` under the test's own home."""
+    return ModelStore(tmp_path / "models" / "default")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start services on the test's home with settings of one's choice; they are stopped afterwards."""
+    running: list[LiveService] = []
+
+    def _start(ready: bool = True, **options: Any) -> LiveService:
+        service = LiveService(tmp_path, **options)
+        running.append(service)
+        if ready:
+            service.wait_until(lambda: httpx.get(service.url + "/readyz").status_code == 200, "the service is ready")
+        return service
+
+    yield _start
+    for service in running:
+        service.stop()
+
+
+@pytest.fixture
+def service(store: ModelStore, static_one: SentenceTransformer, start: Start) -> LiveService:
+    """The service with `static_one` as its only version."""
+    publish(store, static_one, 0)
+    return start()
+
+
+@pytest.fixture
+def transformer_service(store: ModelStore, transformer: SentenceTransformer, start: Start) -> LiveService:
+    """The service with the transformer, which reads 24 tokens, as its only version."""
+    publish(store, transformer, 0)
+    return start()
