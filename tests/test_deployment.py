@@ -1,6 +1,7 @@
 """The compose file and the images, checked against the code that they run. No container engine is needed."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +30,13 @@ OWN: dict[str, type[BaseSettings]] = {
     "trainer": TrainerSettings,
     "embedding": EmbeddingSettings,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults are what is tested, whatever the person who runs the tests has set."""
+    for variable in [name for name in os.environ if name.startswith("PAIRWRIGHT_")]:
+        monkeypatch.delenv(variable)
 
 
 @pytest.fixture(scope="module")

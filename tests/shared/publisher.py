@@ -1,9 +1,11 @@
-"""Run as a process by the store's tests: publish one round after another until it is killed."""
+"""Run as a process by the store's tests: publish again and again, killed one file operation later each time."""
 
 import itertools
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from shared.model_store import Card, ModelStore
 
@@ -21,15 +23,42 @@ def write_model(folder: Path, salt: bytes = b"") -> None:
     (folder / "model.safetensors").write_bytes(salt or os.urandom(200_000))
 
 
+def publish(store: ModelStore, round_number: int, salt: bytes = b"") -> str:
+    """Publish a version; its id."""
+    with store.staging() as staged:
+        write_model(staged, salt)
+        return store.publish(staged, card(round_number), [[0.0, 1.0]] * 4).id
+
+
+def kill_before_operation(number: int) -> None:
+    """Make this process kill itself right before its `number`-th operation on the file system."""
+    operations = itertools.count(1)
+
+    def hook(event: str, _arguments: tuple[Any, ...]) -> None:
+        if event == "open" or event.startswith(("os.", "shutil.", "tempfile.")):
+            if event == "os.kill":
+                return
+            if next(operations) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
 def main() -> None:
-    """Print a line when the first round is about to begin, then publish without end."""
+    """Print `killed` after each killed publication, wait for a line on stdin, go on; print `published` and end."""
     store = ModelStore(Path(sys.argv[1]))
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    for number in itertools.count(int(sys.argv[2])):
-        with store.staging() as staged:
-            write_model(staged)
-            store.publish(staged, card(number), [[0.0, 1.0]] * 4)
+    for operation in itertools.count(1):
+        child = os.fork()
+        if child == 0:
+            kill_before_operation(operation)
+            publish(store, operation)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write("killed\n" if os.WIFSIGNALED(status) else "published\n")
+        sys.stdout.flush()
+        if not os.WIFSIGNALED(status):
+            sys.exit(os.waitstatus_to_exitcode(status))
+        sys.stdin.readline()
 
 
 if __name__ == "__main__":

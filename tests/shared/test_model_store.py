@@ -1,16 +1,15 @@
 """The model store: a reader sees a whole version or none, whatever is killed, and damage never passes `verify`."""
 
-import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.model_store import MANIFEST, BrokenVersion, Manifest, ModelStore, NoVersion
+from tests.shared import publisher
 from tests.shared.publisher import card, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +22,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def publish(store: ModelStore, round_number: int, salt: bytes = b"") -> Manifest:
-    with store.staging() as staged:
-        write_model(staged, salt)
-        return store.publish(staged, card(round_number), PROBE)
+    return store.manifest(publisher.publish(store, round_number, salt))
 
 
 def test_an_empty_store_has_nothing_and_makes_nothing(store: ModelStore) -> None:
@@ -163,23 +160,25 @@ def test_pickles_and_code_cannot_be_published(store: ModelStore, name: str) -> N
     assert store.versions() == []
 
 
-def test_killed_publishers_never_leave_a_version_that_is_not_whole(store: ModelStore) -> None:
-    rng = random.Random(1)
-    for _ in range(20):
-        number = len(store.versions())
-        command = [sys.executable, "-m", "tests.shared.publisher", str(store.root), str(number)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as publisher:
-            assert publisher.stdout is not None
-            assert publisher.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0, 0.05))
-            publisher.kill()
-        visible = sorted((store.root / "versions").glob("*")) if store.root.exists() else []
-        for folder in visible:
-            store.verify(folder.name)
-        current, previous = store.current(), store.previous()
-        assert (current is not None) or not visible or len(visible) == 1
-        assert {name for name in (current, previous) if name} <= {folder.name for folder in visible}
-
-    assert store.versions(), "every publisher was killed before it could publish anything"
-    publish(store, 999_999)
+def test_a_publisher_killed_at_any_moment_never_leaves_a_version_that_is_not_whole(store: ModelStore) -> None:
+    """One kill before each operation on the file system that a publication makes, in turn."""
+    publish(store, 0)
+    kills = 0
+    command = [sys.executable, "-m", "tests.shared.publisher", str(store.root)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while process.stdout.readline() == "killed\n":
+            kills += 1
+            visible = {folder.name for folder in (store.root / "versions").iterdir()}
+            for version in visible:
+                store.verify(version)
+            assert {store.current(), store.previous()} - {None} <= visible
+            assert store.current() is not None
+            process.stdin.write("\n")
+    assert process.returncode == 0
+    assert kills > 20
+    assert store.current() == store.versions()[-1].id
     assert sorted(path.name for path in store.root.iterdir()) == ["current", "previous", "versions"]

@@ -1,5 +1,6 @@
 """Settings come from the environment; a wrong one is told in one line that names it and hides its value."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_EXAMPLE_", env_ignore_empty=True, extra="ignore")
 
     port: Port = 8001
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults are what is tested, whatever the person who runs the tests has set."""
+    for variable in [name for name in os.environ if name.startswith("PAIRWRIGHT_")]:
+        monkeypatch.delenv(variable)
 
 
 def test_everything_has_a_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
