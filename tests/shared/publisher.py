@@ -48,6 +48,8 @@ def main() -> None:
     """Print `killed` after each killed publication, wait for a line on stdin, go on; print `published` and end."""
     store = ModelStore(Path(sys.argv[1]))
     for operation in itertools.count(1):
+        with store.staging():
+            pass  # sweeps what the killed one left: else each publication would make other operations than the last
         child = os.fork()
         if child == 0:
             kill_before_operation(operation)
