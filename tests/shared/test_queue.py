@@ -145,9 +145,9 @@ def test_a_server_that_cannot_start_names_its_log(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     try:
         with pytest.raises(
-            Fatal, match=r"did not start within 1 s: exit status 1\..*server\.log.*PAIRWRIGHT_REDIS_URL"
+            Fatal, match=r"did not start within 3 s: exit status 1\..*server\.log.*PAIRWRIGHT_REDIS_URL"
         ):
-            server.start(timeout_s=1)
+            server.start(timeout_s=3)
     finally:
         server.stop()
     assert "manifest" in (tmp_path / "server.log").read_text()
