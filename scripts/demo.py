@@ -35,9 +35,8 @@ QUERIES = ("Someone fixes a bike.", "How can I boil an egg?", "The shares of the
 class Demo:
     """One run: its stack, its clients and what it has measured."""
 
-    def __init__(self, stack: Stack, settings: Settings, console: Console) -> None:
-        self.stack, self.console = stack, console
-        self.sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
+    def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
+        self.stack, self.sentences, self.console = stack, sentences, console
         self.store = ModelStore(settings.models_dir)
         keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
         self.generation = httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=30)
@@ -74,7 +73,8 @@ class Demo:
                 progress.update(bar, completed=job["accepted"], rate=rate)
                 if job["latest"] and (event == "done" or time.monotonic() - shown > SHOW_A_PAIR_EVERY_S):
                     shown, pair = time.monotonic(), job["latest"]
-                    progress.print(f"  {pair['label']:>4}  {pair['sentence1']}  |  {pair['sentence2']}", markup=False)
+                    line = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
+                    progress.print(line, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
             raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['fault']}")
         return job
@@ -100,16 +100,14 @@ class Demo:
         answer = self.embedding.post("/embed", json={"inputs": [*QUERIES, *self.sentences]})
         answer.raise_for_status()
         vectors = answer.json()
-        table = Table(
-            "query", "nearest sentences, by /embed", "cosine", title="Nearest sentences", title_justify="left"
-        )
+        table = Table("query", "nearest, by /embed", "cosine", title="Nearest sentences", title_justify="left")
         for query, vector in zip(QUERIES, vectors, strict=False):
             scored = [
                 (sum(a * b for a, b in zip(vector, other, strict=True)), sentence)
                 for sentence, other in zip(self.sentences, vectors[len(QUERIES) :], strict=True)
             ]
-            best = sorted(scored, reverse=True)[:3]
-            table.add_row(query, "\n".join(text for _, text in best), "\n".join(f"{score:.2f}" for score, _ in best))
+            for rank, (score, sentence) in enumerate(sorted(scored, reverse=True)[:2]):
+                table.add_row(query if rank == 0 else "", sentence, f"{score:.2f}", end_section=rank == 1)
         self.console.print(table)
 
     def _events(self, job_url: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -179,15 +177,19 @@ def scores_table(manifest: Manifest, before: dict[str, float] | None, after: dic
     return table
 
 
-def run(sts: Path | None, console: Console) -> dict[str, Any]:
+def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, Any]:
     """The demo itself. Returns its result; raises `Fatal`."""
     settings = demo_settings()
     began = time.monotonic()
     prepare_teacher()
     # One round on everything: it starts when generation has ended, on many cores too.
-    environment = {"PAIRWRIGHT_DATASET": settings.dataset, "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "always"}
+    environment = {
+        "PAIRWRIGHT_DATASET": settings.dataset,
+        "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "always",
+        "PAIRWRIGHT_TRAINER_ROUND_SECONDS": "3",
+    }
     with Stack(settings, environment) as stack:
-        demo = Demo(stack, settings, console)
+        demo = Demo(stack, settings, sentences, console)
         demo.wait_until_ready()
         marks = [began, time.monotonic()]
         console.print(f"Everything is up after {marks[1] - began:.0f} s. Asking for pairs: POST /generate")
@@ -236,11 +238,15 @@ def main() -> None:
     """Parse the arguments, run, print the JSON line."""
     parser = argparse.ArgumentParser(prog="make demo", description="From sentences to a better student.")
     parser.add_argument("--sts", type=Path, metavar="DIR", help="also score on the *.tsv.gz files of this folder")
-    sts = parser.parse_args().sts
+    parser.add_argument("--inputs", type=int, metavar="N", help="use only the first N sentences (at least 20)")
+    arguments = parser.parse_args()
+    sts, sentences = arguments.sts, SENTENCES.read_text(encoding="utf-8").splitlines()
+    if arguments.inputs is not None and arguments.inputs < 20:
+        raise Fatal("--inputs: fewer than 20 sentences don't make a round")
     if sts is not None and not any(sts.glob("*.tsv.gz")):
         raise Fatal(f"STS: {sts} holds no *.tsv.gz file")
     configure_logging(load(Settings).log_level)
-    result = run(sts, Console(highlight=False))
+    result = run(sentences[: arguments.inputs], sts, Console(highlight=False))
     print(json.dumps(result), flush=True)
 
 

@@ -6,6 +6,7 @@ import socket
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from services.generation.app import create_generation_app
@@ -100,8 +101,8 @@ async def _run_jobs(engine: VllmEngine, runner: JobRunner) -> None:
         await engine.start()
     except Exception as error:
         log.debug("engine start", exc_info=True)
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Fatal(f"the engine can't start: {first_line} (PAIRWRIGHT_TEACHER, PAIRWRIGHT_GENERATION_*)") from None
+        hint = "see PAIRWRIGHT_TEACHER and PAIRWRIGHT_GENERATION_*; PAIRWRIGHT_LOG_LEVEL=DEBUG shows where"
+        raise Fatal(f"the engine can't start: {_reason(error)} ({hint})") from None
     notes = asyncio.create_task(runner.post_notes())
     try:
         await runner.resume()
@@ -109,6 +110,13 @@ async def _run_jobs(engine: VllmEngine, runner: JobRunner) -> None:
     finally:
         notes.cancel()
     raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error that may have pages. vLLM's settings fail as pydantic errors, whose first line is no help."""
+    message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Job:
     rejected: Counter[str] = field(default_factory=Counter)
     """Samples thrown away, by reason."""
     latest: dict[str, Any] | None = None
-    """The newest accepted pair, for whoever watches."""
+    """One of the newest accepted pairs, the labels in turn, for whoever watches."""
     waiting_for: str | None = None
     """Why a running job makes no progress just now."""
     fault: str | None = None
@@ -64,7 +64,7 @@ class Job:
         self.accepted.update(Counter(pair["label"] for pair in record["pairs"]))
         self.rejected.update(record["rejected"])
         if record["pairs"]:
-            self.latest = record["pairs"][-1]
+            self.latest = record["pairs"][len(self.units_done) % len(record["pairs"])]
 
     def view(self) -> dict[str, Any]:
         """The job resource, as the API shows it."""

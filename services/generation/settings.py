@@ -36,7 +36,7 @@ class GenerationSettings(BaseSettings):
     max_batch_tokens: Annotated[int, Field(ge=256)] = 4096
     """Tokens of one engine step (vLLM's max_num_batched_tokens)."""
     max_model_len: Annotated[int, Field(ge=128)] = 1024
-    """Longest prompt with its output, in tokens."""
+    """Longest prompt with its output, in tokens; less where the teacher's context is shorter."""
     kv_cache_gib: Annotated[int, Field(ge=1)] = 1
     """Memory of the key-value cache without a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9

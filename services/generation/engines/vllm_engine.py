@@ -204,14 +204,16 @@ def build_llm_engine(
     from vllm.v1.engine.llm_engine import LLMEngine
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    vocabulary = read_vocabulary(tokenizer, AutoConfig.from_pretrained(model).get_text_config().vocab_size)
+    config = AutoConfig.from_pretrained(model).get_text_config()
+    vocabulary = read_vocabulary(tokenizer, config.vocab_size)
+    context = getattr(config, "max_position_embeddings", None) or settings.max_model_len
     on_cpu = current_platform.is_cpu()
     arguments: dict[str, Any] = {
         "model": model,
         "dtype": settings.dtype,
         "max_num_seqs": settings.max_lanes,
         "max_num_batched_tokens": settings.max_batch_tokens,
-        "max_model_len": settings.max_model_len,
+        "max_model_len": min(settings.max_model_len, context),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "enable_prefix_caching": True,
         # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.

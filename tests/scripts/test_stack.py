@@ -1,0 +1,201 @@
+"""`make up`, as a process: kill any one of its processes, itself included, and no accepted pair is lost."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from shared.pairs import Pair
+from tests.embedding.students import static_student
+from tests.generation.tiny_teacher import make_tiny_teacher
+from tests.ports import free_port
+
+READY_WITHIN_S = 180.0
+
+
+class Up:
+    """`python -m scripts.up` on a tiny teacher and student."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.ports = {"generation": free_port(), "embedding": free_port()}
+        self.environment = {
+            **os.environ,
+            "PAIRWRIGHT_HOME": str(self.home),
+            "PAIRWRIGHT_TEACHER": str(make_tiny_teacher(folder / "teacher")),
+            "PAIRWRIGHT_STUDENT": str(folder / "student"),
+            "PAIRWRIGHT_GENERATION_PORT": str(self.ports["generation"]),
+            "PAIRWRIGHT_GENERATION_DTYPE": "float32",
+            "PAIRWRIGHT_GENERATION_MAX_LANES": "8",  # slow enough to be killed in the middle
+            "PAIRWRIGHT_EMBEDDING_PORT": str(self.ports["embedding"]),
+            "PAIRWRIGHT_TRAINER_ROUND_PAIRS": "1000000",  # collecting is what this test is about
+            "PAIRWRIGHT_TRAINER_ROUND_SECONDS": "100000",
+        }
+        static_student(seed=1).save(str(folder / "student"))
+        self.client = httpx.Client(timeout=10)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.up"], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def children(self) -> dict[str, psutil.Process]:
+        """The running services and the queue, by name."""
+        found = {}
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                command = " ".join(child.cmdline())
+            except psutil.Error:
+                continue
+            for name in ("generation", "trainer", "embedding"):
+                if command.endswith(f"services.{name}"):
+                    found[name] = child
+            if "valkey-server" in command and "lifeline" not in command:
+                found["queue"] = child
+        return found
+
+    def url(self, service: str, path: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}{path}"
+
+    def ready(self, service: str) -> bool:
+        try:
+            return self.client.get(self.url(service, "/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def job(self, path: str) -> dict[str, object]:
+        """The job; {} while nobody answers."""
+        try:
+            answer = self.client.get(self.url("generation", path))
+        except httpx.HTTPError:
+            return {}
+        return dict(answer.json()) if answer.status_code == 200 else {}
+
+    def dataset(self) -> list[str]:
+        """The content hashes of all collected pairs."""
+        with sqlite3.connect(self.home / "datasets" / "default" / "pairs.sqlite") as database:
+            return [row[0] for row in database.execute("SELECT hash FROM pair")]
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {f.name}\n{f.read_text()[-1500:]}" for f in (self.home / "logs").glob("*.log"))
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    up = Up(tmp_path)
+    yield up
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(timeout=60) == 0
+    assert not [child for child in psutil.process_iter() if str(tmp_path) in " ".join(_cmdline(child))]
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def wait_until(true: Callable[[], bool], up: Up, within_s: float = READY_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, up.logs()
+        assert up.process.poll() is None, up.process.stdout.read() if up.process.stdout else ""
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(600)
+def test_killing_any_process_loses_no_accepted_pair(up: Up) -> None:
+    wait_until(lambda: up.ready("generation") and up.ready("embedding"), up)
+    plan = {"num_inputs": 400, "decoding": {"top_k": 0, "top_p": 1.0}}
+    path = up.client.post(up.url("generation", "/generate"), json=plan).headers["location"]
+    accepted = 0
+
+    def progress() -> bool:
+        job = up.job(path)
+        return bool(job) and int(str(job["accepted"])) > accepted + 20
+
+    for victim in ("queue", "trainer", "embedding", "generation"):
+        wait_until(progress, up)
+        accepted = int(str(up.job(path)["accepted"]))
+        before = up.children()[victim]
+        before.kill()
+        wait_until(lambda: up.children().get(victim, before).pid != before.pid, up)  # noqa: B023
+    wait_until(progress, up)
+    accepted = int(str(up.job(path)["accepted"]))
+
+    orphans = up.children()
+    up.process.kill()
+    up.process.wait()
+    _, alive = psutil.wait_procs(list(orphans.values()), timeout=10)
+    assert not alive
+    up.start()
+
+    wait_until(lambda: up.job(path).get("state") in ("complete", "exhausted"), up)
+    job = up.job(path)
+    assert job["inputs_done"] == 400
+    lines = up.client.get(up.url("generation", f"{path}/pairs")).text.splitlines()
+    pairs = [json.loads(line) for line in lines]
+    hashes = [Pair(**{key: pair[key] for key in ("sentence1", "sentence2", "score")}).content_hash for pair in pairs]
+    assert len(hashes) == len(set(hashes)) == job["accepted"]
+    wait_until(lambda: len(up.dataset()) >= len(hashes), up)
+    assert sorted(up.dataset()) == sorted(hashes)
+    wait_until(lambda: up.ready("embedding"), up)
+    answer = up.client.post(up.url("embedding", "/embed"), json={"inputs": "a dog is running"})
+    assert answer.status_code == 200
+
+
+def test_an_occupied_port_is_one_clear_line(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run_up(
+            tmp_path, PAIRWRIGHT_EMBEDDING_PORT=port, PAIRWRIGHT_TEACHER=str(make_tiny_teacher(tmp_path / "t"))
+        )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"pairwright up: port {port} for embedding: Address already in use. Free it or set PAIRWRIGHT_EMBEDDING_PORT."
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PAIRWRIGHT_TEACHER", "/no/such/folder", "PAIRWRIGHT_TEACHER: there is no folder '/no/such/folder'"),
+        ("PAIRWRIGHT_REDIS_URL", "redis://127.0.0.1:1/0", "PAIRWRIGHT_REDIS_URL: no Redis answers at"),
+        ("PAIRWRIGHT_REDIS_URL", "localhost", "PAIRWRIGHT_REDIS_URL: "),
+        ("PAIRWRIGHT_DATASET", "No Such!", "PAIRWRIGHT_DATASET: "),
+        ("PAIRWRIGHT_HOME", "/proc/nowhere", "can't"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(tmp_path: Path, variable: str, value: str, message: str) -> None:
+    teacher = {"PAIRWRIGHT_TEACHER": str(make_tiny_teacher(tmp_path / "teacher"))}
+    done = run_up(tmp_path, **(teacher | {variable: value}))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run_up(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    ports = {"PAIRWRIGHT_GENERATION_PORT": str(free_port()), "PAIRWRIGHT_EMBEDDING_PORT": str(free_port())}
+    home = {"PAIRWRIGHT_HOME": str(folder / "home")}
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.up"],
+        env={**os.environ, **home, **ports, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
