@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.process import Fatal
+from shared.process import Fatal, LoopFactory
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +244,11 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listener.close()
         raise Fatal(f"can't listen on {host}:{port}: {error.strerror}. Free the port or set {setting}.") from None
     return listener
+
+
+def loop_factory() -> LoopFactory | None:
+    """uvicorn's choice of an event loop for `shared.process.run`: uvloop, where it is installed."""
+    return uvicorn.Config("").get_loop_factory()
 
 
 class Server(uvicorn.Server):

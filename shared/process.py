@@ -4,9 +4,11 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
 
@@ -22,10 +24,11 @@ def configure_logging(level: str) -> None:
         logging.getLogger(ours).setLevel(level)
 
 
-def run(name: str, main: Coroutine[Any, Any, None]) -> None:
+def run(name: str, main: Coroutine[Any, Any, None], loop_factory: LoopFactory | None = None) -> None:
     """Run `main` to its end; a `Fatal` becomes one line on stderr and exit status 1."""
     try:
-        asyncio.run(main)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(main)
     except Fatal as fatal:
         exit_with(name, fatal)
     except KeyboardInterrupt:

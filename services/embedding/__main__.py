@@ -16,7 +16,7 @@ from services.embedding.encoder import Encoder
 from services.embedding.metrics import Metrics
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader, Versions
-from shared.http import listen, server
+from shared.http import listen, loop_factory, server
 from shared.model_store import Manifest, ModelStore
 from shared.process import configure_logging, run
 from shared.settings import Settings
@@ -72,4 +72,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    run("embedding", main())
+    run("embedding", main(), loop_factory())

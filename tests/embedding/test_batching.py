@@ -124,7 +124,7 @@ TEXT = st.lists(st.sampled_from([*WORDS, "zzz", "😀"]), min_size=1, max_size=4
 REQUESTS = st.lists(st.tuples(st.sampled_from("012"), st.lists(TEXT, min_size=1, max_size=12)), min_size=1, max_size=8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(requests=REQUESTS)
 def test_everybody_gets_their_own_vectors_in_order(
     encoders: dict[str, tuple[Encoder, SentenceTransformer]], requests: list[tuple[str, list[str]]]

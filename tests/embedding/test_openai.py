@@ -31,7 +31,7 @@ def test_float_and_base64_say_the_same(service: LiveService) -> None:
     as_base64 = one.embeddings.create(model="current", input=TEXTS[0])
     as_float = one.embeddings.create(model="current", input=TEXTS[0], encoding_format="float", user="me")
     found = [np.asarray(answer.data[0].embedding, dtype=np.float32) for answer in (as_base64, as_float)]
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_float_is_the_default_on_the_wire(service: LiveService) -> None:

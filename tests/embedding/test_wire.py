@@ -22,11 +22,8 @@ def test_json_names_every_float32_exactly(values: list[float]) -> None:
 
 def test_json_is_shorter_than_doubles() -> None:
     vectors = np.random.default_rng(0).standard_normal((1, 100)).astype(np.float32)
-    digits = [
-        text.strip("-").replace(".", "").lstrip("0")
-        for text in asyncio.run(json_vectors(vectors))[0].decode()[1:-1].split(",")
-    ]
-    assert max(map(len, digits)) <= 9
+    numbers = asyncio.run(json_vectors(vectors))[0].decode()[1:-1].split(",")
+    assert max(len(number.strip("-").replace(".", "").lstrip("0")) for number in numbers) <= 9
 
 
 def test_many_rows_keep_their_order() -> None:
