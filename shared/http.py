@@ -248,7 +248,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 def loop_factory() -> LoopFactory | None:
     """uvicorn's choice of an event loop for `shared.process.run`: uvloop, where it is installed."""
-    return uvicorn.Config("").get_loop_factory()
+    return uvicorn.Config("", log_config=None).get_loop_factory()
 
 
 class Server(uvicorn.Server):
