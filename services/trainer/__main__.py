@@ -10,8 +10,8 @@ from pathlib import Path
 from services.trainer import student
 from services.trainer.collector import Collector
 from services.trainer.dataset import open_dataset, sole_writer
-from services.trainer.evaluate import evaluate
 from services.trainer.progress import Progress, Reporter, claim_stdout, first_line
+from services.trainer.rounds import Rounds
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import BLOCK_MS, Worker
 from shared.model_store import ModelStore
@@ -39,16 +39,10 @@ async def work() -> None:
         open_queue(common.redis_url, common.queue_dir) as url,
     ):
         reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
-        worker = Worker(
-            collector=Collector(PairStream(reading, common.dataset), PairStream(commands, common.dataset), dataset),
-            dataset=dataset,
-            store=ModelStore(common.models_dir),
-            board=StatusBoard(commands, common.dataset),
-            settings=own,
-            base=common.student,
-            stopping=stopping,
-        )
-        await worker.run()
+        collector = Collector(PairStream(reading, common.dataset), PairStream(commands, common.dataset), dataset)
+        board, store = StatusBoard(commands, common.dataset), ModelStore(common.models_dir)
+        rounds = Rounds(collector, dataset, store, board, own, common.student)
+        await Worker(collector, rounds, dataset, board, stopping).run()
         await asyncio.gather(reading.aclose(), commands.aclose())
     log.info("stopped")
 
@@ -91,6 +85,8 @@ def main() -> None:
     if given.command == "round":
         run_one_round(given.id)
     elif given.command == "evaluate":
+        from services.trainer.evaluate import evaluate  # numpy and scipy, which the worker does without
+
         settings = load(Settings)
         configure_logging(settings.log_level)
         evaluate(settings, given.model, given.sts, given.json)

@@ -1,6 +1,7 @@
 """From the stream into the dataset: commit, then acknowledge, so that a death in between repeats and loses nothing."""
 
 import logging
+import time
 
 from services.trainer.dataset import Dataset
 from shared.stream import PairStream
@@ -16,6 +17,12 @@ class Collector:
 
     def __init__(self, reader: PairStream, writer: PairStream, dataset: Dataset) -> None:
         self._reader, self._writer, self._dataset = reader, writer, dataset
+        self._last_new = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last new pair came, or since the start."""
+        return time.monotonic() - self._last_new
 
     async def collect(self, block_ms: int) -> int:
         """Move one batch, waiting up to `block_ms` for it; how many entries came.
@@ -24,13 +31,12 @@ class Collector:
         """
         deliveries = await self._reader.read(CONSUMER, block_ms=block_ms)
         readable = [delivery for delivery in deliveries if delivery.record is not None]
-        self._dataset.add([delivery.record for delivery in readable if delivery.record is not None])
+        if self._dataset.add([delivery.record for delivery in readable if delivery.record is not None]):
+            self._last_new = time.monotonic()
         await self._writer.acknowledge(readable)
         for delivery in deliveries:
             if delivery.record is None:
-                log.warning(
-                    "stream entry %s is unreadable and goes to the dead letters: %s", delivery.id, delivery.fault
-                )
+                log.warning("entry %s is unreadable and goes to the dead letters: %s", delivery.id, delivery.fault)
                 await self._writer.bury(delivery)
         return len(deliveries)
 

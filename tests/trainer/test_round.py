@@ -1,0 +1,143 @@
+"""A round, in this process: real training, a real version."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.trainer import encoder
+from services.trainer.dataset import Dataset, Round
+from services.trainer.progress import Progress
+from services.trainer.round import run_round
+from services.trainer.settings import TrainerSettings
+from shared.model_store import PROBE_SENTENCES, Manifest, ModelStore
+from shared.process import Fatal
+from shared.settings import Settings
+from tests.trainer.made_pairs import make_pairs, records
+
+
+class Home:
+    """One dataset and its store, and running rounds on them."""
+
+    def __init__(self, home: Path, dataset: Dataset) -> None:
+        self.settings = Settings(home=home)
+        self.store = ModelStore(self.settings.models_dir)
+        self.dataset = dataset
+
+    def run(self, round_: Round, **own: Any) -> list[Progress]:
+        """Run a round; everything it told."""
+        told: list[Progress] = []
+        run_round(round_.id, self.dataset, self.store, self.settings, TrainerSettings(**own), told.append)
+        return told
+
+    def published(self, told: list[Progress]) -> Manifest:
+        """The version a round ended with, checked file by file."""
+        assert told[-1].version is not None
+        assert self.store.current() == told[-1].version
+        return self.store.verify(told[-1].version)
+
+
+@pytest.fixture
+def home(tmp_path: Path, pairs_dataset: Dataset) -> Home:
+    return Home(tmp_path, pairs_dataset)
+
+
+def test_the_untrained_base_is_round_0(home: Home, static_student: Path) -> None:
+    manifest = home.published(home.run(home.dataset.plan_base(1, str(static_student))))
+    assert (manifest.round, manifest.pairs, manifest.scores, manifest.recipe) == (0, 0, {}, {})
+    original = encoder.encode(encoder.load(str(static_student), "test"), PROBE_SENTENCES)
+    np.testing.assert_allclose(np.array(manifest.probe), original, atol=1e-6)
+
+
+def test_a_static_student_learns_and_its_version_says_how(home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(600)))
+    round_ = home.dataset.plan(3, str(static_student))
+    told = home.run(round_, learning_rate=0.02, epochs=10)
+    manifest = home.published(told)
+    assert manifest.scores["dev_after"] > manifest.scores["dev_before"] + 20
+    assert manifest.recipe == {
+        "loss": "CosineSimilarityLoss", "epochs": 10, "learning_rate": 0.02, "batch_size": 32, "seed": 3, "warm_up": 0.1
+    }  # fmt: skip
+    assert (manifest.dataset_hash, manifest.pairs) == (round_.dataset_hash, 600)
+    assert (manifest.dimensions, manifest.max_seq_length) == (16, None)
+    steps = [progress for progress in told if progress.steps]
+    assert [progress.step for progress in steps] == list(range(steps[0].steps + 1))
+    assert steps[-1].loss is not None
+    assert told[-1].scores == manifest.scores
+
+
+def test_a_version_holds_what_serving_needs_and_nothing_else(home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(60)))
+    manifest = home.published(home.run(home.dataset.plan(1, str(static_student))))
+    assert sorted(manifest.files) == [
+        "README.md", "config_sentence_transformers.json", "model.safetensors", "modules.json", "tokenizer.json"
+    ]  # fmt: skip
+    folder = home.store.path(manifest.id)
+    model = encoder.load(str(folder), "test")
+    assert model[0].embedding.sparse is False
+    np.testing.assert_allclose(encoder.encode(model, PROBE_SENTENCES), np.array(manifest.probe), atol=1e-6)
+    assert (manifest.recipe["epochs"], manifest.recipe["learning_rate"], manifest.recipe["batch_size"]) == (3, 1e-3, 32)
+    card = (folder / "README.md").read_text()
+    assert manifest.dataset_hash is not None
+    assert "Pairwright" in card
+    assert manifest.dataset_hash in card
+    assert str(static_student) in card
+    assert not any((home.settings.dataset_dir / "rounds").iterdir())
+
+
+def test_a_transformer_trains_with_the_papers_numbers(home: Home, plain_encoder: Path) -> None:
+    home.dataset.add(records(make_pairs(120)))
+    manifest = home.published(home.run(home.dataset.plan(1, str(plain_encoder))))
+    assert (manifest.recipe["epochs"], manifest.recipe["learning_rate"], manifest.recipe["batch_size"]) == (1, 2e-5, 32)
+    assert (manifest.dimensions, manifest.max_seq_length) == (16, 64)
+    assert manifest.scores.keys() == {"dev_before", "dev_after"}
+    trained, base = (encoder.load(str(folder), "test") for folder in (home.store.path(manifest.id), plain_encoder))
+    assert np.abs(encoder.encode(trained, ["a noun7 sees"]) - encoder.encode(base, ["a noun7 sees"])).max() > 1e-5
+
+
+def test_the_same_round_gives_the_same_version(tmp_path: Path, home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(90)))
+    round_ = home.dataset.plan(1, str(static_student))
+    other = Home(tmp_path / "other", home.dataset)
+    assert home.published(home.run(round_)).id == other.published(other.run(round_)).id
+
+
+def test_a_round_that_is_published_already_is_only_activated(home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(60)))
+    round_ = home.dataset.plan(1, str(static_student))
+    first = home.published(home.run(round_))
+    (home.store.root / "current").unlink()  # death came between the rename and the pointer
+    told = home.run(round_)
+    assert home.published(told).id == first.id
+    assert len(told) == 1
+    assert len(home.store.versions()) == 1
+
+
+def test_without_a_dev_side_there_are_no_scores_and_still_a_version(home: Home, static_student: Path) -> None:
+    home.dataset.add(records([pair.model_copy(update={"score": 1.0}) for pair in make_pairs(60)]))
+    assert home.published(home.run(home.dataset.plan(1, str(static_student)))).scores == {}
+
+
+def test_a_full_disk_leaves_the_old_version(home: Home, static_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = home.published(home.run(home.dataset.plan_base(1, str(static_student))))
+    home.dataset.add(records(make_pairs(60)))
+    round_ = home.dataset.plan(1, str(static_student))
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            home.run(round_)
+    assert home.store.current() == before.id
+    assert [manifest.id for manifest in home.store.versions()] == [before.id]
+    assert home.published(home.run(round_)).round == 1
+
+
+def test_a_student_that_is_gone_is_named(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: there is no folder"):
+        home.run(home.dataset.plan_base(1, str(tmp_path / "gone")))

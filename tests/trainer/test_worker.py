@@ -1,0 +1,230 @@
+"""The worker as a process: rounds, deaths and restarts."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from shared.model_store import Card, ModelStore
+from shared.pairs import Pair
+from shared.queue import EmbeddedServer
+from shared.redis_client import command_client
+from shared.status import StatusBoard
+from shared.stream import Offer, PairStream
+from tests.trainer.conftest import Start
+from tests.trainer.live import LiveTrainer
+from tests.trainer.made_pairs import make_pairs, records
+
+KILLS = 6
+
+
+def send(url: str, pairs: list[Pair]) -> None:
+    """Offer pairs to the trainer until they are accepted."""
+
+    async def _send() -> None:
+        client = command_client(url)
+        offers = [Offer(record, "job") for record in records(pairs)]
+        stream, answers = PairStream(client, "default"), None
+        while answers is None:
+            with contextlib.suppress(RedisError):  # the server may just have been killed: a producer tries again
+                answers = await stream.append(offers)
+        await client.aclose()
+
+    asyncio.run(_send())
+
+
+def note(url: str, post: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the trainer says of itself; first, `post` is said of generation."""
+
+    async def _note() -> dict[str, Any]:
+        client = command_client(url)
+        board = StatusBoard(client, "default")
+        if post is not None:
+            await board.post("generation", post)
+        found = await board.read("trainer")
+        await client.aclose()
+        return found
+
+    return asyncio.run(_note())
+
+
+def publish_something(home: Path) -> None:
+    """A version to serve, so that no base needs publishing."""
+    store = ModelStore(home / "models" / "default")
+    with store.staging() as staged:
+        (staged / "modules.json").write_text("[]")
+        store.publish(staged, Card(base="test", round=0, pairs=0, dimensions=1), [[0.0]] * 4)
+
+
+def test_from_nothing_to_a_trained_version(start: Start, own_server: EmbeddedServer) -> None:
+    trainer = start(round_pairs=60)
+    trainer.wait_until(lambda: trainer.states() == {0: "published"}, "the base")
+    base = trainer.store.current()
+    send(own_server.url, make_pairs(60))
+    trainer.wait_until(lambda: trainer.states().get(1) == "training", "the round")
+    trainer.wait_until(lambda: note(own_server.url).get("state") == "training", "the note")
+    send(own_server.url, make_pairs(80)[60:])
+    trainer.wait_until(lambda: trainer.count_pairs() == 80, "collecting goes on during a round")
+    assert trainer.states()[1] == "training"
+    trainer.wait_until(lambda: trainer.states()[1] == "published", "the version")
+    version = trainer.store.current()
+    assert version is not None
+    manifest = trainer.store.verify(version)
+    assert (manifest.round, manifest.pairs, manifest.parent) == (1, 60, base)
+    trainer.wait_until(lambda: note(own_server.url).get("state") == "collecting", "the note of its end")
+    said = note(own_server.url)
+    assert (said["version"], said["pairs"], said["new_pairs"], said["fault"]) == (version, 80, 20, None)
+    assert trainer.terminate() == 0
+    assert "Traceback" not in trainer.log
+
+
+def test_a_killed_round_runs_again_and_a_killed_trainer_resumes_it(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    publish_something(tmp_path / "home")
+    send(own_server.url, make_pairs(60))
+    trainer = start(round_pairs=60, retry_seconds=0.1)
+    first = kill_child(trainer)
+    trainer.wait_until(lambda: trainer.child() not in (None, first), "another try")
+    assert trainer.query("SELECT faults, reason FROM round") == [
+        (1, "its process was killed by SIGKILL (out of memory?)")
+    ]
+    planned = trainer.query("SELECT id, pairs, dataset_hash, seed, base FROM round")
+    orphan = trainer.child()
+    trainer.kill()
+    trainer.wait_until_gone(orphan)
+    trainer = start(round_pairs=60)
+    trainer.wait_until(lambda: trainer.states() == {1: "published"}, "the resumed round")
+    assert trainer.query("SELECT id, pairs, dataset_hash, seed, base FROM round") == planned
+    assert trainer.query("SELECT faults FROM round") == [(1,)]  # its own death was not the round's fault
+    assert trainer.terminate() == 0
+
+
+def kill_child(trainer: LiveTrainer) -> int:
+    trainer.wait_until(lambda: trainer.child() is not None, "the round's process")
+    child = trainer.child()
+    assert child is not None
+    os.kill(child, signal.SIGKILL)
+    return child
+
+
+def test_a_round_that_always_fails_is_given_up_and_collecting_goes_on(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    publish_something(tmp_path / "home")
+    send(own_server.url, make_pairs(60))
+    trainer = start(round_pairs=60, retry_seconds=0.05)
+    killed: set[int] = set()
+    for _ in range(4):
+        trainer.wait_until(lambda: trainer.child() not in (None, *killed), "the next try")
+        killed.add(kill_child(trainer))
+    trainer.wait_until(lambda: trainer.states() == {1: "failed"}, "the end of it")
+    send(own_server.url, make_pairs(80)[60:])
+    trainer.wait_until(lambda: trainer.count_pairs() == 80, "collecting")
+    assert "given up after 4 tries" in trainer.log
+    trainer.wait_until(lambda: "SIGKILL" in str(note(own_server.url).get("fault")), "the fault on the board")
+
+
+def test_kills_while_collecting_lose_nothing_and_double_nothing(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    publish_something(tmp_path / "home")
+    with producing(own_server.url) as sent:
+        for number in range(KILLS):
+            trainer = start(round_pairs=10**9)
+            wait_for_pairs(trainer, trainer.count_pairs() + 10)
+            if number % 2:
+                assert own_server.pid is not None
+                os.kill(own_server.pid, signal.SIGKILL)
+            trainer.kill()
+    trainer = start(round_pairs=10**9)
+    wait_for_pairs(trainer, len(sent))
+    trainer.wait_until_collecting()
+    assert Counter(row[0] for row in trainer.query("SELECT hash FROM pair")) == Counter(sent)
+    assert trainer.terminate() == 0
+
+
+@contextlib.contextmanager
+def producing(url: str) -> Iterator[list[str]]:
+    """Offer pairs without a break, in batches of five; yields the content hashes of what was accepted."""
+    pairs, sent, enough = make_pairs(20_000), list[str](), threading.Event()
+
+    def produce() -> None:
+        for first in range(0, len(pairs), 5):
+            if enough.is_set():
+                return
+            send(url, pairs[first : first + 5])
+            sent.extend(pair.content_hash for pair in pairs[first : first + 5])
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    try:
+        yield sent
+    finally:
+        enough.set()
+        producer.join()
+
+
+def wait_for_pairs(trainer: LiveTrainer, count: int) -> None:
+    trainer.wait_until(lambda: trainer.count_pairs() >= count, f"{count} pairs")
+
+
+def test_redis_may_die_and_come_back(start: Start, own_server: EmbeddedServer, tmp_path: Path) -> None:
+    publish_something(tmp_path / "home")
+    trainer = start(round_pairs=10**9)
+    send(own_server.url, make_pairs(10))
+    trainer.wait_until(lambda: trainer.count_pairs() == 10, "the first pairs")
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGKILL)
+    trainer.wait_until(lambda: "collecting again" in trainer.log, "its return")
+    send(own_server.url, make_pairs(20)[10:])
+    trainer.wait_until(lambda: trainer.count_pairs() == 20, "the next pairs")
+    assert trainer.log.count("can't collect") == 1
+
+
+def test_a_round_waits_for_generation_and_takes_everything_then(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    publish_something(tmp_path / "home")
+    note(own_server.url, post={"running_jobs": 2})
+    trainer = start(round_pairs=20, wait_for_generation="always")
+    send(own_server.url, make_pairs(30))
+    trainer.wait_until(
+        lambda: note(own_server.url, post={"running_jobs": 1}).get("state") == "waiting for generation", "the waiting"
+    )
+    assert trainer.states() == {}
+    send(own_server.url, make_pairs(50)[30:])
+    note(own_server.url, post={"running_jobs": 0})
+    trainer.wait_until(lambda: trainer.states(), "the round")
+    assert trainer.query("SELECT pairs FROM round") == [(50,)]
+
+
+def test_a_second_trainer_is_refused_in_one_line(start: Start, tmp_path: Path) -> None:
+    publish_something(tmp_path / "home")
+    first = start()
+    first.wait_until(lambda: "collecting" in first.log, "the first")
+    assert start().wait() == 1
+    assert "pairwright trainer: another trainer works on" in first.log
+    assert first.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "PAIRWRIGHT_TRAINER_EPOCHS: Input should be greater than 0"),
+        ({"wait_for_generation": "maybe"}, "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION: Input should be 'auto', 'always'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(start: Start, setting: dict[str, object], message: str) -> None:
+    trainer = start(**setting)
+    assert trainer.wait() == 1
+    assert trainer.log.startswith(f"pairwright trainer: {message}")
+    assert trainer.log.count("\n") == 1
