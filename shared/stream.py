@@ -112,6 +112,10 @@ class PairStream:
             self._recover_after, self._group_exists = "0", False
             raise
 
+    def rewind(self) -> None:
+        """What was read could not be kept or acknowledged: the next read delivers it again."""
+        self._recover_after = "0"
+
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """These pairs are safe elsewhere: forget them. Safe to repeat."""
         if not deliveries:

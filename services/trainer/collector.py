@@ -2,9 +2,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from services.trainer.dataset import Dataset
-from shared.stream import PairStream
+from shared.stream import Delivery, PairStream
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,20 @@ class Collector:
         Raises RedisError, OSError or sqlite3.Error; the entries come again then.
         """
         deliveries = await self._reader.read(CONSUMER, block_ms=block_ms)
+        try:
+            await self._keep(deliveries)
+        except BaseException:
+            self._reader.rewind()  # or they would wait for the next restart
+            raise
+        return len(deliveries)
+
+    async def drain(self) -> None:
+        """Move what waits now. Ends even while more keeps coming."""
+        for _ in range(await self._writer.backlog()):
+            if not await self.collect(block_ms=1):
+                return
+
+    async def _keep(self, deliveries: Sequence[Delivery]) -> None:
         readable = [delivery for delivery in deliveries if delivery.record is not None]
         if self._dataset.add([delivery.record for delivery in readable if delivery.record is not None]):
             self._last_new = time.monotonic()
@@ -38,10 +53,3 @@ class Collector:
             if delivery.record is None:
                 log.warning("entry %s is unreadable and goes to the dead letters: %s", delivery.id, delivery.fault)
                 await self._writer.bury(delivery)
-        return len(deliveries)
-
-    async def drain(self) -> None:
-        """Move what waits now. Ends even while more keeps coming."""
-        for _ in range(await self._writer.backlog()):
-            if not await self.collect(block_ms=1):
-                return

@@ -138,10 +138,10 @@ class Dataset:
         return self.round(id_)
 
     def round(self, id_: int) -> Round:
-        """A round. Raises KeyError."""
+        """A round. Raises `Fatal`."""
         row = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE id = ?", (id_,)).fetchone()
         if row is None:
-            raise KeyError(id_)
+            raise Fatal(f"there is no round {id_}")
         return Round(**dict(row) | {"state": State(row["state"])})
 
     def unfinished(self) -> Round | None:
@@ -221,6 +221,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
     """The dataset kept in `folder`, made if need be. Raises `Fatal` when its file can't be used."""
     file = folder / FILE
+    if read_only and not file.is_file():
+        raise Fatal(f"PAIRWRIGHT_HOME: there is no dataset in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(file, isolation_level=None, timeout=30)

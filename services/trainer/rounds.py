@@ -15,6 +15,7 @@ from services.trainer.progress import Progress, first_line
 from services.trainer.schedule import Patience, due, yields_to_generation
 from services.trainer.settings import TrainerSettings
 from shared.model_store import ModelStore
+from shared.process import Fatal
 from shared.status import StatusBoard
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,15 @@ class Rounds:
         """How the last try failed; None after a success."""
 
     def plan_base(self) -> None:
-        """Have the untrained base published if there is nothing to serve, so that `/embed` answers from the start."""
-        if self._store.current() is None and self._dataset.unfinished() is None:
-            self._dataset.plan_base(self._settings.seed, self._base)
+        """Have the untrained base published if there is nothing to serve, so that `/embed` answers from the start.
+
+        Raises `Fatal` when the disk refuses, which then is full or failing at the very start.
+        """
+        try:
+            if self._store.current() is None and self._dataset.unfinished() is None:
+                self._dataset.plan_base(self._settings.seed, self._base)
+        except (OSError, sqlite3.Error) as error:
+            raise Fatal(f"PAIRWRIGHT_HOME: can't write the dataset: {first_line(error)}") from None
 
     async def consider(self, redis_answers: bool) -> None:
         """Start a round if none runs and one is due. A new one needs Redis, to have everything that waits there."""
