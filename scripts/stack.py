@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -36,7 +36,13 @@ STOP_WITHIN_S = 20.0
 class Stack:
     """Queue and services as child processes. Use as a context manager; `fault` tells why it gave up, if it did."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str] | None = None,
+        services: Sequence[str] = SERVICES,
+    ) -> None:
+        self._services = services
         self.home = settings.home.expanduser().resolve()
         self.logs = self.home / "logs"
         self._queue = None if settings.redis_url else EmbeddedServer(settings.queue_dir)
@@ -67,7 +73,7 @@ class Stack:
         return pids
 
     def __enter__(self) -> Self:
-        for service in DEFAULT_PORTS:
+        for service in DEFAULT_PORTS.keys() & set(self._services):
             self._require_free_port(service)
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -106,7 +112,7 @@ class Stack:
                 ) from None
 
     def _watch(self) -> None:
-        self._children = {name: _Child(name, self.logs / f"{name}.log", self.environment) for name in SERVICES}
+        self._children = {name: _Child(name, self.logs / f"{name}.log", self.environment) for name in self._services}
         while not self._stopping.wait(0.1):
             for child in self._children.values():
                 child.look_after()
