@@ -136,7 +136,7 @@ class Rounds:
                 return
             self._dataset.finish(round_.id, outcome.version)
             self.fault = None
-            log.info("round %d is published as %s %s", round_.id, outcome.version, _spoken(outcome.scores))
+            log.info("round %d is published as %s%s", round_.id, outcome.version, _spoken(outcome.scores))
         except (OSError, sqlite3.Error) as error:
             self._postpone(f"round {round_.id}", error)
 
@@ -172,4 +172,4 @@ class Rounds:
 
 
 def _spoken(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    return "".join(f", {name} {value:.2f}" for name, value in scores.items())

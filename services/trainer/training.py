@@ -20,8 +20,6 @@ from services.trainer.progress import Progress
 from services.trainer.recipe import Rows
 from services.trainer.settings import TrainerSettings
 
-log = logging.getLogger(__name__)
-
 WARM_UP_SHARE = 0.1
 DEV_METRIC = "eval_dev_spearman_cosine"
 
@@ -55,6 +53,8 @@ def train(model: Any, rows: Rows, recipe: Recipe, folder: Path, say: Callable[[P
     `folder` takes checkpoints, which hold pickles: private working files, never part of a version.
     """
     disable_progress_bars()
+    # It warns when two checkpoints are written within a second, and then sorts them rightly all the same.
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
     data = Dataset.from_dict(
         {
             "sentence1": [pair.sentence1 for pair in rows.train],
