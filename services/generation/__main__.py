@@ -113,7 +113,7 @@ async def _run_jobs(engine: VllmEngine, runner: JobRunner) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """One line of an error that may have pages. A pydantic error, such as vLLM's settings raise, begins with no help."""
+    """One line of an error that may have pages. The first line of a pydantic error, which vLLM raises, is no help."""
     message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
