@@ -101,7 +101,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 def _cmdline(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.Error:
         return []
 
