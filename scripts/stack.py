@@ -163,7 +163,7 @@ class _Child:
     def last_words(self) -> str:
         """The last line of its log."""
         lines = self.log_file.read_text(errors="replace").strip().splitlines() if self.log_file.exists() else []
-        return lines[-1] if lines else f"no word in {self.log_file}"
+        return lines[-1].removeprefix(f"pairwright {self.name}: ") if lines else f"no word in {self.log_file}"
 
     def terminate(self) -> None:
         if self.process is not None:

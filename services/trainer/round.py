@@ -84,7 +84,7 @@ def _train_and_publish(
     if pairs:
         if rows.dev_fault is not None:
             log.warning("round %d has no dev scores: %s", round_.id, rows.dev_fault)
-        numbers = training.recipe_for(model, own, round_.seed)
+        numbers = training.recipe_for(model, own, len(rows.train), round_.seed)
         used = training.describe(numbers)
         scores |= _dev_score("dev_before", model, rows)
         training.train(model, rows, numbers, work, say)

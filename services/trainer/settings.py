@@ -25,7 +25,7 @@ class TrainerSettings(BaseSettings):
     """How long a round waits for generation before it starts all the same."""
 
     epochs: PositiveInt | None = None
-    """Left out, the recipe of the student's kind decides; so for the next two."""
+    """Left out, the recipe of the student's kind and the number of pairs decide; so for the next two."""
     learning_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     batch_size: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

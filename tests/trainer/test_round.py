@@ -79,7 +79,11 @@ def test_a_version_holds_what_serving_needs_and_nothing_else(home: Home, static_
     model = encoder.load(str(folder), "test")
     assert model[0].embedding.sparse is False
     np.testing.assert_allclose(encoder.encode(model, PROBE_SENTENCES), np.array(manifest.probe), atol=1e-6)
-    assert (manifest.recipe["epochs"], manifest.recipe["learning_rate"], manifest.recipe["batch_size"]) == (3, 1e-3, 32)
+    assert (manifest.recipe["epochs"], manifest.recipe["learning_rate"], manifest.recipe["batch_size"]) == (
+        20,
+        1e-3,
+        32,
+    )
     card = (folder / "README.md").read_text()
     assert manifest.dataset_hash is not None
     assert "Pairwright" in card
