@@ -29,7 +29,7 @@ from shared.settings import Settings, load
 SENTENCES = Path(__file__).with_name("demo_sentences.txt")
 START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
 SHOW_A_PAIR_EVERY_S = 2.0
-QUERIES = ("Someone fixes a bike.", "How can I boil an egg?", "The shares of the company went up.")
+QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
 
 
 class Demo:
