@@ -162,10 +162,10 @@ class JobRunner:
             await self._outlast(job, "Redis", lambda: self._store.save(job))
             await self._write_units(job, task)
         except* EngineDead as dead:
-            log.error("job %s waits for a new process: %s", job.id, dead.exceptions[0])
+            log.error("job %s waits for a new process: %s", job.id, _first(dead))
             self.engine_died.set()
         except* Exception as group:
-            error = group.exceptions[0]
+            error = _first(group)
             log.exception("job %s failed", job.id)
             job.fault = f"{type(error).__name__}: {error}"
             await self._finish(job, "failed")
@@ -251,6 +251,11 @@ class JobRunner:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error inside nested exception groups, which task groups make of it."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:

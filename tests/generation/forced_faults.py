@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import types
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -69,7 +70,26 @@ async def main(runner: str, model: str) -> None:
     assert careful.replays > 0
     if not v2:
         assert preemptions > 0
-    engine.stop()
+
+    await a_sample_that_cannot_hold_kills_the_engine_loudly(engine, wanted, safe)
+
+
+async def a_sample_that_cannot_hold_kills_the_engine_loudly(engine: Any, wanted: list[Any], safe: list[Any]) -> None:
+    """Too many replays: every call gets its right sentence or `EngineDead`, never a wrong one."""
+    from services.generation.engine import Completion, EngineDead
+
+    engine.lockstep.max_replays = 0
+    answers = await asyncio.gather(*(engine.complete(sample) for sample in wanted), return_exceptions=True)
+    dead = [answer for answer in answers if not isinstance(answer, Completion)]
+    assert dead
+    assert all(isinstance(answer, EngineDead) for answer in dead)
+    assert all(answer == right for answer, right in zip(answers, safe, strict=True) if isinstance(answer, Completion))
+    assert "out of lockstep" in engine.state
+    try:
+        await engine.complete(wanted[0])
+    except EngineDead:
+        return
+    raise AssertionError("a dead engine answered")
 
 
 if __name__ == "__main__":
