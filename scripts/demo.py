@@ -47,7 +47,7 @@ class Demo:
         """Both services ready, the untrained base student published and served."""
         with self.console.status("starting") as status:
             for _ in self._ticks(START_WITHIN_S, "the services did not become ready"):
-                waiting = {"generation": self._not_ready(self.generation), "embedding": self._not_ready(self.embedding)}
+                waiting = {service: self.stack.not_ready(service) for service in ("generation", "embedding")}
                 if not any(waiting.values()):
                     return
                 status.update("starting: " + "; ".join(f"{name}: {what}" for name, what in waiting.items() if what))
@@ -138,18 +138,6 @@ class Demo:
     def _current(self) -> Manifest | None:
         version = self.store.current()
         return self.store.manifest(version) if version else None
-
-    @staticmethod
-    def _not_ready(client: httpx.Client) -> str:
-        """What keeps a service from being ready; "" when it is."""
-        try:
-            answer = client.get("/readyz")
-        except httpx.HTTPError:
-            return "not listening yet"
-        if answer.status_code == 200:
-            return ""
-        checks = answer.json().get("checks", {})
-        return ", ".join(f"{name} {state}" for name, state in checks.items() if state != "ok") or "not ready"
 
 
 def evaluate(version: str, sts: Path, stack: Stack) -> dict[str, float]:

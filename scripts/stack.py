@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import httpx
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -91,6 +92,16 @@ class Stack:
         self._watcher.join()
         if self._queue is not None:
             self._queue.stop()
+
+    def not_ready(self, service: str) -> str:
+        """What keeps an HTTP service from being ready; "" when nothing does."""
+        try:
+            answer = httpx.get(f"{self.url(service)}/readyz", timeout=10)
+        except httpx.HTTPError:
+            return "not listening yet"
+        checks = answer.json().get("checks", {})
+        down = ", ".join(f"{name} {state}" for name, state in checks.items() if not state.startswith("ok"))
+        return "" if answer.status_code == 200 else down or "not ready"
 
     def check(self) -> None:
         """Raise `Fatal` if a service can't be kept running."""

@@ -23,9 +23,14 @@ def main() -> None:
         print(f"embedding   {stack.url('embedding')}/docs")
         print(f"queue       {stack.redis_url}")
         print(f"logs        {stack.logs}")
-        print("Ctrl-C stops everything. /readyz of each service tells when it is ready (about 30 s).", flush=True)
+        print("Ctrl-C stops everything. Starting takes about half a minute.", flush=True)
+        starting = {"generation", "embedding"}
         while not stop.wait(0.5):
             stack.check()
+            for service in sorted(starting):
+                if not stack.not_ready(service):
+                    starting.remove(service)
+                    print(f"{service} is ready", flush=True)
         print("stopping", flush=True)
 
 

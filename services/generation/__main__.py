@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from services.generation.app import create_generation_app
 from services.generation.engine import Engine
+from services.generation.engines.transformers_engine import TransformersEngine
 from services.generation.engines.vllm_engine import VllmEngine
 from services.generation.generator import PairGenerator
 from services.generation.jobs import JobStore
@@ -41,7 +42,7 @@ async def main() -> None:
     model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
         redis = command_client(url)
-        engine = VllmEngine(model, own)
+        engine: Engine = VllmEngine(model, own) if own.engine == "vllm" else TransformersEngine(model, own)
         app, runner = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
         await _serve(server(app, own.drain_seconds), listener, engine, runner, own.drain_seconds)
@@ -80,7 +81,7 @@ def assemble(
     return app, runner
 
 
-async def _serve(web: Server, listener: socket.socket, engine: VllmEngine, runner: JobRunner, drain_s: float) -> None:
+async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: JobRunner, drain_s: float) -> None:
     """Answer from the start (`/readyz` says "starting"), run jobs once the engine is up; end with either of them."""
     serving = asyncio.create_task(web.serve(sockets=[listener]))
     background = asyncio.create_task(_run_jobs(engine, runner))
@@ -95,7 +96,7 @@ async def _serve(web: Server, listener: socket.socket, engine: VllmEngine, runne
         raise fault
 
 
-async def _run_jobs(engine: VllmEngine, runner: JobRunner) -> None:
+async def _run_jobs(engine: Engine, runner: JobRunner) -> None:
     """Start the engine, resume open jobs, then watch. Raises `Fatal` when the engine can't start or dies."""
     try:
         await engine.start()

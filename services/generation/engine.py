@@ -64,5 +64,11 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """How many prompts it decodes at one time."""
 
+    async def start(self) -> None:
+        """Load the model. Raises whatever the library raises."""
+
+    def stop(self) -> None:
+        """End it; calls that still wait raise `EngineDead` or are cancelled."""
+
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Cancelling the call frees the engine. Raises `PromptTooLong` or `EngineDead`."""

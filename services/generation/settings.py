@@ -30,6 +30,8 @@ class GenerationSettings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request in flight may still take after SIGTERM. Jobs resume at the next start."""
 
+    engine: Literal["vllm", "transformers"] = "vllm"
+    """`transformers` is the slow reference, and the fallback where vLLM has no build."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     max_lanes: Annotated[int, Field(ge=8, le=4096)] = 64
     """Prompts decoded at one time (vLLM's max_num_seqs). A sample needs one, and one more for each counter-label."""

@@ -11,11 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.generation.debias import debias, draw, draw_keys
-from services.generation.engine import Completion, Decoding, PromptTooLong, Sample
+from services.generation.engine import Completion, Decoding, EngineDead, PromptTooLong, Sample
 from services.generation.engines import vllm_processor
+from services.generation.engines.transformers_engine import TransformersEngine
 from services.generation.engines.vllm_engine import VllmEngine
 from services.generation.engines.vocabulary import read_vocabulary
 from services.generation.prompts import lanes_for_sentence2
+from services.generation.settings import GenerationSettings
 from services.generation.tasks import BUILT_IN, load_tasks
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +106,21 @@ async def test_exact_on_the_tiny_teacher(
     plain = [Sample(sample.prompts[:1], sample.seed, sample.decoding) for sample in wanted if len(sample.prompts) > 1]
     debiased = [found for found, sample in zip(completions, wanted, strict=True) if len(sample.prompts) > 1]
     assert await complete_all(engine, plain) != debiased
+
+
+async def test_the_transformers_engine_writes_the_same_sentences(engine: VllmEngine, tiny_teacher: Path) -> None:
+    reference = TransformersEngine(str(tiny_teacher), GenerationSettings(dtype="float32", max_model_len=256))
+    assert reference.state == "starting"
+    await reference.start()
+    assert reference.state == "ok"
+    for decoding in (WIDE, Decoding(), Decoding(temperature=0.7, top_k=0, top_p=0.8, decay_constant=50.0)):
+        wanted = samples(decoding)
+        assert await asyncio.gather(*map(reference.complete, wanted)) == await complete_all(engine, wanted)
+    with pytest.raises(PromptTooLong, match="300 tokens"):
+        await reference.complete(Sample(("word1 " * 300,), 1, WIDE))
+    reference.stop()
+    with pytest.raises(EngineDead):
+        await reference.complete(samples()[0])
 
 
 async def test_same_seed_same_sentence_whatever_else_runs(engine: VllmEngine) -> None:
