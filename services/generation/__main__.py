@@ -97,19 +97,22 @@ async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: J
 
 
 async def _run_jobs(engine: Engine, runner: JobRunner) -> None:
-    """Start the engine, resume open jobs, then watch. Raises `Fatal` when the engine can't start or dies."""
+    """Resume open jobs, start the engine that they wait for, then watch it.
+
+    Raises `Fatal` when the engine can't start or dies.
+    """
+    notes, resuming = asyncio.create_task(runner.post_notes()), asyncio.create_task(runner.resume())
     try:
         await engine.start()
+        await resuming
+        await runner.engine_died.wait()
     except Exception as error:
         log.debug("engine start", exc_info=True)
         hint = "see PAIRWRIGHT_TEACHER and PAIRWRIGHT_GENERATION_*; PAIRWRIGHT_LOG_LEVEL=DEBUG shows where"
         raise Fatal(f"the engine can't start: {_reason(error)} ({hint})") from None
-    notes = asyncio.create_task(runner.post_notes())
-    try:
-        await runner.resume()
-        await runner.engine_died.wait()
     finally:
         notes.cancel()
+        resuming.cancel()
     raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
 
 

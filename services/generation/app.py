@@ -159,6 +159,8 @@ async def _progress(runner: JobRunner, job: Job) -> AsyncIterator[ServerSentEven
         if done:
             return
         await runner.next_change(SSE_SILENCE_S)
+        # Right after a restart the job at hand may be a copy from Redis: the resumed one is what changes.
+        job = await runner.get(job.id) or job
 
 
 async def _pair_lines(store: JobStore, job: Job) -> AsyncIterator[str]:
