@@ -199,6 +199,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
                 env=dict(self.environment),
+                start_new_session=True,  # Ctrl-C is for us: we end the children in order
             )
         self._started = time.monotonic()
 

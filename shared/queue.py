@@ -124,7 +124,11 @@ class EmbeddedServer:
         try:
             with (self.directory / "server.log").open("ab") as output:
                 self._server = subprocess.Popen(
-                    with_lifeline(self._command()), stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                    with_lifeline(self._command()),
+                    stdout=output,
+                    stderr=output,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C in a terminal must not end the queue before its users
                 )
         except OSError as error:
             self._fault = str(error)
