@@ -6,12 +6,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing may be fetched
 
 from shared.queue import EmbeddedServer
 from shared.redis_client import command_client
+
+# No test fails for being slow; in CI the same examples are tried every time.
+settings.register_profile("pairwright", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("pairwright")
 
 _datasets = itertools.count()
 
