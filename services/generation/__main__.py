@@ -5,7 +5,7 @@ import logging
 import socket
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
@@ -54,6 +54,10 @@ def assemble(
 ) -> tuple[FastAPI, JobRunner]:
     """The app and the jobs behind it, around an engine and a Redis."""
     registry = CollectorRegistry()
+    lanes = Gauge("pairwright_lanes_running", "Prompts that decode now.", registry=registry)
+    lanes.set_function(lambda: engine.lanes_running)
+    replays = Gauge("pairwright_samples_replayed", "Samples that fell out of lockstep, made again.", registry=registry)
+    replays.set_function(lambda: engine.replays)
     stream, store = PairStream(redis, common.dataset, own.max_backlog), JobStore(redis, common.dataset)
     runner = JobRunner(
         generator=PairGenerator(engine),

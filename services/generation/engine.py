@@ -64,6 +64,14 @@ class Engine(Protocol):
     def capacity(self) -> int:
         """How many prompts it decodes at one time."""
 
+    @property
+    def lanes_running(self) -> int:
+        """Prompts that decode now."""
+
+    @property
+    def replays(self) -> int:
+        """Samples that fell out of lockstep and were made again; 0 unless something is wrong."""
+
     async def start(self) -> None:
         """Load the model. Raises whatever the library raises."""
 

@@ -20,12 +20,16 @@ class TransformersEngine:
 
     capacity = 8
     """Samples that wait are cheap; more of them make nothing faster."""
+    replays = 0
+    """Rows of one batch can't fall out of lockstep."""
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._name, self._settings = model, settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
         self._state = "starting"
         self._writer: _Writer | None = None
+        self.lanes_running = 0
+        """Prompts that decode now."""
 
     @property
     def state(self) -> str:
@@ -52,7 +56,11 @@ class TransformersEngine:
     def _write(self, sample: Sample) -> Completion:
         if self._writer is None:
             raise EngineDead("the model was never loaded")
-        return self._writer.write(sample)
+        self.lanes_running = len(sample.prompts)
+        try:
+            return self._writer.write(sample)
+        finally:
+            self.lanes_running = 0
 
 
 class _Writer:

@@ -38,7 +38,7 @@ class VllmEngine:
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self.lockstep: Any = None
-        """The admission control, for metrics; None until started."""
+        """The admission control; None until started."""
 
     @property
     def state(self) -> str:
@@ -51,6 +51,16 @@ class VllmEngine:
     def capacity(self) -> int:
         """Lanes that decode at one time."""
         return self._settings.max_lanes
+
+    @property
+    def lanes_running(self) -> int:
+        """Prompts that decode now."""
+        return self.lockstep.lanes_running if self.lockstep is not None else 0
+
+    @property
+    def replays(self) -> int:
+        """Samples that fell out of lockstep and were made again."""
+        return self.lockstep.replays if self.lockstep is not None else 0
 
     async def start(self) -> None:
         """Load the model. Raises whatever vLLM raises."""
