@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client import CollectorRegistry
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from services.generation.engine import Engine
 from services.generation.generator import Plan
 from services.generation.jobs import Job, JobStore
-from services.generation.runner import JobRunner, TooManyJobs
+from services.generation.runner import JobRunner, KeyReused, TooManyJobs
 from services.generation.settings import GenerationSettings
 from services.generation.tasks import Tasks, TaskSpec, UnknownTask
 from shared.http import Problem, create_app, problem_details
@@ -76,16 +76,18 @@ class Desk:
         self.runner, self.store = runner, store
         self._stream, self._tasks, self._settings = stream, tasks, settings
 
-    async def submit(self, plan: Plan) -> Job:
-        """A durable, queued job. Raises `Problem`."""
+    async def submit(self, plan: Plan, key: str | None) -> Job:
+        """A durable, queued job; the same one for the same key. Raises `Problem`."""
         task = self._checked(plan)
         try:
             # Half of the stream is kept for the jobs that run already.
             if await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
-            return await self.runner.submit(plan, task)
+            return await self.runner.submit(plan, task, key)
         except TooManyJobs:
             raise _busy(f"{self.runner.open_jobs} jobs are open already.") from None
+        except KeyReused:
+            raise _wrong("Idempotency-Key", "another request was sent with this key; use a new one") from None
 
     async def job(self, job_id: str) -> Job:
         """The job of this id. Raises `Problem` 404."""
@@ -113,10 +115,14 @@ class Desk:
 def _add_job_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/generate", status_code=202, summary="Write labelled pairs and put them into the stream")
     async def generate(
-        plan: Plan, prefer: Annotated[str | None, Header(description="`wait=SECONDS` answers when done")] = None
+        plan: Plan,
+        prefer: Annotated[str | None, Header(description="`wait=SECONDS` answers when done")] = None,
+        idempotency_key: Annotated[
+            str | None, Header(description="The same key and body find the same job", min_length=1, max_length=255)
+        ] = None,
     ) -> Response:
         seconds = wait_seconds(prefer)
-        job = await desk.submit(plan)
+        job = await desk.submit(plan, idempotency_key)
         headers = {"Location": f"/jobs/{job.id}"}
         if seconds is not None:
             headers["Preference-Applied"] = f"wait={seconds:g}"
@@ -125,6 +131,10 @@ def _add_job_routes(app: FastAPI, desk: Desk) -> None:
             return JSONResponse(job.view(), 202, headers | {"Retry-After": "2"})
         pairs = [pair async for _, record in desk.store.records(job) for pair in record["pairs"]]
         return JSONResponse(job.view() | {"pairs": pairs}, 200, headers)
+
+    @app.get("/jobs", summary="The newest jobs, a line each")
+    async def newest(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[dict[str, Any]]:
+        return await desk.store.newest(limit)
 
     @app.get("/jobs/{job_id}", summary="A job's state and counts")
     async def show(job: Annotated[Job, Depends(desk.job)]) -> JSONResponse:

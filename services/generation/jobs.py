@@ -3,11 +3,13 @@
     <dataset>:job:<id>          hash: plan, state, created, finished, counts, fault
     <dataset>:job:<id>:units    hash: unit number -> its pairs and rejections, written once
     <dataset>:jobs:open         set of the ids that are not finished
+    <dataset>:jobs:all          sorted set of all ids by the time they were created
 
 A unit is first offered to the pair stream and then recorded. A crash in between makes the unit again: the stream knows
 the owner of every pair, so the pairs are neither doubled nor counted twice.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -27,6 +29,16 @@ State = Literal["queued", "running", "complete", "exhausted", "failed", "cancell
 FINISHED: frozenset[str] = frozenset({"complete", "exhausted", "failed", "cancelled"})
 KEEP_S = 7 * 24 * 3600
 PAGE = 500
+
+# KEYS: job, open jobs, all jobs.  ARGV: plan, id, created, then the other fields and their values.
+# One step, so that a repeated request (or a reply that was lost) finds the whole job or none.
+CREATE = """
+if redis.call('HSETNX', KEYS[1], 'plan', ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[3], ARGV[3], ARGV[2])
+return 1
+"""
 
 
 @dataclass
@@ -97,16 +109,41 @@ class JobStore:
     def __init__(self, redis: Redis, dataset: str) -> None:
         self._redis = redis
         self._prefix = f"pairwright:{{{dataset}}}:job"
-        self._open = f"{self._prefix}s:open"
+        self._open, self._all = f"{self._prefix}s:open", f"{self._prefix}s:all"
+        self._create = redis.register_script(CREATE)
 
-    async def create(self, plan: Plan, requested: int) -> Job:
-        """A new job, durable when this returns."""
-        job = Job(uuid.uuid4().hex, plan, requested)
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hset(self._key(job.id), mapping=self._fields(job))
-            transaction.sadd(self._open, job.id)
-            await transaction.execute()
-        return job
+    async def create(self, plan: Plan, requested: int, key: str | None) -> tuple[Job, bool]:
+        """A job, durable when this returns, and whether it is new.
+
+        With a `key` of the caller's, the job of an earlier call with that key is found instead of made again.
+        """
+        id_ = uuid.uuid4().hex if key is None else hashlib.sha256(key.encode()).hexdigest()[:32]
+        job = Job(id_, plan, requested)
+        fields = [part for field in self._fields(job).items() for part in field]
+        keys = [self._key(id_), self._open, self._all]
+        new = await self._create(keys=keys, args=[plan.model_dump_json(), id_, job.created, *fields])
+        return job, bool(new)
+
+    async def newest(self, count: int) -> list[dict[str, Any]]:
+        """A line each for the newest jobs; their counts take a look at the job itself."""
+        await self._redis.zremrangebyscore(self._all, "-inf", time.time() - KEEP_S)
+        ids: Any = await self._redis.zrevrange(self._all, 0, count - 1)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for id_ in ids:
+                pipeline.hmget(self._key(id_), ["state", "requested", "created", "finished", "fault"])
+            rows = await pipeline.execute()
+        return [
+            {
+                "id": id_,
+                "state": state,
+                "requested": int(requested),
+                "created": float(created),
+                "finished": _number(finished),
+                "fault": fault or None,
+            }
+            for id_, (state, requested, created, finished, fault) in zip(ids, rows, strict=True)
+            if state is not None
+        ]
 
     async def save(self, job: Job) -> None:
         """Write the state and the counts; a finished job leaves the open set and fades after a week."""

@@ -40,6 +40,10 @@ class TooManyJobs(Exception):
     """As many jobs are open as may be."""
 
 
+class KeyReused(Exception):
+    """The caller's key belongs to a job with another plan."""
+
+
 class JobRunner:
     """All jobs of this process."""
 
@@ -79,13 +83,22 @@ class JobRunner:
             log.info("resuming job %s: %d of %d pairs are there", job.id, job.accepted.total(), job.requested)
             self._launch(job)
 
-    async def submit(self, plan: Plan, task: TaskSpec) -> Job:
-        """A new job, durable and queued. Raises `TooManyJobs` or redis errors."""
+    async def submit(self, plan: Plan, task: TaskSpec, key: str | None) -> Job:
+        """A durable, queued job, or the one that an earlier call with the same key made.
+
+        Raises `TooManyJobs`, `KeyReused` or redis errors.
+        """
         if self.open_jobs >= self._max_open:
             raise TooManyJobs
-        job = await self._store.create(plan, plan.pairs_requested(task))
-        self._launch(job)
-        return job
+        job, new = await self._store.create(plan, plan.pairs_requested(task), key)
+        if not new:
+            job = await self.get(job.id) or job
+            if job.plan != plan:
+                raise KeyReused
+        # Not new and not running: the reply to the call that made it was lost.
+        if job.id not in self._runs and not job.done:
+            self._launch(job)
+        return self._jobs.get(job.id, job)
 
     async def get(self, id_: str) -> Job | None:
         """A job of this or an earlier process; None if unknown."""

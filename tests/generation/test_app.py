@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -145,6 +146,46 @@ def test_a_cancelled_job_keeps_exactly_its_accepted_pairs(
     assert client.delete(location).json()["state"] == "cancelled"
     following = client.post("/generate", json={"inputs": SENTENCES, "decoding": QUICK}, headers={"Prefer": "wait=60"})
     assert following.status_code == 200
+
+
+def test_the_same_key_finds_the_same_job(client: httpx.Client, server: EmbeddedServer, dataset: str) -> None:
+    body = {"inputs": SENTENCES, "decoding": QUICK}
+    headers = {"Idempotency-Key": f"{dataset}-key", "Prefer": "wait=60"}
+    first = client.post("/generate", json=body, headers=headers)
+    again = client.post("/generate", json=body, headers=headers)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert len(deliveries(server.url, dataset)) == first.json()["accepted"]
+    other = client.post("/generate", json=body | {"seed": 1}, headers=headers)
+    assert other.status_code == 422
+    assert other.json()["errors"][0]["field"] == "Idempotency-Key"
+    too_long = client.post("/generate", json=body, headers={"Idempotency-Key": "x" * 256})
+    assert too_long.status_code == 422
+    assert "idempotency-key" in too_long.json()["detail"].lower()
+
+
+def test_many_at_once_with_one_key_make_one_job(client: httpx.Client, server: EmbeddedServer, dataset: str) -> None:
+    def post(_: int) -> str:
+        body = {"num_inputs": 5, "decoding": QUICK}
+        return str(client.post("/generate", json=body, headers={"Idempotency-Key": dataset}).json()["id"])
+
+    with ThreadPoolExecutor(8) as threads:
+        ids = set(threads.map(post, range(16)))
+    assert len(ids) == 1
+    job = finished(client, f"/jobs/{ids.pop()}")
+    assert job["inputs_done"] == 5
+    assert len(deliveries(server.url, dataset)) == job["accepted"]
+
+
+def test_jobs_are_listed_newest_first(client: httpx.Client) -> None:
+    posted = [
+        client.post("/generate", json={"inputs": SENTENCES[:1], "seed": seed}, headers={"Prefer": "wait=60"}).json()
+        for seed in range(3)
+    ]
+    listed = client.get("/jobs").json()
+    assert [job["id"] for job in listed] == [job["id"] for job in reversed(posted)]
+    assert {job["state"] for job in listed} <= {"complete", "exhausted"}
+    assert [job["id"] for job in client.get("/jobs", params={"limit": 1}).json()] == [posted[-1]["id"]]
+    assert client.get("/jobs", params={"limit": 0}).status_code == 422
 
 
 NASTY: list[tuple[bytes, int, str]] = [
