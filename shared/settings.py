@@ -69,5 +69,6 @@ def load(settings: type[AnySettings]) -> AnySettings:
         return settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        variable = f"{settings.model_config['env_prefix']}{first['loc'][0]}".upper()
+        field = first["loc"][0] if first["loc"] else "*"  # a rule over several fields has no place of its own
+        variable = f"{settings.model_config['env_prefix']}{field}".upper()
         raise Fatal(f"{variable}: {first['msg']}") from None

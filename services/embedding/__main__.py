@@ -16,6 +16,7 @@ from services.embedding.encoder import Encoder
 from services.embedding.metrics import Metrics
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader, Versions
+from shared import __version__
 from shared.http import listen, loop_factory, server
 from shared.model_store import Manifest, ModelStore
 from shared.process import configure_logging, run
@@ -23,7 +24,6 @@ from shared.settings import Settings
 from shared.settings import load as load_settings
 
 log = logging.getLogger("services.embedding")
-CODE_VERSION = "0.1.0"
 
 
 def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) -> Encoder:
@@ -55,7 +55,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
         max_wait_s=own.max_wait_seconds,
         metrics=metrics,
     )
-    return build_app(own, versions, batcher, keys=settings.keys, registry=registry, code_version=CODE_VERSION)
+    return build_app(own, versions, batcher, keys=settings.keys, registry=registry, code_version=__version__)
 
 
 async def main() -> None:

@@ -1,6 +1,5 @@
 """One round, from its pairs to a published version: what the worker's child process does."""
 
-import importlib.metadata
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from services.trainer.dataset import Dataset, Round
 from services.trainer.evaluation import Undefined, score_pairs
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
+from shared import __version__
 from shared.model_store import PROBE_SENTENCES, Card, Manifest, ModelStore
 from shared.pairs import Pair
 from shared.settings import Settings
@@ -99,7 +99,7 @@ def _train_and_publish(
         dimensions=encoder.dimensions(model),
         max_seq_length=encoder.max_seq_length(model),
         recipe=used,
-        code_version=_code_version(),
+        code_version=__version__,
     )
     return _publish(model, card, scores, rows, store)
 
@@ -132,10 +132,3 @@ def _readme(card: Card) -> str:
     origin = "a student fine-tuned on generated sentence pairs." if card.pairs else "the base student, untrained."
     before, after = (str(card.scores.get(name, "-")) for name in ("dev_before", "dev_after"))
     return README.format(**card.model_dump(), origin=origin, before=before, after=after)
-
-
-def _code_version() -> str:
-    try:
-        return importlib.metadata.version("pairwright")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout whose dependencies were installed without it
