@@ -107,17 +107,23 @@ async def _run_jobs(engine: Engine, runner: JobRunner) -> None:
     """
     notes, resuming = asyncio.create_task(runner.post_notes()), asyncio.create_task(runner.resume())
     try:
-        await engine.start()
+        await _start(engine)
         await resuming
         await runner.engine_died.wait()
-    except Exception as error:
-        log.debug("engine start", exc_info=True)
-        hint = "see PAIRWRIGHT_TEACHER and PAIRWRIGHT_GENERATION_*; PAIRWRIGHT_LOG_LEVEL=DEBUG shows where"
-        raise Fatal(f"the engine can't start: {_reason(error)} ({hint})") from None
     finally:
         notes.cancel()
         resuming.cancel()
     raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
+
+
+async def _start(engine: Engine) -> None:
+    """Load the model. Raises `Fatal`, whatever the library raises."""
+    try:
+        await engine.start()
+    except Exception as error:
+        log.debug("engine start", exc_info=True)
+        hint = "see PAIRWRIGHT_TEACHER and PAIRWRIGHT_GENERATION_*; PAIRWRIGHT_LOG_LEVEL=DEBUG shows where"
+        raise Fatal(f"the engine can't start: {_reason(error)} ({hint})") from None
 
 
 def _reason(error: Exception) -> str:

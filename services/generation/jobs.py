@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from services.generation.generator import Plan
@@ -163,7 +164,12 @@ class JobStore:
         """Jobs that were not finished, oldest first, with their recorded units counted."""
         jobs = []
         for id_ in await self._redis.smembers(self._open):
-            job = await self.load(str(id_))
+            try:
+                job = await self.load(str(id_))
+            except (ValidationError, KeyError, ValueError) as error:
+                # Written by another version, perhaps: it must not keep this one from starting.
+                log.error("job %s can't be read and is left alone: %s", id_, str(error).splitlines()[0])
+                continue
             if job is not None:
                 jobs.append(job)
         return sorted(jobs, key=lambda job: job.created)

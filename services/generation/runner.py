@@ -80,6 +80,8 @@ class JobRunner:
     async def resume(self) -> None:
         """Take up the jobs that an earlier process left open. Waits for Redis as long as it takes."""
         for job in await self._outlast(None, "Redis", self._store.open_jobs):
+            if job.id in self._jobs:  # submitted to this process while we asked
+                continue
             log.info("resuming job %s: %d of %d pairs are there", job.id, job.accepted.total(), job.requested)
             self._launch(job)
 
@@ -202,7 +204,7 @@ class JobRunner:
         offers = [Offer(self._record(job, written), f"{job.id}/{written.slot}") for written in unit.written]
         answers = await self._append(job, offers)
         accepted = [written for written, answer in zip(unit.written, answers, strict=True) if answer == Append.ACCEPTED]
-        rejected = unit.rejected + Counter(duplicate=len(unit.written) - len(accepted))
+        rejected = unit.rejected + Counter(duplicate=answers.count(Append.DUPLICATE))
         record = {"pairs": [_pair_view(written) for written in accepted], "rejected": +rejected}
         await self._outlast(job, "Redis", lambda: self._store.record(job, unit.number, record))
         job.count(unit.number, record)
@@ -213,11 +215,11 @@ class JobRunner:
         await self._notify()
 
     async def _append(self, job: Job, offers: list[Offer]) -> list[Append]:
-        """Offer until no answer is FULL any more; the stream answers repeated offers as the first time."""
+        """Offer until no answer is FULL or the job is cancelled; the stream answers repeated offers as the first time."""
         pause = FIRST_PAUSE_S
         while True:
             answers = await self._outlast(job, "Redis", lambda: self._stream.append(offers))
-            if Append.FULL not in answers:
+            if Append.FULL not in answers or job.cancel_asked:
                 return answers
             job.waiting_for = "the trainer: the pair stream is full"
             await asyncio.sleep(pause)

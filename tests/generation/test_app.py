@@ -12,16 +12,22 @@ from typing import Any
 import httpx
 import pytest
 
+from services.generation.__main__ import assemble
 from services.generation.app import wait_seconds
+from services.generation.engine import Decoding
 from services.generation.engines.vllm_engine import VllmEngine
+from services.generation.generator import Plan
+from services.generation.settings import GenerationSettings
+from services.generation.tasks import BUILT_IN, load_tasks
 from shared.queue import EmbeddedServer
 from shared.redis_client import command_client, reading_client
+from shared.settings import Settings
 from shared.status import StatusBoard
 from shared.stream import Delivery, PairStream
 from tests.generation.live import live_generation
 
 SENTENCES = ["word1 word2 word3.", "word4 word5.", "word6 word7 word8 word9."]
-QUICK = {"top_k": 0, "top_p": 1.0, "max_tokens": 40}
+QUICK: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "max_tokens": 40}
 
 
 @pytest.fixture
@@ -258,6 +264,41 @@ def test_the_door_closes_when_the_trainer_is_behind_and_running_jobs_pause(
             found |= asyncio.run(take_and_acknowledge(server.url, dataset))
         found |= asyncio.run(take_and_acknowledge(server.url, dataset))
         assert len(found) == client.get(location).json()["accepted"] > 20
+
+
+def test_a_job_that_waits_for_room_can_be_cancelled(engine: VllmEngine, server: EmbeddedServer, dataset: str) -> None:
+    with live_generation(engine, server.url, dataset, max_backlog=7) as client:
+        location = client.post("/generate", json={"num_inputs": 20, "decoding": QUICK}).headers["location"]
+        while "full" not in (client.get(location).json()["waiting_for"] or ""):
+            time.sleep(0.02)
+        client.delete(location)
+        job = finished(client, location)
+        assert job["state"] == "cancelled"
+        assert job["accepted"] == len(deliveries(server.url, dataset)) == 7
+
+
+def test_resuming_takes_no_running_job_twice_and_no_offence_at_a_broken_one(
+    engine: VllmEngine, server: EmbeddedServer, dataset: str
+) -> None:
+    """Jobs are taken up while the door is open already: one may just have been submitted."""
+    common, own = Settings(dataset=dataset), GenerationSettings()
+
+    async def submit_and_resume() -> dict[str, Any]:
+        redis = command_client(server.url)
+        tasks = load_tasks([BUILT_IN])
+        _, runner = assemble(common, own, engine, redis, tasks)
+        await redis.sadd(f"pairwright:{{{dataset}}}:jobs:open", "0" * 32)
+        await redis.hset(f"pairwright:{{{dataset}}}:job:{'0' * 32}", mapping={"plan": "{}"})
+        job = await runner.submit(Plan(inputs=SENTENCES, decoding=Decoding(**QUICK)), tasks.get("sts"), None)
+        await runner.resume()
+        assert await runner.get(job.id) is job  # not replaced by a second run of it
+        await runner.wait(job, 60)
+        await redis.aclose()
+        return job.view()
+
+    job = asyncio.run(submit_and_resume())
+    assert job["inputs_done"] == len(SENTENCES)
+    assert job["accepted"] == len(deliveries(server.url, dataset))
 
 
 async def take_and_acknowledge(url: str, dataset: str) -> set[str]:
