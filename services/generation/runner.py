@@ -215,7 +215,7 @@ class JobRunner:
         await self._notify()
 
     async def _append(self, job: Job, offers: list[Offer]) -> list[Append]:
-        """Offer until no answer is FULL or the job is cancelled; the stream answers repeated offers as the first time."""
+        """Offer until no answer is FULL or the job is cancelled. Repeated offers are answered as the first time."""
         pause = FIRST_PAUSE_S
         while True:
             answers = await self._outlast(job, "Redis", lambda: self._stream.append(offers))
