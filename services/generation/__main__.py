@@ -1,8 +1,13 @@
-"""`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn."""
+"""`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn.
+
+`python -m services.generation generate ...` writes a file instead, without HTTP and Redis (batch.py).
+"""
 
 import asyncio
 import logging
 import socket
+import sys
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Gauge
@@ -39,14 +44,19 @@ async def main() -> None:
     except BadTask as error:
         raise Fatal(str(error)) from None
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
-    model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
         redis = command_client(url)
-        engine: Engine = VllmEngine(model, own) if own.engine == "vllm" else TransformersEngine(model, own)
+        engine = await make_engine(common, own)
         app, runner = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
         await _serve(server(app, own.drain_seconds), listener, engine, runner, own.drain_seconds)
         await redis.aclose()
+
+
+async def make_engine(common: Settings, own: GenerationSettings) -> Engine:
+    """The engine that the settings name, not started. Raises `Fatal` for a teacher that isn't there."""
+    model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
+    return VllmEngine(model, own) if own.engine == "vllm" else TransformersEngine(model, own)
 
 
 def assemble(
@@ -58,7 +68,8 @@ def assemble(
     lanes.set_function(lambda: engine.lanes_running)
     replays = Gauge("pairwright_samples_replayed", "Samples that fell out of lockstep, made again.", registry=registry)
     replays.set_function(lambda: engine.replays)
-    stream, store = PairStream(redis, common.dataset, own.max_backlog), JobStore(redis, common.dataset)
+    stream = PairStream(redis, common.dataset, own.max_backlog)
+    store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
     runner = JobRunner(
         generator=PairGenerator(engine),
         tasks=tasks,
@@ -101,22 +112,25 @@ async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: J
 
 
 async def _run_jobs(engine: Engine, runner: JobRunner) -> None:
-    """Resume open jobs, start the engine that they wait for, then watch it.
+    """Start the engine, run open jobs on it, and watch it.
 
     Raises `Fatal` when the engine can't start or dies.
     """
-    notes, resuming = asyncio.create_task(runner.post_notes()), asyncio.create_task(runner.resume())
+    helpers: list[asyncio.Task[Any]] = [asyncio.create_task(runner.post_notes())]
     try:
-        await _start(engine)
-        await resuming
-        await runner.engine_died.wait()
+        await start_engine(engine)
+        helpers.append(asyncio.create_task(runner.run()))
+        helpers.append(died := asyncio.create_task(runner.engine_died.wait()))
+        done, _ = await asyncio.wait(helpers, return_when=asyncio.FIRST_COMPLETED)
+        if died not in done:
+            await asyncio.gather(*done)  # a bug of ours ends the process, rather than a service that runs no jobs
     finally:
-        notes.cancel()
-        resuming.cancel()
+        for helper in helpers:
+            helper.cancel()
     raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
 
 
-async def _start(engine: Engine) -> None:
+async def start_engine(engine: Engine) -> None:
     """Load the model. Raises `Fatal`, whatever the library raises."""
     try:
         await engine.start()
@@ -134,4 +148,9 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    run("generation", main())
+    if len(sys.argv) > 1:
+        from services.generation.batch import main as batch
+
+        run("generation", batch(sys.argv[1:], make_engine, start_engine))
+    else:
+        run("generation", main())

@@ -29,7 +29,8 @@ def debias(logits: Tensor, decay_constant: Tensor, floor: Tensor) -> Tensor:
     disliked = (probabilities[:, 1:].amax(dim=1) - own).clamp_(min=0.0)
     kept = torch.maximum(torch.exp(-decay_constant[:, None] * disliked), floor[:, None])
     weights = own * kept
-    return weights / weights.sum(dim=-1, keepdim=True)
+    # Summed in float64: how threads share a long sum depends on the batch, and its float32 rounding would show that.
+    return (weights / weights.sum(dim=-1, keepdim=True, dtype=torch.float64)).float()
 
 
 def draw(probabilities: Tensor, keys: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

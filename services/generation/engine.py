@@ -3,8 +3,9 @@
 The engine knows tokens and distributions; it knows nothing of tasks, pairs or jobs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +24,8 @@ class Decoding(BaseModel):
     """Draw from the k likeliest tokens; 0: from all."""
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
     max_tokens: Annotated[int, Field(ge=1, le=512)] = 40
+    line_breaks: Literal["ban", "reject"] = "ban"
+    """`ban`: never drawn. `reject`: drawn as they come, and the sentence thrown away, as the original does."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,13 @@ class Sample:
     seed: int
     """64 bits. The same seed and prompts give the same sentence, whatever else the engine does."""
     decoding: Decoding
+    templated: bool = False
+    """The prompts were rendered by `render_chat`: they hold the model's special tokens already."""
+    client: str = ""
+    """Whose sample it is: clients that wait take turns."""
+
+
+End = Literal["quote", "line_break", "length"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,24 @@ class Completion:
     """What the engine wrote, up to the closing quote, which is not part of `text`."""
 
     text: str
-    closed: bool
-    """False if `max_tokens` came before the closing quote."""
+    end: End
+    """`length` if `max_tokens` came before the closing quote, `line_break` if a line break did."""
     tokens: int
+
+
+class Turn(TypedDict):
+    """One message of a chat."""
+
+    role: Literal["user", "assistant"]
+    content: str
 
 
 class PromptTooLong(Exception):
     """The prompts with their output don't fit into the engine. The message gives both lengths."""
+
+
+class NoChatTemplate(Exception):
+    """The teacher's tokenizer brings no chat template: it is a base model."""
 
 
 class EngineDead(Exception):
@@ -77,6 +98,12 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """End it; calls that still wait raise `EngineDead` or are cancelled."""
+
+    def render_chat(self, turns: Sequence[Turn]) -> str:
+        """A prompt in the teacher's chat template that lets it go on with the last turn, the assistant's.
+
+        Raises `NoChatTemplate`. Only after `start`.
+        """
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Cancelling the call frees the engine. Raises `PromptTooLong` or `EngineDead`."""

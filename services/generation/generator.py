@@ -1,82 +1,35 @@
-"""From a task and sentences to pairs: for every sentence 1 and label, ask the engine, filter, ask again if rejected.
+"""One unit: a first sentence and, for each label, a partner: ask the engine, filter, ask again if rejected.
 
-The work is cut into units, one a sentence 1 with all its labels. A unit depends on nothing but the plan and its number,
-so units can be made in any order, at the same time, or again after a crash, with the same pairs.
+A unit depends on nothing but the plan and its assignment: units can be made in any order, at the same time, on other
+machines or again after a crash, with the same pairs.
 """
 
 import asyncio
 import hashlib
+import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Self
+from functools import lru_cache
+from pathlib import Path
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-
+from services.generation import prompts
 from services.generation.engine import Decoding, Engine, PromptTooLong, Sample
-from services.generation.filters import reject
-from services.generation.prompts import lanes_for_sentence2, sentence1_prompt
+from services.generation.filters import ALL, Draft, normalised, reject
+from services.generation.ledger import Assignment
+from services.generation.plan import Plan
+from services.generation.prompts import Prompt
 from services.generation.tasks import TaskSpec
-from shared.pairs import Pair, Sentence
+from shared.pairs import Pair
 
-MAX_INPUTS = 100_000
-
-
-def _fits_into_quotes(sentence: str) -> str:
-    if '"' in sentence:
-        raise ValueError("must not hold double quotes (they end a sentence in the prompt); use single ones")
-    return sentence
-
-
-Input = Annotated[Sentence, AfterValidator(_fits_into_quotes)]
-
-
-class Plan(BaseModel):
-    """What a job shall write. Also the body of `POST /generate`."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    task: str = "sts"
-    inputs: Annotated[list[Input] | None, Field(min_length=1, max_length=MAX_INPUTS)] = None
-    """Sentences to write partners for."""
-    num_inputs: Annotated[int | None, Field(ge=1, le=MAX_INPUTS)] = None
-    """Instead of `inputs`: how many first sentences the teacher shall write itself."""
-    labels: Annotated[list[str] | None, Field(min_length=1)] = None
-    """Which of the task's labels; all by default."""
-    pairs_per_label: Annotated[int, Field(ge=1, le=100)] = 1
-    """Pairs wanted for each sentence and label."""
-    attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """How often a pair is tried before it is given up."""
-    exemplars: Annotated[int, Field(ge=0, le=16)] = 2
-    """How many of the label's exemplars the prompt shows (as many as the task has)."""
-    decoding: Decoding = Decoding()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
-
-    @model_validator(mode="after")
-    def _one_source_of_sentences(self) -> Self:
-        if (self.inputs is None) == (self.num_inputs is None):
-            raise ValueError("give either inputs (sentences) or num_inputs (how many the teacher shall write)")
-        return self
-
-    @property
-    def units(self) -> int:
-        """How many first sentences there are."""
-        return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
-
-    def labels_of(self, task: TaskSpec) -> list[str]:
-        """The labels to write. Raises KeyError with the first one that the task doesn't have."""
-        for label in self.labels or ():
-            if label not in task.labels:
-                raise KeyError(label)
-        return list(dict.fromkeys(self.labels)) if self.labels else list(task.labels)
-
-    def pairs_requested(self, task: TaskSpec) -> int:
-        """How many pairs are asked for."""
-        return self.units * len(self.labels_of(task)) * self.pairs_per_label
+POOLS = Path(__file__).with_name("pools")
+SAME_EXEMPLARS = 32
+"""So many first sentences in a row share their exemplars, so that their prompts share a cached prefix."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A pair that passed the filters. `slot` names its place in the plan: unit, label, number."""
+    """A pair that passed the filters. `slot` names its place in the unit: label and number."""
 
     slot: str
     label: str
@@ -88,77 +41,185 @@ class Written:
 class Unit:
     """What became of one first sentence."""
 
-    number: int
+    sentence1: str | None = None
     written: list[Written] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     """Samples by the reason for which they were rejected."""
+    samples: int = 0
+    """Second sentences sampled."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units of a job share."""
+
+    plan: Plan
+    """Written out."""
+    client: str = ""
+    """Whose samples they are, for taking turns."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """What the labels ask for."""
+        return self.plan.spec
 
 
 class PairGenerator:
-    """Writes the units of plans with one engine."""
+    """Writes units with one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._topics, self._genres = _pool("topics"), _pool("genres")
 
-    def units_in_flight(self, task: TaskSpec, plan: Plan) -> int:
+    def units_in_flight(self, job: Job) -> int:
         """How many units to make at one time so that the engine is full and a few samples wait."""
-        labels = plan.labels_of(task)
-        lanes = sum(1 + len(task.labels[label].counter_labels) for label in labels) * plan.pairs_per_label
+        labels = job.plan.labels_of(job.task)
+        lanes = sum(1 + len(job.task.labels[label].counter_labels) for label in labels) * job.plan.pairs_per_label
         return max(2, 2 * self._engine.capacity // lanes)
 
-    async def write(self, task: TaskSpec, plan: Plan, number: int) -> Unit:
-        """Make unit `number` of the plan. Raises `EngineDead`."""
-        unit = Unit(number)
-        sentence1 = plan.inputs[number] if plan.inputs is not None else await self._sentence1(task, plan, unit)
-        if sentence1 is None:
+    async def write(self, job: Job, assignment: Assignment) -> Unit:
+        """Make a unit. Raises `EngineDead` or `NoChatTemplate`."""
+        unit = Unit(assignment.sentence1)
+        if unit.sentence1 is None:
+            unit.sentence1 = await self._sentence1(job, assignment, unit)
+        if unit.sentence1 is None:
             return unit
-        slots = [(label, nth) for label in plan.labels_of(task) for nth in range(plan.pairs_per_label)]
-        # All labels of a sentence at one time: a counter-label's prompt is another label's own, and shares its prefix.
-        async with asyncio.TaskGroup() as together:
-            for label, nth in slots:
-                together.create_task(self._pair(task, plan, unit, sentence1, label, nth))
+        missing = [(label, nth) for label, count in assignment.wants.items() for nth in range(count)]
+        taken = list(assignment.known)
+        for attempt in range(assignment.attempts):
+            # All labels of a sentence at one time: a counter-label's prompt is another label's own.
+            drafts = await self._drafts(job, assignment, unit, missing, attempt)
+            # Judged in the slots' order, whichever came first, so that the outcome does not depend on the engine.
+            judged = list(zip(missing, drafts, strict=True))
+            missing = [slot for slot, draft in judged if not self._keep(job, unit, slot, draft, taken)]
+            if not missing:
+                break
         unit.written.sort(key=lambda written: written.slot)
         return unit
 
-    async def _sentence1(self, task: TaskSpec, plan: Plan, unit: Unit) -> str | None:
-        """The paper's x1: written from the prompt before sentence 1, the labels' instructions in turn."""
-        labels = plan.labels_of(task)
-        label = labels[unit.number % len(labels)]
-        prompts = (sentence1_prompt(task.labels[label], plan.exemplars),)
-        # Without top-k: first sentences should differ from one another.
-        decoding = plan.decoding.model_copy(update={"top_k": 0})
+    # ---- sentence 1
+
+    async def _sentence1(self, job: Job, assignment: Assignment, unit: Unit) -> str | None:
+        plan, prompt = job.plan, self._sentence1_prompt(job, assignment.number)
         for attempt in range(plan.attempts):
-            seed = sample_seed(plan.seed, task.task_name, "sentence1", unit.number, attempt)
-            sentence = await self._sample(unit, "", Sample(prompts, seed, decoding))
-            if sentence is not None:
-                return sentence
+            seed = sample_seed(plan.seed, job.task.task_name, "sentence1", assignment.number, attempt)
+            draft = await self._draft(job, [prompt], seed, plan.sentence1_decoding)
+            reason = _rejection(plan, draft)
+            if reason is None and draft is not None:
+                return draft.text
+            unit.rejected[reason or "prompt_too_long"] += 1
         return None
 
-    async def _pair(self, task: TaskSpec, plan: Plan, unit: Unit, sentence1: str, label: str, nth: int) -> None:
-        prompts = lanes_for_sentence2(task, label, sentence1, plan.exemplars)
-        for attempt in range(plan.attempts):
-            seed = sample_seed(plan.seed, task.task_name, label, unit.number, nth, attempt)
-            sentence2 = await self._sample(unit, sentence1, Sample(prompts, seed, plan.decoding))
-            if sentence2 is not None:
-                pair = Pair(sentence1=sentence1, sentence2=sentence2, score=task.labels[label].score)
-                unit.written.append(Written(f"{unit.number}/{label}/{nth}", label, seed, pair))
-                return
+    def _sentence1_prompt(self, job: Job, number: int) -> Prompt:
+        plan, task = job.plan, job.task
+        labels = plan.labels_of(task)
+        first = plan.sentence1_spec
+        if first is not None:
+            names = list(first.labels)
+            return prompts.sentence1_prompt(first, names[number % len(names)])
+        topics, genres = (self._topics if plan.topics is None else plan.topics), plan.genres or self._genres
+        if not topics or task.sentence1 is None:
+            # The paper's x1: the labels' instructions in turn.
+            label = labels[number % len(labels)]
+            return prompts.sentence1_prompt(
+                task, label, self._exemplars(job, len(task.labels[label].exemplars), number)
+            )
+        exemplars = self._exemplars(job, len(task.sentence1.exemplars), number)
+        topic, genre = _in_turn(topics, plan.seed, number), _in_turn(genres, plan.seed + 1, number)
+        return prompts.topical_prompt(task, topic, genre, exemplars)
 
-    async def _sample(self, unit: Unit, sentence1: str, sample: Sample) -> str | None:
-        """One sentence, or None with the reason counted."""
+    # ---- sentence 2
+
+    async def _drafts(
+        self, job: Job, assignment: Assignment, unit: Unit, slots: Sequence[tuple[str, int]], attempt: int
+    ) -> list[tuple[int, Draft | None]]:
+        """One draft a slot with its seed, all at one time; None for a prompt that is too long."""
+        plan, task, sentence1 = job.plan, job.task, unit.sentence1 or ""
+        unit.samples += len(slots)
+
+        async def draft(label: str, nth: int) -> tuple[int, Draft | None]:
+            pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
+            lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, assignment.number))
+            seed = sample_seed(plan.seed, task.task_name, label, assignment.number, assignment.wave, nth, attempt)
+            return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
+
+        async with asyncio.TaskGroup() as together:
+            tasks = [together.create_task(draft(label, nth)) for label, nth in slots]
+        return [task_.result() for task_ in tasks]
+
+    def _keep(
+        self,
+        job: Job,
+        unit: Unit,
+        slot: tuple[str, int],
+        drawn: tuple[int, Draft | None],
+        taken: list[tuple[str, str]],
+    ) -> bool:
+        """Accept a draft, or count why not. `taken`: (label, sentence 2) of this first sentence so far."""
+        (label, nth), (seed, draft) = slot, drawn
+        reason = self._why_not(job.plan, label, draft, taken)
+        if reason is not None or draft is None:
+            unit.rejected[reason or "prompt_too_long"] += 1
+            return False
+        taken.append((label, draft.text))
+        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=job.task.labels[label].score)
+        unit.written.append(Written(f"{label}/{nth}", label, seed, pair))
+        return True
+
+    def _why_not(self, plan: Plan, label: str, draft: Draft | None, taken: list[tuple[str, str]]) -> str | None:
+        reason = _rejection(plan, draft)
+        if reason is not None or draft is None:
+            return reason
+        text = normalised(draft.text)
+        same = {other for other, sentence2 in taken if normalised(sentence2) == text}
+        if plan.asks("repeat") and label in same:
+            return "repeat"
+        return "label_conflict" if plan.asks("label_conflict") and same - {label} else None
+
+    # ---- both
+
+    async def _draft(
+        self, job: Job, lanes: Sequence[Prompt], seed: int, decoding: Decoding, sentence1: str = ""
+    ) -> Draft | None:
+        """What the engine writes; None if the prompts are too long for it."""
+        chat = job.plan.prompt_form == "chat"
+        texts = tuple(self._engine.render_chat(lane.turns) if chat else lane.text for lane in lanes)
         try:
-            completion = await self._engine.complete(sample)
+            completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.client))
         except PromptTooLong:
-            unit.rejected["prompt_too_long"] += 1
             return None
-        reason = reject(sentence1, completion.text) if completion.closed else "unclosed"
-        if reason is not None:
-            unit.rejected[reason] += 1
-            return None
-        return completion.text
+        shown = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
+        return Draft(completion.text, completion.end, sentence1, shown)
+
+    def _exemplars(self, job: Job, pool: int, number: int) -> tuple[int, ...]:
+        """Which exemplars a prompt shows: places in a pool."""
+        seed = sample_seed(job.plan.seed, job.task.task_name, "exemplars", number // SAME_EXEMPLARS)
+        return prompts.draw_exemplars(pool, job.plan.exemplars, seed)
+
+
+def _rejection(plan: Plan, draft: Draft | None) -> str | None:
+    """Why a draft can't stay by itself, whatever else was written."""
+    if draft is None:
+        return "prompt_too_long"
+    return reject(draft, ALL if plan.filters is None else plan.filters)
 
 
 def sample_seed(*parts: object) -> int:
     """63 bits that depend on every part and on nothing else."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def _in_turn(pool: Sequence[str], seed: int, number: int) -> str:
+    """Item `number` of an endless list: the pool again and again, each time in another order of the seed's."""
+    turn, place = divmod(number, len(pool))
+    return pool[_order(len(pool), seed, turn)[place]]
+
+
+@lru_cache(maxsize=64)
+def _order(size: int, seed: int, turn: int) -> list[int]:
+    return random.Random(sample_seed(seed, "order", turn)).sample(range(size), size)
+
+
+def _pool(name: str) -> list[str]:
+    return (POOLS / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]

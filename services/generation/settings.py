@@ -1,12 +1,33 @@
 """The generation service's own settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.settings import Port
+
+OURS = {
+    "model": "PAIRWRIGHT_TEACHER names it",
+    "dtype": "PAIRWRIGHT_GENERATION_DTYPE sets it",
+    "logits_processors": "self-debiasing is one, and others after it would change its draws",
+    "additional_config": "self-debiasing needs it",
+    "worker_extension_cls": "self-debiasing needs it",
+    "speculative_config": "speculative decoding gives a request several rows a step: lanes can't hold",
+    "pipeline_parallel_size": "pipeline parallelism splits a step's batch: lanes can't hold",
+    "long_prefill_token_threshold": "it splits prompts: lanes can't hold",
+    "data_parallel_size": "run more generation services on the same Redis instead: they share the work",
+    "async_scheduling": "vLLM would schedule a step before the last one's tokens are known",
+}
+"""Arguments of vLLM that nobody may set, and why."""
+
+
+def _leaves_lanes_whole(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if name in OURS:
+            raise ValueError(f"{name!r} can't be set: {OURS[name]}")
+    return arguments
 
 
 class GenerationSettings(BaseSettings):
@@ -22,8 +43,10 @@ class GenerationSettings(BaseSettings):
     max_pairs_per_job: Annotated[int, Field(ge=1)] = 100_000
     max_open_jobs: Annotated[int, Field(ge=1)] = 100
     """Queued and running jobs; the next one is refused with 429."""
-    max_running_jobs: Annotated[int, Field(ge=1)] = 4
-    """Jobs that share the engine at one time; the others wait in order."""
+    max_running_jobs: Annotated[int, Field(ge=1)] = 16
+    """Jobs that take turns on the engine at one time; the others wait in order."""
+    keep_jobs_hours: Annotated[float, Field(gt=0)] = 168.0
+    """How long finished jobs and their pairs can be asked for. The pairs in the stream and the dataset stay."""
     max_backlog: Annotated[int, Field(ge=1)] = 100_000
     """Pairs that may wait for the trainer: new jobs are refused from half of it, running ones pause at it."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
@@ -43,3 +66,11 @@ class GenerationSettings(BaseSettings):
     """Memory of the key-value cache without a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """GPUs that hold one teacher together. For more speed, run more generation services on the same Redis."""
+    quantization: str | None = None
+    """vLLM's name of a quantisation, such as `awq` or `fp8`; left out, what the teacher's own files say."""
+    batch_invariant: bool | None = None
+    """Whether a sentence is the same to the bit whatever else is in the batch. Left out: on CPUs, where it costs
+    little; `true` asks vLLM for it on a GPU too, `false` saves what it costs."""
+    vllm_arguments: Annotated[dict[str, Any], AfterValidator(_leaves_lanes_whole)] = {}
+    """More of vLLM's engine arguments, as a JSON object."""

@@ -1,21 +1,24 @@
 """Task specs: labels, one instruction a label, and which other labels count against it.
 
-The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`), with two
-additions a label: its `score`, and `exemplars`, pairs that show the teacher what is meant.
+The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`), with three
+additions: a label's `score`, its `exemplars` (pairs that show the teacher what is meant), and the task's `sentence1`,
+how the teacher is asked for first sentences. A spec without `<X1>`, such as the original's `sts-x1`, asks for first
+sentences only.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.pairs import Score, Sentence
 
-X1 = "<X1>"
+X1, TOPIC, GENRE = "<X1>", "<TOPIC>", "<GENRE>"
 BUILT_IN = Path(__file__).with_name("task_specs")
+MAX_EXEMPLARS = 64
 
 
 class BadTask(Exception):
@@ -26,25 +29,59 @@ class UnknownTask(Exception):
     """No task of this name is loaded; the message lists those that are."""
 
 
+class Exemplar(NamedTuple):
+    """A pair that shows what a label means."""
+
+    sentence1: Sentence
+    sentence2: Sentence
+
+
 class Label(BaseModel):
     """One label of a task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    instruction: str
+    instruction: Annotated[str, Field(max_length=4000)]
     """The prompt for sentence 2: holds `<X1>` once, where sentence 1 goes, and ends with an opening quote."""
     counter_labels: tuple[str, ...] = ()
     score: Score
-    exemplars: tuple[tuple[Sentence, Sentence], ...] = ()
+    exemplars: Annotated[tuple[Exemplar, ...], Field(max_length=MAX_EXEMPLARS)] = ()
+    """A pool: a prompt shows a few of them, drawn by the seed."""
 
     @model_validator(mode="before")
     @classmethod
     def _spell_out(cls, value: object) -> object:
-        if isinstance(value, Mapping) and not str(value.get("instruction", '"')).endswith('"'):
-            raise ValueError('instruction: must end with an opening double quote (")')
-        if isinstance(value, Mapping) and str(value.get("instruction", X1)).count(X1) != 1:
-            raise ValueError(f"instruction: must hold {X1} exactly once")
+        if isinstance(value, Mapping):
+            instruction = str(value.get("instruction", '"'))
+            if not instruction.endswith('"'):
+                raise ValueError('instruction: must end with an opening double quote (")')
+            if instruction.count(X1) > 1:
+                raise ValueError(f"instruction: must hold {X1} exactly once, or not at all to ask for first sentences")
         return value
+
+
+class FirstSentence(NamedTuple):
+    """A first sentence that shows what is meant, and what it is about."""
+
+    topic: Sentence
+    genre: Sentence
+    sentence: Sentence
+
+
+class SentenceOne(BaseModel):
+    """How the teacher is asked for first sentences."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction: Annotated[str, Field(max_length=4000)]
+    """May hold `<TOPIC>` and `<GENRE>`, which are drawn by the seed; ends with an opening quote."""
+    exemplars: Annotated[tuple[FirstSentence, ...], Field(max_length=MAX_EXEMPLARS)] = ()
+
+    @model_validator(mode="after")
+    def _ends_in_a_quote(self) -> Self:
+        if not self.instruction.endswith('"'):
+            raise ValueError('instruction: must end with an opening double quote (")')
+        return self
 
 
 class TaskSpec(BaseModel):
@@ -53,7 +90,15 @@ class TaskSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9\-_.]{1,64}$")]
-    labels: Annotated[dict[str, Label], Field(min_length=1)]
+    description: Annotated[str, Field(max_length=1000)] = ""
+    labels: Annotated[dict[str, Label], Field(min_length=1, max_length=16)]
+    sentence1: SentenceOne | None = None
+    """Left out, first sentences are asked for with the labels' own instructions, cut before `<X1>`."""
+
+    @property
+    def writes_pairs(self) -> bool:
+        """False for a spec that asks for first sentences only."""
+        return all(X1 in label.instruction for label in self.labels.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -64,20 +109,26 @@ class TaskSpec(BaseModel):
             scored = {}
             for name, label in labels.items():
                 missing = isinstance(label, Mapping) and "score" not in label
-                scored[name] = {**label, "score": _number(name)} if missing else label
+                scored[name] = {**label, "score": _number(str(name), label)} if missing else label
             return {**value, "labels": scored}
         return value
 
     @model_validator(mode="after")
-    def _counter_labels_exist(self) -> Self:
+    def _labels_fit_together(self) -> Self:
         for name, label in self.labels.items():
+            if not name.strip() or len(name) > 64 or "/" in name:
+                raise ValueError(f"labels: {name[:64]!r} can't be a label's name (1 to 64 characters, no slash)")
             for counter in label.counter_labels:
                 if counter not in self.labels or counter == name:
                     raise ValueError(f"labels.{name}.counter_labels: {counter!r} is not another label of this task")
+        if len({X1 in label.instruction for label in self.labels.values()}) > 1:
+            raise ValueError(f"labels: either every instruction holds {X1} exactly once, or none does")
         return self
 
 
-def _number(name: str) -> float:
+def _number(name: str, label: Mapping[str, Any]) -> float:
+    if X1 not in str(label.get("instruction", X1)):
+        return 0.0  # a first sentence has no score
     if not re.fullmatch(r"0(\.\d+)?|1(\.0+)?", name):
         raise ValueError(f"labels.{name}.score: give a score from 0 to 1 (the label's name is not one)")
     return float(name)
@@ -92,17 +143,24 @@ class Tasks:
     def __iter__(self) -> Iterator[TaskSpec]:
         return iter(self._specs.values())
 
-    def get(self, name: str) -> TaskSpec:
-        """The task of this name. Raises `UnknownTask`."""
+    def get(self, task: str | TaskSpec) -> TaskSpec:
+        """The task of this name, or the spec itself where one was given. Raises `UnknownTask`."""
+        if isinstance(task, TaskSpec):
+            return task
         try:
-            return self._specs[name]
+            return self._specs[task]
         except KeyError:
-            raise UnknownTask(f"there is no task {name!r}; known: {', '.join(sorted(self._specs))}") from None
+            raise UnknownTask(f"there is no task {task!r}; known: {', '.join(sorted(self._specs))}") from None
 
 
 def load_tasks(folders: Iterable[Path]) -> Tasks:
     """Every `*.json` of the folders; a later one of the same name replaces an earlier. Raises `BadTask`."""
-    return Tasks(load_task(file) for folder in folders for file in sorted(folder.glob("*.json")))
+    specs = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadTask(f"{folder}: there is no such folder of task specs")
+        specs += [load_task(file) for file in sorted(folder.glob("*.json"))]
+    return Tasks(specs)
 
 
 def load_task(file: Path) -> TaskSpec:

@@ -28,11 +28,11 @@ def live_generation(engine: VllmEngine, redis_url: str, dataset: str, **own: Any
         redis = command_client(redis_url)
         app, runner = assemble(common, GenerationSettings(**own), engine, redis, load_tasks([BUILT_IN]))
         web.append(server(app, drain_s=2))
-        notes = asyncio.create_task(runner.post_notes())
-        await runner.resume()
+        background = [asyncio.create_task(runner.post_notes()), asyncio.create_task(runner.run())]
         started.set()
         await web[0].serve(sockets=[listener])
-        notes.cancel()
+        for task in background:
+            task.cancel()
         await runner.stop(within_s=5)
         await redis.aclose()
 

@@ -2,14 +2,15 @@
 
 Prevention: a sample is admitted between two steps, and only when all its lanes surely fit into the next step (requests,
 tokens, cache blocks for their whole life), so vLLM never has to split, chunk or preempt them.
-Detection: should it happen all the same, the processor poisons the lanes, or they come back unequal.
+Detection: should it happen all the same, the processor poisons the lanes, or they come back unequal; and no sample is
+let out whose tokens are not, one by one, those that the processor drew from all its lanes together (its receipt).
 Recovery: such a sample is void and replayed with its seed, so it yields the sentence it would have had; never a bias
 towards sentences that survived. (Measured on provoked faults: after replay identical to the undisturbed run.)
 """
 
 import itertools
 import math
-from collections import deque
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from services.generation.engine import Decoding, EngineDead, PromptTooLong
-from services.generation.engines.vllm_processor import ARGUMENT, Lane
+from services.generation.engines.admission import Line
+from services.generation.engines.vllm_processor import ARGUMENT, Lane, Receipt
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,20 @@ class LaneGroup:
     stop: Sequence[int]
     """Tokens that end the sentence."""
     poison: int
+    client: str = ""
+    overtaken: int = 0
+    """How often a smaller sample entered before it."""
     replays: int = 0
+    name: str = ""
+    """Of its current try; a replay has a name of its own, so that late rows of the void one don't mix in."""
     request_ids: list[str] = field(default_factory=list)
     answers: dict[str, tuple[tuple[int, ...], str | None, int | str | None]] = field(default_factory=dict)
     tokens: tuple[int, ...] = ()
-    stopped: bool = False
-    """True if a stop token ended it, False if `max_tokens` did."""
+
+    @property
+    def lanes(self) -> int:
+        """How many prompts are decoded for it."""
+        return len(self.prompts)
 
 
 class Lockstep:
@@ -60,10 +70,13 @@ class Lockstep:
         self._engine = engine
         self.limits = limits
         self._admit_whole = admit_whole
-        self._waiting: deque[LaneGroup] = deque()
+        self._waiting: Line[LaneGroup] = Line()
         self._running: set[LaneGroup] = set()
         self._of_request: dict[str, LaneGroup] = {}
+        self._prefix = uuid.uuid4().hex[:8]  # receipts of several engines in one process must not mix
         self._names = itertools.count()
+        self._dropped: list[str] = []
+        """Names of samples that left in mid-sentence: their receipts are void."""
         self._lanes = 0
         self._blocks = 0
         self.max_replays = 8
@@ -92,58 +105,69 @@ class Lockstep:
             )
         # While any lanes run they take one token each; alone, a sample must fit into one step.
         tokens, room = sum(map(len, group.prompts)), self.limits.step_tokens
-        if len(group.prompts) > self.limits.lanes or tokens > room or self._blocks_of(group) > self.limits.blocks:
+        if group.lanes > self.limits.lanes or tokens > room or self._blocks_of(group) > self.limits.blocks:
             raise PromptTooLong(
-                f"{len(group.prompts)} prompts of {tokens} tokens exceed one step of the engine "
+                f"{group.lanes} prompts of {tokens} tokens exceed one step of the engine "
                 f"({self.limits.lanes} prompts, {room} tokens, {self.limits.blocks} cache blocks)"
             )
-        self._waiting.append(group)
+        self._waiting.add(group)
 
     def cancel(self, group: LaneGroup) -> None:
         """Forget a sample. All its lanes leave between the same two steps."""
         if group in self._running:
             self._engine.abort_request(group.request_ids)
             self._leave(group)
-        elif group in self._waiting:
+            self._dropped.append(group.name)
+        else:
             self._waiting.remove(group)
 
     def step(self) -> list[LaneGroup]:
         """Admit what fits, let the engine make one step, return the finished samples."""
         self._admit()
-        finished = []
+        ended = []
         for output in self._engine.step():
             group = self._of_request.get(output.request_id)
             if group is None or not output.finished:
                 continue
             answer = output.outputs[0]
             group.answers[output.request_id] = (tuple(answer.token_ids), answer.finish_reason, answer.stop_reason)
-            if len(group.answers) == len(group.prompts) and self._settle(group):
-                finished.append(group)
+            if len(group.answers) == group.lanes:
+                ended.append(group)
         self.steps += 1
-        return finished
+        receipts = self._receipts(ended)
+        return [group for group in ended if self._settle(group, receipts.get(group.name))]
+
+    def _receipts(self, ended: list[LaneGroup]) -> dict[str, Receipt]:
+        """What the processor drew for the ended samples, from the worker that has drawn."""
+        if not ended:
+            return {}
+        names, dropped, self._dropped = [group.name for group in ended], self._dropped, []
+        found: dict[str, Receipt] = {}
+        for of_worker in self._engine.collective_rpc("pairwright_receipts", args=(names, dropped)):
+            found |= of_worker
+        return found
 
     def _admit(self) -> None:
+        """Let samples in as long as they fit."""
         room = self.limits.step_tokens - self._lanes
-        while self._waiting:
-            group = self._waiting[0]
-            tokens, blocks = sum(map(len, group.prompts)), self._blocks_of(group)
-            fits = (
-                self._lanes + len(group.prompts) <= self.limits.lanes
-                and tokens <= room
-                and self._blocks + blocks <= self.limits.blocks
+
+        def fits(group: LaneGroup) -> bool:
+            return not self._admit_whole or (
+                self._lanes + group.lanes <= self.limits.lanes
+                and sum(map(len, group.prompts)) <= room
+                and self._blocks + self._blocks_of(group) <= self.limits.blocks
             )
-            if self._admit_whole and not fits:
-                return
-            self._waiting.popleft()
-            room -= tokens
+
+        while (group := self._waiting.next(fits)) is not None:
+            room -= sum(map(len, group.prompts))
             self._enter(group)
 
     def _enter(self, group: LaneGroup) -> None:
-        name = f"sample-{next(self._names)}"  # a replay has a name of its own: late rows of the void one don't mix in
-        group.request_ids = [f"{name}-lane-{lane}" for lane in range(len(group.prompts))]
+        name = group.name = f"sample-{self._prefix}-{next(self._names)}"
+        group.request_ids = [f"{name}-lane-{lane}" for lane in range(group.lanes)]
         group.answers = {}
         self._running.add(group)
-        self._lanes += len(group.prompts)
+        self._lanes += group.lanes
         self._blocks += self._blocks_of(group)
         for lane, (request_id, prompt) in enumerate(zip(group.request_ids, group.prompts, strict=True)):
             self._of_request[request_id] = group
@@ -151,24 +175,26 @@ class Lockstep:
 
     def _leave(self, group: LaneGroup) -> None:
         self._running.discard(group)
-        self._lanes -= len(group.prompts)
+        self._lanes -= group.lanes
         self._blocks -= self._blocks_of(group)
         for request_id in group.request_ids:
             self._of_request.pop(request_id, None)
 
-    def _settle(self, group: LaneGroup) -> bool:
-        """All lanes have ended: True if they agree, otherwise the sample is void and waits for its replay."""
+    def _settle(self, group: LaneGroup, receipt: Receipt | None) -> bool:
+        """All lanes have ended. True if they agree with each other and with the receipt; otherwise the sample is void
+        and waits for its replay."""
         self._leave(group)
         tokens, reason, stop = group.answers[group.request_ids[0]]
         in_lockstep = all(answer == (tokens, reason, stop) for answer in group.answers.values())
-        if in_lockstep and stop != group.poison and group.poison not in tokens:
-            group.tokens, group.stopped = tokens, reason == "stop"
+        poisoned = stop == group.poison or group.poison in tokens
+        if in_lockstep and not poisoned and receipt == Receipt(group.lanes, tokens):
+            group.tokens = tokens
             return True
         self.replays += 1
         group.replays += 1
         if group.replays > self.max_replays:
             raise EngineDead(f"a sample fell out of lockstep {group.replays} times; its tokens would be wrong")
-        self._waiting.appendleft(group)
+        self._waiting.add_again(group)
         return False
 
     def _blocks_of(self, group: LaneGroup) -> int:
@@ -182,7 +208,7 @@ def _params(group: LaneGroup, name: str, lane: int) -> SamplingParams:
     arguments = Lane(
         sample=name,
         lane=lane,
-        lanes=len(group.prompts),
+        lanes=group.lanes,
         seed=group.seed,
         poison=group.poison,
         decay_constant=decoding.decay_constant,
@@ -190,6 +216,7 @@ def _params(group: LaneGroup, name: str, lane: int) -> SamplingParams:
         temperature=decoding.temperature,
         top_k=decoding.top_k,
         top_p=decoding.top_p,
+        line_breaks=decoding.line_breaks == "reject",
     )
     return SamplingParams(
         temperature=0.0,

@@ -6,11 +6,13 @@ slower: nothing is shared between samples.
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from services.generation.engine import Completion, EngineDead, PromptTooLong, Sample
+from services.generation.engine import Completion, EngineDead, NoChatTemplate, PromptTooLong, Sample, Turn
+from services.generation.engines.chat import render_chat
 from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
 from services.generation.settings import GenerationSettings
 
@@ -47,6 +49,12 @@ class TransformersEngine:
         self._state = "stopped"
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    def render_chat(self, turns: Sequence[Turn]) -> str:
+        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
+        if self._writer is None:
+            raise NoChatTemplate("the model was never loaded")
+        return render_chat(self._writer.tokenizer, turns)
+
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         if self._state not in ("ok", "starting"):
@@ -73,17 +81,20 @@ class _Writer:
         dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(self._device).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(name)
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
         config = self._model.config.get_text_config()
-        self._vocabulary: Vocabulary = read_vocabulary(self._tokenizer, config.vocab_size)
-        self._banned = torch.tensor(self._vocabulary.banned, device=self._device)
+        self._vocabulary: Vocabulary = read_vocabulary(self.tokenizer, config.vocab_size)
+        self._never = {
+            line_breaks: torch.tensor(self._vocabulary.never(line_breaks), device=self._device)
+            for line_breaks in (False, True)
+        }
         self._longest = min(settings.max_model_len, getattr(config, "max_position_embeddings", settings.max_model_len))
         self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
 
     def write(self, sample: Sample) -> Completion:
         """One sentence. Raises `PromptTooLong`."""
         prompts = sample.prompts if sample.decoding.decay_constant > 0 else sample.prompts[:1]
-        lanes = [self._tokenizer(prompt).input_ids for prompt in prompts]
+        lanes = [self.tokenizer(prompt, add_special_tokens=not sample.templated).input_ids for prompt in prompts]
         longest = max(map(len, lanes))
         if longest + sample.decoding.max_tokens > self._longest:
             raise PromptTooLong(
@@ -91,8 +102,8 @@ class _Writer:
                 f"{self._longest}"
             )
         tokens = self._decode(lanes, sample)
-        text, closed = cut(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
-        return Completion(text, closed and tokens[-1] in self._vocabulary.stop, len(tokens))
+        text, end = cut(self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+        return Completion(text, end, len(tokens))
 
     def _decode(self, lanes: list[list[int]], sample: Sample) -> list[int]:
         """The drawn tokens, the one that stopped it included."""
@@ -103,6 +114,7 @@ class _Writer:
         fed = torch.tensor([[pad] * (width - len(lane)) + lane for lane in lanes], device=self._device)
         mask = torch.tensor([[0] * (width - len(lane)) + [1] * len(lane) for lane in lanes], device=self._device)
         cache: Any = None
+        ends = set(self._vocabulary.ends(sample.decoding.line_breaks == "reject"))
         tokens: list[int] = []
         with torch.inference_mode():
             while len(tokens) < sample.decoding.max_tokens:
@@ -112,7 +124,7 @@ class _Writer:
                 output = self._model(fed, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
                 cache = output.past_key_values
                 tokens.append(self._draw(output.logits[:, -1], sample, step=len(tokens)))
-                if tokens[-1] in self._vocabulary.stop:
+                if tokens[-1] in ends:
                     break
                 fed = torch.full((len(lanes), 1), tokens[-1], device=self._device)
                 mask = torch.cat([mask, mask.new_ones(len(lanes), 1)], dim=1)
@@ -126,7 +138,7 @@ class _Writer:
 
         decoding = sample.decoding
         logits = logits.float()
-        logits[:, self._banned] = float("-inf")
+        logits[:, self._never[decoding.line_breaks == "reject"]] = float("-inf")
         one = partial(torch.full, (1,))
         probabilities = debias(
             logits[None],

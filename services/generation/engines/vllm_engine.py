@@ -10,17 +10,20 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
-from services.generation.engine import Completion, EngineDead, PromptTooLong, Sample
+from services.generation.engine import Completion, EngineDead, PromptTooLong, Sample, Turn
+from services.generation.engines.chat import render_chat
 from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
 from services.generation.settings import GenerationSettings
 
 log = logging.getLogger(__name__)
 
 PROCESSOR = "services.generation.engines.vllm_processor:SelfDebias"
+WORKER = "services.generation.engines.vllm_worker.LaneWorker"
 CPU_BLOCK_TOKENS = 32
 """vLLM's default on CPU is 128, longer than most of our prompts: no prefix would ever be shared."""
 
@@ -39,6 +42,7 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self.lockstep: Any = None
         """The admission control; None until started."""
+        self._tokenizer: Any = None
 
     @property
     def state(self) -> str:
@@ -72,6 +76,10 @@ class VllmEngine:
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join(timeout=30)
+
+    def render_chat(self, turns: Sequence[Turn]) -> str:
+        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
+        return render_chat(self._tokenizer, turns)
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
@@ -117,7 +125,7 @@ class VllmEngine:
             blocks=config.cache_config.num_gpu_blocks - 1,  # vLLM keeps one for itself
         )
         log.info("engine ready: %s, %s", self._model, limits)
-        self.lockstep = Lockstep(engine, limits, self._admit_whole)
+        self._tokenizer, self.lockstep = tokenizer, Lockstep(engine, limits, self._admit_whole)
         return _Desk(self.lockstep, tokenizer, vocabulary)
 
     def _take_calls(self, desk: "_Desk", calls: "set[_Call]") -> bool:
@@ -169,7 +177,9 @@ class _Desk:
         self.lockstep, self._tokenizer, self._vocabulary = lockstep, tokenizer, vocabulary
         self.calls: dict[Any, _Call] = {}
         # A counter-label's prompt is another label's own prompt: each is tokenised once.
-        self._tokens = lru_cache(maxsize=4096)(lambda prompt: tuple(tokenizer(prompt).input_ids))
+        self._tokens = lru_cache(maxsize=4096)(
+            lambda prompt, templated: tuple(tokenizer(prompt, add_special_tokens=not templated).input_ids)
+        )
 
     def accept(self, call: _Call) -> bool:
         """Hand a call's sample to lockstep; False if it could not be taken (the call has its answer then)."""
@@ -179,11 +189,12 @@ class _Desk:
         # Without suppression the counter prompts change nothing: don't pay for their lanes.
         prompts = sample.prompts if sample.decoding.decay_constant > 0 else sample.prompts[:1]
         group = LaneGroup(
-            prompts=[self._tokens(prompt) for prompt in prompts],
+            prompts=[self._tokens(prompt, sample.templated) for prompt in prompts],
             seed=sample.seed,
             decoding=sample.decoding,
-            stop=self._vocabulary.stop,
+            stop=self._vocabulary.ends(sample.decoding.line_breaks == "reject"),
             poison=self._vocabulary.poison,
+            client=sample.client,
         )
         try:
             self.lockstep.add(group)
@@ -199,8 +210,8 @@ class _Desk:
             del self.calls[group]
 
     def completion(self, group: Any) -> Completion:
-        text, closed = cut(self._tokenizer.decode(group.tokens, clean_up_tokenization_spaces=False))
-        return Completion(text=text, closed=closed and group.stopped, tokens=len(group.tokens))
+        text, end = cut(self._tokenizer.decode(group.tokens, clean_up_tokenization_spaces=False))
+        return Completion(text, end, tokens=len(group.tokens))
 
 
 def build_llm_engine(
@@ -225,26 +236,36 @@ def build_llm_engine(
         "max_num_batched_tokens": settings.max_batch_tokens,
         "max_model_len": min(settings.max_model_len, context),
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "quantization": settings.quantization,
         "enable_prefix_caching": True,
         # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.
         "async_scheduling": False,
         "disable_log_stats": True,
         "logits_processors": [PROCESSOR],
-        "additional_config": {"pairwright": {"banned": vocabulary.banned}},
+        "worker_extension_cls": WORKER,
+        "additional_config": {"pairwright": {"banned": vocabulary.banned, "line_breaks": vocabulary.line_breaks}},
     }
     if on_cpu:
         # Compilation takes minutes on few cores and gains a tenth.
         arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
     else:
         arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | overrides)))
-    _refuse_what_breaks_lanes(engine.vllm_config)
+    engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments | overrides))
+    config = engine_arguments.create_engine_config()
+    _refuse_what_breaks_lanes(config)  # before minutes are spent on loading
+    engine = LLMEngine.from_engine_args(engine_arguments)
+    if on_cpu and settings.batch_invariant is not False:
+        engine.collective_rpc("pairwright_make_batch_invariant")
     return engine, tokenizer, vocabulary
 
 
 def _set_environment(settings: GenerationSettings) -> None:
     """vLLM reads these when it is imported. What the user has set stays."""
+    if settings.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"  # GPUs; on CPUs vLLM ignores it
     for name, value in {
+        # Keys split between threads are added up in an order that depends on the rest of the batch.
+        "VLLM_CPU_ATTN_SPLIT_KV": "0" if settings.batch_invariant is not False else "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
         "VLLM_LOGGING_LEVEL": "WARNING",

@@ -11,7 +11,7 @@ loader refuses the other's class, so one class is both.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,32 @@ observer: Observer | None = None
 """Called with (sample, step, debiased distribution [vocabulary], token) for every draw: for tests of exactness."""
 
 
+class Receipt(NamedTuple):
+    """Proof of a sample: the tokens that were drawn for it, each from the debiased distribution of all its lanes."""
+
+    lanes: int
+    tokens: tuple[int, ...]
+
+
+@dataclass
+class Draws:
+    """A sample's receipt in the making: per step the drawn tokens of all samples, on the device, and its own place.
+
+    Reading a token off a GPU would make the step wait for it; that is left until the sample has ended.
+    """
+
+    lanes: int
+    steps: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+
+    def settled(self) -> Receipt:
+        """The receipt."""
+        return Receipt(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
+
+
+receipts: dict[str, Draws] = {}
+"""By sample, until `vllm_worker` hands them out. Names of samples are unique in a process."""
+
+
 class Lane(NamedTuple):
     """One lane's place in its sample and the sample's decoding: what `extra_args` carries."""
 
@@ -42,6 +68,8 @@ class Lane(NamedTuple):
     temperature: float
     top_k: int
     top_p: float
+    line_breaks: bool
+    """Whether line breaks may be drawn (they end the sample), or are suppressed with what may never be drawn."""
 
 
 class Row(NamedTuple):
@@ -73,8 +101,9 @@ class SelfDebias(V1Processor, V2Processor):
         # V1: (config, device, pin_memory); V2: (config, request states).
         self._states: Any = rest[0] if len(rest) == 1 else None
         device = rest[0].device if len(rest) == 1 else rest[0]
-        banned = vllm_config.additional_config[ARGUMENT]["banned"]
-        self._banned = torch.tensor(banned, dtype=torch.long, device=device)
+        roles = vllm_config.additional_config[ARGUMENT]
+        self._banned = torch.tensor(roles["banned"], dtype=torch.long, device=device)
+        self._line_breaks = torch.tensor(roles["line_breaks"], dtype=torch.long, device=device)
         self._rows: dict[int, tuple[Lane, list[int]]] = {}  # V1: row -> lane and its output tokens, which vLLM extends
         self._slots: dict[int, Lane] = {}  # V2: slot -> lane
         self.counts = _Counts()
@@ -172,12 +201,20 @@ class SelfDebias(V1Processor, V2Processor):
 
         gathered = logits[rows]
         gathered[:, :, self._banned] = float("-inf")
+        single_line = [place for place, first in enumerate(firsts) if not first.lane.line_breaks]
+        if len(single_line) == len(firsts):
+            gathered[:, :, self._line_breaks] = float("-inf")
+        elif single_line:
+            places = torch.tensor(single_line).to(device, non_blocking=True)
+            gathered[places[:, None, None], torch.arange(rows.shape[1])[:, None], self._line_breaks] = float("-inf")
         probabilities = debias(gathered, column("decay_constant").to(device), column("floor").to(device))
         keys = draw_keys(column("seed", torch.int64), torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
         if observer is not None:
             for first, distribution, token in zip(firsts, probabilities, tokens, strict=True):
                 observer(first.lane.sample, first.step, distribution.clone(), int(token))
+        for place, first in enumerate(firsts):
+            receipts.setdefault(first.lane.sample, Draws(rows.shape[1])).steps.append((tokens, place))
         flat = rows.reshape(-1)
         logits[flat] = float("-inf")
         logits[flat, tokens.repeat_interleave(rows.shape[1])] = 0.0

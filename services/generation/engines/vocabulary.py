@@ -4,8 +4,11 @@ A closing quote often comes inside a longer token ('."'), so stopping at the quo
 would drop such a stop token from its text: the sentence is cut from the token ids instead.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from services.generation.engine import End
 
 QUOTE = '"'
 
@@ -16,32 +19,47 @@ class Vocabulary:
 
     stop: tuple[int, ...]
     """Tokens with a double quote and no line break before it."""
+    line_breaks: tuple[int, ...]
+    """Tokens with a line break (before any quote): suppressed in every lane before the softmax or, as the original
+    has it, drawn and rejected."""
     banned: tuple[int, ...]
-    """Line breaks, special tokens and ids beyond the tokenizer: suppressed in every lane before the softmax, as DINO
-    suppresses the end-of-text token."""
+    """Special tokens and ids beyond the tokenizer: always suppressed, as DINO suppresses the end-of-text token."""
     poison: int
     """A banned token: drawn never, forced only to end lanes that fell out of lockstep."""
+
+    def never(self, line_breaks: bool) -> tuple[int, ...]:
+        """All tokens that may not be drawn, with or without line breaks."""
+        return self.banned if line_breaks else (*self.banned, *self.line_breaks)
+
+    def ends(self, line_breaks: bool) -> tuple[int, ...]:
+        """All tokens that end a sentence: after a line break nothing can save it, so writing on would be waste."""
+        return (*self.stop, *self.line_breaks) if line_breaks else self.stop
 
 
 def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     """Sort all `size` token ids of the model by role. Raises ValueError for a tokenizer that can't close a sentence."""
     special = set(tokenizer.all_special_ids)
-    stop, banned = [], []
+    stop, line_breaks, banned = [], [], []
     known = min(len(tokenizer), size)
     texts = tokenizer.batch_decode([[token] for token in range(known)])
     for token, text in enumerate(texts):
         before_quote, quote, _ = text.partition(QUOTE)
-        if token in special or "\n" in before_quote or "\r" in before_quote:
+        if token in special:
             banned.append(token)
+        elif "\n" in before_quote or "\r" in before_quote:
+            line_breaks.append(token)
         elif quote:
             stop.append(token)
     banned += range(known, size)
     if not stop or not banned:
-        raise ValueError("the teacher's tokenizer has no token with a double quote, or none that may be banned")
-    return Vocabulary(tuple(stop), tuple(banned), poison=banned[0])
+        raise ValueError("the teacher's tokenizer has no token with a double quote, or no special token")
+    return Vocabulary(tuple(stop), tuple(line_breaks), tuple(banned), poison=banned[0])
 
 
-def cut(text: str) -> tuple[str, bool]:
-    """The sentence before the closing quote, without blanks at its ends, and whether the quote was there."""
+def cut(text: str) -> tuple[str, End]:
+    """The sentence without blanks at its ends, and what ended it: whichever comes first of a quote and a line break."""
     sentence, quote, _ = text.partition(QUOTE)
-    return sentence.strip(), bool(quote)
+    line, *more = re.split(r"[\n\r]", sentence, maxsplit=1)
+    if more:
+        return line.strip(), "line_break"
+    return sentence.strip(), "quote" if quote else "length"
