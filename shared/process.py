@@ -24,6 +24,15 @@ def configure_logging(level: str) -> None:
         logging.getLogger(ours).setLevel(level)
 
 
+def calm_threads() -> None:
+    """Have OpenMP's threads sleep, not spin, while they wait for each other. Call it before torch is imported.
+
+    Spinning is for machines that one program has to itself. Beside others it uses up the cores' time that the work
+    then waits for: on two cores with a load of 6, generation was measured 8 times slower with it.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
 def run(name: str, main: Coroutine[Any, Any, None], loop_factory: LoopFactory | None = None) -> None:
     """Run `main` to its end; a `Fatal` becomes one line on stderr and exit status 1."""
     try:

@@ -10,6 +10,7 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing may be fetched
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is imported: see shared.process.calm_threads
 
 from shared.queue import EmbeddedServer
 from shared.redis_client import command_client

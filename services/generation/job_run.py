@@ -321,7 +321,7 @@ class JobRun:
             try:
                 result = await call()
             except (RedisError, OSError) as error:
-                if pause == FIRST_PAUSE_S:
+                if not (self.status.waiting_for or "").startswith(what):  # one line an outage, not one a writer
                     log.warning("job %s waits for %s: %s", self.status.id, what, error)
                 self.status.waiting_for = f"{what}: {error}"
                 await asyncio.sleep(pause * random.uniform(0.5, 1))

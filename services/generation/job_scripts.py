@@ -68,9 +68,32 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 return 1
 """
 
+# A finished job stays as it is: a call that was given up while it was on its way may arrive after the job's end.
+FINISHED = """
+local finished = {['"complete"'] = 1, ['"exhausted"'] = 1, ['"failed"'] = 1, ['"cancelled"'] = 1}
+if finished[redis.call('HGET', KEYS[1], 'state') or ''] then return 0 end
+"""
+
+# KEYS: job, open jobs, plan, records, then what only an open job needs.
+# ARGV: id, seconds to keep it or 0 while it is open, then fields and values.
+SAVE = (
+    FINISHED
+    + """
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if ARGV[2] ~= '0' then
+  redis.call('SREM', KEYS[2], ARGV[1])
+  for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
+  for _, i in ipairs({1, 3, 4}) do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+end
+return 1
+"""
+)
+
 # KEYS: job, records, drafts.  ARGV: first unit, how many, their records, then fields and values of the job.
 # The place of a record is its number: a leader that was thought dead finds the place taken.
-RECORD = """
+RECORD = (
+    FINISHED
+    + """
 local first, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 if redis.call('LLEN', KEYS[2]) ~= first then return 0 end
 for i = 1, count do
@@ -80,5 +103,14 @@ end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3 + count))
 return 1
 """
+)
 
-ALL = {"create": CREATE, "claim": CLAIM, "renew": RENEW, "lead": LEAD, "release": RELEASE, "record": RECORD}
+ALL = {
+    "create": CREATE,
+    "claim": CLAIM,
+    "renew": RENEW,
+    "lead": LEAD,
+    "release": RELEASE,
+    "save": SAVE,
+    "record": RECORD,
+}

@@ -97,8 +97,8 @@ class Status:
             "rejected": self.rejected.total(),
             "rejected_by_reason": dict(sorted(self.rejected.items())),
             "samples": self.samples,
-            "inputs": self.units,
-            "inputs_done": self.recorded,
+            "units": self.units,
+            "units_done": self.recorded,
             "created": self.created,
             "started": self.started,
             "finished": self.finished,
@@ -133,7 +133,8 @@ class JobStore:
         self._keep_s, self.lease_s = keep_s, lease_s
         scripts = {name: redis.register_script(text) for name, text in job_scripts.ALL.items()}
         self._create, self._claim, self._renew = scripts["create"], scripts["claim"], scripts["renew"]
-        self._lead, self._record, self._release = scripts["lead"], scripts["record"], scripts["release"]
+        self._lead, self._release = scripts["lead"], scripts["release"]
+        self._save, self._record = scripts["save"], scripts["record"]
 
     # ---- whole jobs
 
@@ -186,17 +187,13 @@ class JobStore:
         return bool(await self._redis.exists(self._key(id_, "cancel")))
 
     async def save(self, status: Status) -> None:
-        """Write the status; a finished job leaves the open set and is forgotten after its time."""
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.hset(self._key(status.id), mapping=status.fields())  # type: ignore[arg-type]
-            if status.done:
-                transaction.srem(self._open, status.id)
-                transaction.delete(
-                    *(self._key(status.id, part) for part in ("drafts", "claims", "lead", "next", "cancel"))
-                )
-                for part in ("", "plan", "records"):
-                    transaction.expire(self._key(status.id, part), int(self._keep_s))
-            await transaction.execute()
+        """Write the status, unless the job is finished; one that finishes leaves the open set and is forgotten after
+        its time."""
+        parts = ("plan", "records", *WHILE_OPEN)
+        keys = [self._key(status.id), self._open, *(self._key(status.id, part) for part in parts)]
+        keep_s = max(1, int(self._keep_s)) if status.done else 0
+        fields = [part for item in status.fields().items() for part in item]
+        await self._save(keys=keys, args=[status.id, keep_s, *fields])
 
     # ---- units
 

@@ -95,7 +95,8 @@ class Plan(BaseModel):
     pairs_per_label: Annotated[int, Field(ge=1, le=100)] = 1
     """Pairs wanted for each first sentence and label."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """How often a pair is tried before it is given up; with `pairs`, how many samples one may cost on average."""
+    """How often a pair is tried before it is given up; with `pairs`, how many samples one may cost on average. A pair
+    that the dataset has already gets another turn, with one attempt fewer."""
     exemplars: Annotated[int, Field(ge=0, le=16)] = 2
     """How many of the label's exemplars a prompt shows (as many as there are), drawn by the seed."""
     topics: Pool | None = None

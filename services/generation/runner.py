@@ -105,10 +105,12 @@ class JobRunner:
     async def status(self, id_: str) -> Status | None:
         """A job of this or any other service; None if unknown."""
         run = self._runs.get(id_)
-        # Redis tells what everybody can rely on; only a running job's troubles with Redis itself are known here alone.
-        if run is not None and (run.status.waiting_for or "").startswith("Redis"):
-            return run.status
-        return await self._store.status(id_)
+        try:
+            return await self._store.status(id_)
+        except (RedisError, OSError):
+            if run is None:
+                raise
+            return run.status  # as far as this service knows; it says that it waits for Redis
 
     async def cancel(self, status: Status) -> None:
         """Stop a job. Pairs that were accepted stay. Returns once it has stopped, or after a few seconds."""

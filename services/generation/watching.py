@@ -75,7 +75,7 @@ async def _progress(
             if with_pairs and record["pairs"]:
                 yield ServerSentEvent(event="pairs", id=str(sent), data=[shown(pair) for pair in record["pairs"]])
         view = job.view()
-        told = json.dumps([view[key] for key in ("state", "inputs_done", "accepted", "rejected", "waiting_for")])
+        told = json.dumps([view[key] for key in ("state", "units_done", "accepted", "rejected", "waiting_for")])
         if told != last or job.done:
             last = told
             kind = "done" if job.done else "progress"

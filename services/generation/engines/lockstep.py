@@ -84,6 +84,8 @@ class Lockstep:
         self.replays = 0
         """Samples that fell out of lockstep and were made again; 0 as long as admission control does its work."""
         self.steps = 0
+        self.samples_taken = 0
+        """Samples that were ever asked for."""
 
     @property
     def idle(self) -> bool:
@@ -111,6 +113,7 @@ class Lockstep:
                 f"({self.limits.lanes} prompts, {room} tokens, {self.limits.blocks} cache blocks)"
             )
         self._waiting.add(group)
+        self.samples_taken += 1
 
     def cancel(self, group: LaneGroup) -> None:
         """Forget a sample. All its lanes leave between the same two steps."""

@@ -19,6 +19,7 @@ from services.generation.engine import Completion, EngineDead, PromptTooLong, Sa
 from services.generation.engines.chat import render_chat
 from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
 from services.generation.settings import GenerationSettings
+from shared.process import calm_threads
 
 log = logging.getLogger(__name__)
 
@@ -260,9 +261,12 @@ def build_llm_engine(
 
 
 def _set_environment(settings: GenerationSettings) -> None:
-    """vLLM reads these when it is imported. What the user has set stays."""
-    if settings.batch_invariant:
-        os.environ["VLLM_BATCH_INVARIANT"] = "1"  # GPUs; on CPUs vLLM ignores it
+    """vLLM and torch read these when they are imported. What the user has set stays."""
+    calm_threads()
+    import torch
+
+    if settings.batch_invariant and torch.cuda.is_available():
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"  # on a CPU it fails; there batch_invariance.py sees to it
     for name, value in {
         # Keys split between threads are added up in an order that depends on the rest of the batch.
         "VLLM_CPU_ATTN_SPLIT_KV": "0" if settings.batch_invariant is not False else "1",
