@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.engines.vocabulary import cut
-from services.generation.filters import Draft, normalised, reject
+from services.generation.filters import normalised
 from services.generation.generator import sample_seed
 from services.generation.plan import Plan
 from services.generation.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
@@ -153,7 +153,8 @@ def test_the_originals_four_specs_load_unchanged(tmp_path: Path) -> None:
     movies = {
         "task_name": "imdb",
         "labels": {
-            name: {"instruction": review.format(kind), "counter_labels": []} for name, kind in (("0", "bad"), ("1", "good"))
+            name: {"instruction": review.format(kind), "counter_labels": []}
+            for name, kind in (("0", "bad"), ("1", "good"))
         },
     }
     spec = load_task(written(tmp_path, movies))
