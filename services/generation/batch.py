@@ -26,7 +26,7 @@ from services.generation.records import Record, draft_record, entered, shown, wi
 from services.generation.settings import GenerationSettings
 from services.generation.tasks import BUILT_IN, BadTask, load_task, load_tasks
 from shared.pairs import Pair
-from shared.process import Fatal, configure_logging
+from shared.process import Fatal, claim_stdout, configure_logging
 from shared.settings import Settings, load
 from shared.stream import Append
 
@@ -37,6 +37,7 @@ StartEngine = Callable[[Engine], Awaitable[None]]
 async def main(arguments: Sequence[str], make_engine: MakeEngine, start_engine: StartEngine) -> None:
     """Parse, write, tell. Raises `Fatal` with one line for whatever a person can mend."""
     options = _parser().parse_args(arguments)
+    answer = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
     configure_logging("WARNING" if common.log_level == "INFO" else common.log_level)
     plan = make_plan(options, own)
@@ -54,7 +55,8 @@ async def main(arguments: Sequence[str], make_engine: MakeEngine, start_engine: 
                 await write(plan, ledger, PairGenerator(engine), journal)
             finally:
                 engine.stop()
-    _finish(options, common, plan, ledger, journal)
+    summary = _finish(options, common, plan, ledger, journal)
+    print(json.dumps(summary), file=answer, flush=True)
 
 
 async def write(plan: Plan, ledger: Ledger, generator: PairGenerator, journal: Journal) -> None:
@@ -158,8 +160,8 @@ def _answer(pair: dict[str, Any], seen: set[str]) -> Append:
     return Append.ACCEPTED
 
 
-def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: Ledger, journal: Journal) -> None:
-    """Write the files, tell how it went, push if asked to."""
+def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: Ledger, journal: Journal) -> Record:
+    """Write the files, push them if asked to; how it went."""
     out = Path(options.out)
     pairs = [shown(pair) for record in journal.records for pair in record["pairs"]]
     files = [_write_lines(out, pairs)]
@@ -171,7 +173,7 @@ def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: L
     card.write_text(dataset_card(plan, ledger, common.teacher, [file.name for file in files], pairs), encoding="utf-8")
     if options.push_to_hub:
         hub.push(options.push_to_hub, files, card)
-    summary = {
+    return {
         "state": ledger.outcome,
         "requested": ledger.requested,
         "accepted": ledger.accepted.total(),
@@ -180,7 +182,6 @@ def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: L
         "samples": ledger.samples,
         "files": [str(file) for file in (*files, card)],
     }
-    sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def _write_lines(file: Path, rows: Sequence[Record]) -> Path:

@@ -5,6 +5,7 @@ stream pauses a job, it never fails one and loses nothing.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -298,11 +299,10 @@ class JobRun:
     # ---- waiting
 
     async def _stirred(self) -> None:
-        try:
-            await asyncio.wait_for(self._stir.wait(), POLL_S)
-        except TimeoutError:
-            return
-        self._stir.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._stir.wait()
+                self._stir.clear()
 
     async def _wait_for(self, what: str | None) -> None:
         """Tell why there is no progress; None: there is some again."""

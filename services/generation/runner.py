@@ -151,7 +151,8 @@ class JobRunner:
             except (RedisError, OSError) as error:
                 log.debug("can't look for jobs: %s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._look.wait()
             self._look.clear()
 
     async def post_notes(self) -> None:

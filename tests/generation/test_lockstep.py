@@ -204,11 +204,57 @@ def test_forced_faults_are_replayed_and_change_nothing(runner: str, tiny_teacher
     print(done.stdout)
 
 
-async def test_exact_on_the_default_teacher_in_fp32() -> None:
-    """The real thing: the default teacher, with exemplars, against transformers. In a process of its own (memory)."""
-    command = [sys.executable, "-m", "tests.generation.default_teacher_exact"]
+async def run_on_the_default_teacher(module: str) -> None:
+    """In a process of its own: another engine, and more memory than a test session should keep."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable, "-m", module, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()[-4000:]
+
+
+async def test_exact_on_the_default_teacher_in_fp32() -> None:
+    """The real thing: the default teacher, with exemplars, against transformers."""
+    await run_on_the_default_teacher("tests.generation.default_teacher_exact")
+
+
+async def test_the_same_sentences_in_any_company_in_bf16() -> None:
+    """What roundings would break: the default teacher and dtype, alone, in a crowd, and in another order."""
+    await run_on_the_default_teacher("tests.generation.default_teacher_invariant")
+
+
+async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt: should vLLM pass over the processor, even a sample with one lane is void, and replayed."""
+    wanted = [sample for sample in samples() if len(sample.prompts) == 1]
+    right = await complete_all(engine, wanted)
+    passed_over, apply = 0, vllm_processor.SelfDebias.apply
+
+    def now_and_then(self: vllm_processor.SelfDebias, logits: torch.Tensor, *context: object) -> torch.Tensor:
+        nonlocal passed_over
+        if passed_over < 3:
+            passed_over += 1
+            return logits  # vLLM takes the likeliest token itself
+        return apply(self, logits, *context)
+
+    monkeypatch.setattr(vllm_processor.SelfDebias, "apply", now_and_then)
+    before = engine.lockstep.replays
+    assert await complete_all(engine, wanted) == right
+    assert passed_over == 3
+    assert engine.lockstep.replays > before
+    engine.lockstep.replays = before  # the other tests' engine is to be without blemish
+    assert not vllm_processor.receipts
+
+
+async def test_line_breaks_end_a_sentence_where_they_are_not_banned(engine: VllmEngine, tiny_teacher: Path) -> None:
+    hot = Decoding(temperature=3.0, top_k=0, top_p=1.0, max_tokens=60)
+    free = hot.model_copy(update={"line_breaks": "reject"})
+    mixed = await complete_all(engine, samples(hot, count=8) + samples(free, count=8))
+    banned, open_ = mixed[:72], mixed[72:]
+    assert "line_break" not in {completion.end for completion in banned}
+    assert "line_break" in {completion.end for completion in open_}
+    reference = TransformersEngine(str(tiny_teacher), GenerationSettings(dtype="float32", max_model_len=256))
+    await reference.start()
+    assert await asyncio.gather(*map(reference.complete, samples(free))) == open_[:18]
+    reference.stop()
