@@ -1,4 +1,4 @@
-"""The edge of both HTTP services: problem details, bearer keys, body limits, request ids, health, metrics, serving.
+"""The edge of both HTTP services: problem details, bearer keys, limits, CORS, request ids, health, metrics, serving.
 
 Errors on our own routes are RFC 9457 problem details. A route that speaks another protocol brings its own `Renderer`.
 """
@@ -23,13 +23,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.process import Fatal, LoopFactory
+from shared.protocol import BoundedProtocol
 
 log = logging.getLogger(__name__)
 
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/health", "/metrics", "/docs", "/openapi.json"})
+BODY_SECONDS = 60.0
+"""A body must have come whole within this time of its head."""
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/docs", "/openapi.json"})
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
@@ -64,16 +68,27 @@ def create_app(
     registry: CollectorRegistry,
     max_body_bytes: int,
     render: Renderer = problem_details,
+    body_seconds: float = BODY_SECONDS,
+    cors_origins: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app with everything both services share; the service adds its routes.
 
     `checks` names each thing the service needs and says "ok" or what is wrong; `/readyz` answers 503 unless all are ok.
-    A check may add to its "ok", after a semicolon, what doesn't keep the service from its work.
+    A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. `cors_origins` are the
+    web pages that browsers let call the service; none by default.
     """
     app = FastAPI(title=title, description=description, redoc_url=None, **options)
     app.add_middleware(BearerKeys, keys=keys, render=render)
-    app.add_middleware(BodyLimit, limit=max_body_bytes, render=render)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],  # Authorization among them
+            expose_headers=["*"],
+        )
     app.add_middleware(Edge, registry=registry, render=render)
     _add_error_handlers(app, render)
     _add_operations_routes(app, checks, registry)
@@ -111,9 +126,13 @@ def invalid(error: RequestValidationError) -> Problem:
 
 
 def _title(error: HTTPException) -> str:
-    return {400: "Invalid request", 404: "Not found", 405: "Method not allowed", 413: "Body too large"}.get(
-        error.status_code, "Error"
-    )
+    return {
+        400: "Invalid request",
+        404: "Not found",
+        405: "Method not allowed",
+        408: "Body too slow",
+        413: "Body too large",
+    }.get(error.status_code, "Error")
 
 
 def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:
@@ -121,26 +140,38 @@ def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegi
     async def _live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["operations"], summary="The service can do its work; names what is down")
+    @app.get(
+        "/readyz",
+        tags=["operations"],
+        summary="The service can do its work; names what is down",
+        responses={503: {"description": "It can't; the checks say why"}},
+    )
     async def _ready() -> JSONResponse:
         states = await checks()
         ready = all(state.partition(";")[0] == "ok" for state in states.values())
         body = {"status": "ready" if ready else "not ready", "checks": states}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
-    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def _metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class BodyLimit:
-    """Refuse a body of more than `limit` bytes, whether its length is announced or it comes in chunks.
+    """Refuse a body of more than `limit` bytes, whether its length is announced or it comes in chunks, and one that
+    isn't whole after `seconds`.
 
     Starlette's own `RequestBodyLimitMiddleware` answers an announced length in plain text, whatever the app would say.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, render: Renderer) -> None:
-        self._app, self._limit, self._render = app, limit, render
+    def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
+        self._app, self._limit, self._seconds, self._render = app, limit, seconds, render
         self._detail = f"The body may have at most {limit} bytes: send less at a time."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,11 +181,20 @@ class BodyLimit:
         if int(announced) > self._limit:  # the server has checked that it is a number
             problem = Problem(413, "Body too large", self._detail)
             return await self._render(Request(scope), problem)(scope, receive, send)
-        received = 0
+        received, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._seconds
 
         async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, whole
+            if whole:  # what comes now is the caller's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"The body must have come whole within {self._seconds:g} s."
+                raise HTTPException(408, detail, {"Connection": "close"}) from None
+            whole = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._limit:
                 raise HTTPException(413, self._detail)  # FastAPI lets no other exception through from reading a body
@@ -270,11 +310,13 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def server(app: FastAPI, drain_s: float) -> Server:
+def server(app: ASGIApp, drain_s: float) -> Server:
     """A uvicorn server that finishes requests in flight for up to `drain_s` seconds after SIGTERM."""
     return Server(
         uvicorn.Config(
             app,
+            http=BoundedProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

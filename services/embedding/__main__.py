@@ -11,19 +11,25 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.embedding.app import build_app
-from services.embedding.batcher import Batcher
+from services.embedding.batcher import Batcher, Limits
+from services.embedding.cache import Cache
 from services.embedding.encoder import Encoder
+from services.embedding.machine import cores
 from services.embedding.metrics import Metrics
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader, Versions
-from shared import __version__
+from shared import __version__, tracing
 from shared.http import listen, loop_factory, server
 from shared.model_store import Manifest, ModelStore
 from shared.process import configure_logging, run
+from shared.redis_client import command_client
 from shared.settings import Settings
 from shared.settings import load as load_settings
+from shared.status import StatusBoard
 
 log = logging.getLogger("services.embedding")
+
+MOST_WORKERS = 4
 
 
 def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) -> Encoder:
@@ -34,7 +40,17 @@ def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) 
     if first:
         # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
         gc.freeze()
-    return torch_encoder.load(folder, manifest, settings.device, settings.threads)
+    return torch_encoder.load(folder, manifest, settings.device, threads(settings), settings.precision)
+
+
+def workers(settings: EmbeddingSettings) -> int:
+    """Batches computed at one time. Several with few threads each beat one with many: no thread waits for another."""
+    return settings.workers or min(cores(), MOST_WORKERS)
+
+
+def threads(settings: EmbeddingSettings) -> int:
+    """Threads of one batch."""
+    return settings.threads or max(1, cores() // workers(settings))
 
 
 def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAPI:
@@ -45,17 +61,28 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
         ModelStore(settings.models_dir),
         load,
         poll_s=own.poll_seconds,
-        keep_previous=own.keep_previous,
+        max_versions=own.max_versions,
         metrics=metrics,
     )
     batcher = Batcher(
+        workers=workers(own),
         max_batch_tokens=own.max_batch_tokens,
-        max_inputs=own.max_queue_inputs,
-        max_chars=own.max_queue_chars,
         max_wait_s=own.max_wait_seconds,
+        limits=Limits(own.max_queue_inputs, own.max_queue_chars, own.max_queue_tokens, own.request_seconds),
+        cache=Cache(own.cache_mib * 1024 * 1024),
         metrics=metrics,
     )
-    return build_app(own, versions, batcher, keys=settings.keys, registry=registry, code_version=__version__)
+    # Serving needs no Redis: where there is one, a new version is heard of before the next poll.
+    board = StatusBoard(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
+    return build_app(
+        own,
+        versions,
+        batcher,
+        keys=settings.keys,
+        metrics=metrics,
+        code_version=__version__,
+        listen=board.listen if board else None,
+    )
 
 
 async def main() -> None:
@@ -64,8 +91,10 @@ async def main() -> None:
     configure_logging(settings.log_level)
     listener = listen(own.host, own.port, "PAIRWRIGHT_EMBEDDING_PORT")
     app = assemble(settings, own, partial(load_version, own))
+    stop_tracing = tracing.start("embedding")
     log.info("listening on http://%s:%d, versions from %s", own.host, own.port, settings.models_dir)
-    await server(app, own.drain_seconds).serve(sockets=[listener])
+    await server(tracing.traced(app), own.drain_seconds).serve(sockets=[listener])
+    stop_tracing()
     # Not a return: the interpreter would wait for a version that native code is still loading.
     logging.shutdown()
     os._exit(0)

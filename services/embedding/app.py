@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CollectorRegistry
 from starlette.requests import ClientDisconnect
 
 from services.embedding import catalogue, openai, tei
 from services.embedding.batcher import Batcher
 from services.embedding.embedder import Embedder
 from services.embedding.errors import render
+from services.embedding.metrics import Metrics
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Versions
 from shared.http import create_app
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "Text in, vectors out, always from the current version."
 CLIENT_CLOSED_REQUEST = 499
@@ -27,30 +31,51 @@ def build_app(
     batcher: Batcher,
     *,
     keys: Sequence[str],
-    registry: CollectorRegistry,
+    metrics: Metrics,
     code_version: str,
+    listen: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] | None = None,
 ) -> FastAPI:
-    """The app. Its lifespan runs the version watcher and the batcher; requests in flight end before they do."""
+    """The app. Its lifespan runs the version watcher and the batcher; requests in flight end before they do.
+
+    `listen` calls what it is given whenever a version was announced: only a hint, the pointer is polled too.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(versions.watch()), asyncio.create_task(batcher.run())]
+        tasks = [
+            asyncio.create_task(versions.watch(), name="versions"),
+            asyncio.create_task(batcher.run(), name="batcher"),
+        ]
+        if listen is not None:
+            tasks.append(asyncio.create_task(listen(versions.wake), name="hints"))
+        for task in tasks:
+            task.add_done_callback(_ended)
         yield
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
 
+    dead: dict[str, str] = {}
+
+    def _ended(task: asyncio.Task[None]) -> None:
+        """A bug of ours ended a part that lives as long as the app: `/readyz` says so, so that we are started again."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s ended", task.get_name(), exc_info=error)
+            dead[task.get_name()] = "ended by a fault of ours; see the log"
+
     async def checks() -> dict[str, str]:
-        return {"version": versions.state()}
+        return {"version": versions.state()} | dead
 
     app = create_app(
         title="Pairwright embedding",
         description=DESCRIPTION,
         version=code_version,
         checks=checks,
-        keys=keys,
-        registry=registry,
+        # An admin key opens the other routes too.
+        keys=[*keys, *settings.admins] if keys else [],
+        registry=metrics.registry,
         max_body_bytes=settings.max_body_bytes,
+        cors_origins=settings.origins,
         render=render,
         lifespan=lifespan,
         strict_content_type=False,
@@ -60,8 +85,8 @@ def build_app(
     async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    embedder = Embedder(versions, batcher, settings.max_client_inputs)
-    app.include_router(tei.router(embedder, settings, code_version))
-    app.include_router(openai.router(embedder, versions))
-    app.include_router(catalogue.router(versions))
+    embedder = Embedder(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
+    app.include_router(tei.router(embedder, settings, metrics, code_version))
+    app.include_router(openai.router(embedder, versions, metrics))
+    app.include_router(catalogue.router(versions, catalogue.Admin(settings.admins, keys)))
     return app

@@ -46,19 +46,41 @@ class LenientBody(BaseModel):
 async def read_body(request: Request, model: type[Body]) -> Body:
     """The body as `model`, whatever its Content-Type says: some clients send none, or curl's default.
 
-    Raises `RequestValidationError`. NaN and lone surrogates are no JSON and are refused as such.
+    Raises `RequestValidationError`.
     """
-    body = await request.body()
+    return parse(await read_json(request), model)
+
+
+async def read_json(request: Request) -> Any:
+    """The body's JSON. Raises `RequestValidationError`; NaN and lone surrogates are no JSON and are refused as such."""
     try:
-        return model.model_validate(pydantic_core.from_json(body, allow_inf_nan=False))
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+        return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
         fault = {"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}
         raise RequestValidationError([fault]) from None
 
 
+def parse(body: Any, model: type[Body]) -> Body:
+    """A body's JSON as `model`. Raises `RequestValidationError`."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+
+
 def describe_body(model: type[BaseModel]) -> dict[str, Any]:
     """What OpenAPI says of a route that reads its body with `read_body`."""
     schema = model.model_json_schema()
+    schema = _inline(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    """A schema with its definitions in place of the references, which would be looked up in the whole document."""
+    if isinstance(node, list):
+        return [_inline(one, definitions) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inline(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inline(value, definitions) for name, value in node.items()}

@@ -12,8 +12,11 @@ from shared.model_store import PROBE_SENTENCES, PROBE_TOLERANCE, BrokenVersion, 
 
 Vectors = npt.NDArray[np.float32]
 Side = Literal["left", "right"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 WARM_UP_TOKENS = (8, 128)
+LEAST_COSINE = 0.99
+"""Of vectors computed with less precision than the version was published with, to its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,26 @@ class Tokens:
     """What the encoder wants back for `encode`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text, for callers who want to see them."""
+
+    id: int
+    text: str
+    special: bool
+    """It stands for no part of the text."""
+    start: int | None
+    stop: int | None
+    """Its characters in the text, without the prompt; None for special tokens."""
+
+
 class Encoder(ABC):
-    """One version in memory. Used by one thread at a time."""
+    """One version in memory. Its methods may be called from several threads at a time."""
 
     padded: bool
     """Whether a batch costs its longest text times its size, or only the sum of its tokens."""
+    batch_tokens: int
+    """Tokens of a batch, padding included, that suit what computes it."""
     max_tokens: int | None
     """The longest text that is read whole; None when there is no such limit."""
     prompts: dict[str, str]
@@ -51,6 +69,10 @@ class Encoder(ABC):
     """The prompt of a caller who names none; mostly empty."""
     pooling: str
     """How token vectors become one, in text-embeddings-inference's word."""
+    backend: str
+    """What computes it: `static`, `torch` or `onnx`."""
+    precision: Precision
+    """How it computes; the vectors that it gives are float32."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -67,6 +89,18 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:
         """The vectors of a batch that was tokenised with the same options: float32 [len(batch), dimensions]."""
+
+    @abstractmethod
+    def windows(self, text: str, options: Options) -> list[str]:
+        """`text` in consecutive pieces that are each read whole, cut between words where possible."""
+
+    @abstractmethod
+    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+        """Every token of each text; nothing is truncated."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        """The texts of token ids. Raises ValueError for an id that doesn't exist."""
 
 
 def prove(encoder: Encoder) -> None:
@@ -85,7 +119,23 @@ def prove(encoder: Encoder) -> None:
             f"{manifest.id}: its probe is {list(found.shape)}, the manifest says {manifest.dimensions} dimensions "
             f"and has {list(expected.shape)}"
         )
+    if encoder.precision != "float32":
+        cosine = least_cosine(found, expected)
+        if not cosine >= LEAST_COSINE:
+            raise BrokenVersion(
+                f"{manifest.id}: in {encoder.precision} its probe vectors have a cosine of {cosine:.4f} to the exact "
+                f"ones (at least {LEAST_COSINE}); set PAIRWRIGHT_EMBEDDING_PRECISION=float32"
+            )
+        return
     difference = float(np.abs(found - expected).max())
     # Written so that a NaN fails too.
     if not difference <= PROBE_TOLERANCE:
         raise BrokenVersion(f"{manifest.id}: its probe vectors are off by {difference:.3g} (at most {PROBE_TOLERANCE})")
+
+
+def least_cosine(some: Vectors, others: Vectors) -> float:
+    """The lowest cosine of one row with its counterpart; two zero rows agree. NaN if any value is."""
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    products = np.einsum("ij,ij->i", some, others)
+    both_zero = ~some.any(axis=1) & ~others.any(axis=1)
+    return float(np.where(both_zero, 1.0, products / np.where(lengths == 0, 1, lengths)).min())

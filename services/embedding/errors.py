@@ -8,10 +8,12 @@ from fastapi.responses import JSONResponse
 
 from shared.http import Problem, problem_details
 
-TEI_ROUTES = frozenset({"/", "/embed", "/info", "/health"})
-OPENAI_ROUTES = frozenset({"/embeddings"})
+TEI_ROUTES = frozenset(
+    {"/", "/embed", "/similarity", "/tokenize", "/decode", "/invocations", "/info", "/health", "/ping"}
+)
+OPENAI_ROUTES = frozenset({"/embeddings", "/models"})
 
-_TEI_TYPES = {"empty_input": "Empty", 429: "Overloaded", 503: "Unhealthy", 500: "Backend"}
+_TEI_TYPES = {"empty_input": "Empty", 429: "Overloaded", 503: "Unhealthy", 500: "Backend", 504: "Backend"}
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _OPENAI_CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
 
@@ -28,7 +30,7 @@ def render(request: Request, problem: Problem) -> Response:
 
 def _tei(problem: Problem) -> Response:
     """text-embeddings-inference: `{"error", "error_type"}`."""
-    kind = _TEI_TYPES.get(problem.extra.get("code")) or _TEI_TYPES.get(problem.status, "Validation")
+    kind = _TEI_TYPES.get(problem.extra.get("code", "")) or _TEI_TYPES.get(problem.status, "Validation")
     return JSONResponse({"error": problem.detail, "error_type": kind}, problem.status, problem.headers)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from services.embedding.bodies import LenientBody, Texts, describe_body, read_body
 from services.embedding.embedder import Embedded, Embedder, Wish
 from services.embedding.encoder import Encoder
+from services.embedding.metrics import Metrics
 from services.embedding.versions import Versions
 from services.embedding.wire import base64_vectors, json_array, json_vectors
 
@@ -19,13 +20,17 @@ class EmbeddingsBody(LenientBody):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+    chunk: bool | None = False
+    """Ours: read long texts in windows and answer with their mean."""
 
     def wish(self) -> Wish:
         """What is asked for, in our own words."""
-        return Wish(texts=self.input, version=self.model, dimensions=self.dimensions, field="input")
+        return Wish(
+            texts=self.input, version=self.model, dimensions=self.dimensions, chunk=bool(self.chunk), field="input"
+        )
 
 
-def router(embedder: Embedder, versions: Versions) -> APIRouter:
+def router(embedder: Embedder, versions: Versions, metrics: Metrics) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["OpenAI"])
 
@@ -41,19 +46,21 @@ def router(embedder: Embedder, versions: Versions) -> APIRouter:
         body = await read_body(request, EmbeddingsBody)
         embedded = await embedder.embed(request, body.wish())
         as_base64 = body.encoding_format == "base64"
-        vectors = base64_vectors(embedded.vectors) if as_base64 else await json_vectors(embedded.vectors)
-        return Response(_answer(embedded, vectors), media_type="application/json", headers=embedded.headers)
+        with metrics.write_seconds.time():
+            vectors = base64_vectors(embedded.vectors) if as_base64 else await json_vectors(embedded.vectors)
+            content = _answer(embedded, vectors)
+        return Response(content, media_type="application/json", headers=embedded.headers)
 
-    @routes.get("/v1/models", summary="The versions that can be named in `model`")
+    @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
-        serving = [_model("current", embedder.encoder(None))]
+        serving = [_model("current", embedder.serving())]
         loaded = [_model(encoder.version, encoder) for encoder in versions.loaded.values()]
         return {"object": "list", "data": serving + loaded}
 
-    @routes.get("/v1/models/{model}", summary="One version that can be named in `model`")
+    @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:
-        return _model(model, embedder.encoder(model))
+        return _model(model, await embedder.encoder(model))
 
     return routes
 
@@ -114,9 +121,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "Invalid input",
         401: "No known key",
-        404: "No such version is loaded",
+        404: "There is no such version",
+        408: "The body came too slowly",
         413: "The body is too large",
         429: "Overloaded; see Retry-After",
         503: "No version is loaded yet",
+        504: "The deadline has passed",
     }.items()
 }

@@ -1,11 +1,13 @@
 """The embedding service's own settings."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.settings import Port
+
+PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 class EmbeddingSettings(BaseSettings):
@@ -17,25 +19,43 @@ class EmbeddingSettings(BaseSettings):
     port: Port = 8002
     device: str = "auto"
     """Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`."""
+    precision: PrecisionSetting = "auto"
+    """`float32`, `bfloat16`, `int8`, or `auto`: bfloat16 on a GPU; without one int8 where a version has it and its
+    record says that it is true to the exact model, and float32 otherwise."""
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Batches computed at one time; 0 takes one for each core, up to 4."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of one torch operation; 0 leaves the choice to torch, which takes every core."""
+    """Threads of one batch; 0 shares the cores out between the workers."""
 
     poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
     """How often the pointer to the current version is read."""
-    keep_previous: bool = True
-    """Keep the version before loaded too, so that a caller may pin it and a rollback takes no loading."""
+    max_versions: Annotated[int, Field(ge=1)] = 3
+    """Versions loaded at one time: the current one, the one before, and those that callers pin; fewer when memory is
+    short."""
+    admin_keys: SecretStr = SecretStr("")
+    """Bearer keys that may activate versions, separated by commas. Without any, every API key may; without API keys,
+    callers on this machine."""
 
-    max_batch_tokens: Annotated[int, Field(ge=1)] = 8192
-    """Tokens of one batch, with its padding. A longer single input is a batch of its own."""
+    max_batch_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of one batch, with its padding; 0 takes what suits the version and the device. A longer single input is a
+    batch of its own."""
     max_client_inputs: Annotated[int, Field(ge=1)] = 2048
     """Inputs of one request."""
     max_queue_inputs: Annotated[int, Field(ge=1)] = 32_768
     """Inputs of all requests that are not answered yet; past it, requests are refused with 429."""
     max_queue_chars: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Characters of all requests that are not answered yet."""
+    max_queue_tokens: Annotated[int, Field(ge=1)] = 1024 * 1024
+    """Tokens that wait to be computed."""
     max_wait_seconds: Annotated[float, Field(ge=0)] = 0.5
     """Short inputs go first; one that has waited longer than this goes before all."""
+    request_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A request that isn't answered by then gets 504; one that would wait longer is refused with 429 at once."""
+    cache_mib: Annotated[int, Field(ge=0)] = 64
+    """Memory for vectors of texts that were asked for before; 0 keeps none."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    cors_origins: str = ""
+    """Web pages that may call this service, separated by commas, as `https://a.example.com`, or `*`; default none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request in flight may still take after SIGTERM."""
 
@@ -45,3 +65,17 @@ class EmbeddingSettings(BaseSettings):
         self.max_queue_inputs = max(self.max_queue_inputs, self.max_client_inputs)
         self.max_queue_chars = max(self.max_queue_chars, self.max_body_bytes)
         return self
+
+    @property
+    def admins(self) -> tuple[str, ...]:
+        """The keys that may activate versions, without blanks."""
+        return _split(self.admin_keys.get_secret_value())
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The web pages' origins, without blanks."""
+        return _split(self.cors_origins)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -10,22 +10,26 @@ from typing import Any
 import httpx
 
 from services.embedding.__main__ import assemble, load_version
-from services.embedding.encoder import Encoder, Options, Tokens, Vectors
+from services.embedding.encoder import Encoder, Options, Token, Tokens, Vectors
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader
 from shared.http import listen, server
 from shared.model_store import Manifest
 from shared.settings import Settings
 
-PATIENCE_S = 60
+PATIENCE_S = 30
 
 
 class LiveService:
     """What `python -m services.embedding` serves, at `url`."""
 
-    def __init__(self, home: Path, *, load: Loader | None = None, api_keys: str = "", **own: Any) -> None:
-        settings = Settings(home=home, api_keys=api_keys)
-        embedding = EmbeddingSettings(**{"poll_seconds": 0.02} | own)
+    def __init__(
+        self, home: Path, *, load: Loader | None = None, api_keys: str = "", redis_url: str | None = None, **own: Any
+    ) -> None:
+        settings = Settings(home=home, api_keys=api_keys, redis_url=redis_url)
+        # Without a cache and in full precision unless a test asks otherwise: most compare vectors, computed anew.
+        options: dict[str, Any] = {"poll_seconds": 0.02, "cache_mib": 0, "precision": "float32"} | own
+        embedding = EmbeddingSettings(**options)
         listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EMBEDDING_PORT")
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
@@ -70,7 +74,8 @@ class Gate(Encoder):
     def __init__(self, inner: Encoder, opened: threading.Event, entered: threading.Event) -> None:
         super().__init__(inner.manifest)
         self.padded, self.max_tokens, self.pooling = inner.padded, inner.max_tokens, inner.pooling
-        self.prompts, self.default_prompt = inner.prompts, inner.default_prompt
+        self.prompts, self.default_prompt, self.batch_tokens = inner.prompts, inner.default_prompt, inner.batch_tokens
+        self.backend, self.precision = inner.backend, inner.precision
         self._inner, self._opened, self._entered = inner, opened, entered
 
     def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
@@ -81,6 +86,15 @@ class Gate(Encoder):
             self._entered.set()
             assert self._opened.wait(PATIENCE_S)
         return self._inner.encode(batch, options)
+
+    def windows(self, text: str, options: Options) -> list[str]:
+        return self._inner.windows(text, options)
+
+    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+        return self._inner.show_tokens(texts, prompt, add_special_tokens)
+
+    def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        return self._inner.decode(ids, skip_special_tokens)
 
 
 class Gatekeeper:

@@ -14,12 +14,14 @@ from prometheus_client import CollectorRegistry
 from sentence_transformers import SentenceTransformer
 
 from services.embedding.__main__ import load_version
-from services.embedding.batcher import Batcher, Overloaded
-from services.embedding.batching import Input, cost, cut
+from services.embedding.batcher import Batcher, Limits, Overloaded
+from services.embedding.batching import Input, Lane, cost
+from services.embedding.cache import Cache
 from services.embedding.encoder import Encoder, Options, Tokens, Vectors
 from services.embedding.metrics import Metrics
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
+from tests.embedding.live import Gate
 from tests.embedding.students import WORDS, publish, static_student, transformer_student
 
 Result = TypeVar("Result")
@@ -27,15 +29,32 @@ BUDGET = 64
 WAITING = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 10)), min_size=1, max_size=60)
 
 
-def inputs_of(lengths_and_times: list[tuple[int, float]]) -> list[Input]:
-    return [Input(str(number), since, Tokens(n, n, None)) for number, (n, since) in enumerate(lengths_and_times)]
+class Shape(Gate):
+    """As much of an encoder as a lane looks at."""
+
+    def __init__(self, padded: bool) -> None:
+        self.padded = padded
+
+
+def lane_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[Lane, list[Input]]:
+    """A lane, filled as the batcher does: oldest first, now one and now several."""
+    inputs = [
+        Input(str(number), since, Tokens(n, n, None), n)
+        for number, (n, since) in enumerate(sorted(lengths_and_times, key=lambda pair: pair[1]))
+    ]
+    lane = Lane(Shape(padded), Options())
+    lane.add(inputs[:1])
+    lane.add(inputs[1 : len(inputs) // 2])
+    lane.add(inputs[max(1, len(inputs) // 2) :])
+    return lane, inputs
 
 
 @given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
 def test_no_batch_exceeds_the_budget_unless_it_is_a_single_input(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    batch = cut(inputs_of(waiting), BUDGET, padded, overdue)
+    lane, _ = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue)
     assert batch
     counts = [one.count for one in batch]
     assert len(batch) == 1 or cost(len(batch), max(counts), sum(counts), padded) <= BUDGET
@@ -45,12 +64,12 @@ def test_no_batch_exceeds_the_budget_unless_it_is_a_single_input(
 def test_cutting_until_none_is_left_takes_each_once(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    left = inputs_of(waiting)
+    lane, inputs = lane_of(waiting, padded)
     taken: list[Input] = []
-    while left:
-        batch = cut(left, BUDGET, padded, overdue)
+    while batch := lane.cut(BUDGET, overdue):
         taken += batch
-        left = [one for one in left if one not in batch]
+        assert len(lane) == len(inputs) - len(taken)
+        assert lane.tokens == sum(one.count for one in inputs if not one.taken)
     assert sorted(int(one.text) for one in taken) == list(range(len(waiting)))
 
 
@@ -58,8 +77,8 @@ def test_cutting_until_none_is_left_takes_each_once(
 def test_an_overdue_input_goes_first_and_short_ones_otherwise(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    inputs = inputs_of(waiting)
-    batch = cut(inputs, BUDGET, padded, overdue)
+    lane, inputs = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue)
     oldest = min(one.since for one in inputs)
     if oldest < overdue:
         assert oldest in [one.since for one in batch]
@@ -69,8 +88,8 @@ def test_an_overdue_input_goes_first_and_short_ones_otherwise(
 
 @given(waiting=WAITING, padded=st.booleans())
 def test_a_batch_is_as_large_as_the_budget_lets_it_be(waiting: list[tuple[int, float]], padded: bool) -> None:
-    inputs = inputs_of(waiting)
-    batch = cut(inputs, BUDGET, padded, overdue_before=0)
+    lane, inputs = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue_before=0)
     rest = sorted(one.count for one in inputs if one not in batch)
     if rest:
         total = sum(one.count for one in batch) + rest[0]
@@ -86,18 +105,24 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Encode
     store, found = ModelStore(home / "models"), {}
     for number, student in enumerate((static_student(1), static_student(2), transformer_student(home / "parts", 3))):
         manifest = publish(store, student, number)
-        found[f"{number}"] = (load_version(EmbeddingSettings(), store.path(manifest.id), manifest), student)
+        found[f"{number}"] = (
+            load_version(EmbeddingSettings(precision="float32"), store.path(manifest.id), manifest),
+            student,
+        )
     return found
 
 
-def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], **limits: int) -> Result:
+def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], cache_bytes: int = 0, **limits: int) -> Result:
     """Run `work` with a batcher that isn't running yet."""
 
     async def _run() -> Result:
         metrics = Metrics(CollectorRegistry())
         batcher = Batcher(
-            **{"max_batch_tokens": BUDGET, "max_inputs": 10_000, "max_chars": 10_000_000} | limits,
+            workers=2,
+            max_batch_tokens=BUDGET,
+            limits=Limits(**{"inputs": 10_000, "chars": 10_000_000, "tokens": 10_000_000, "seconds": 60} | limits),
             max_wait_s=0.5,
+            cache=Cache(cache_bytes),
             metrics=metrics,
         )
         return await work(batcher, metrics)
@@ -170,7 +195,7 @@ def test_what_nobody_waits_for_is_not_computed(encoders: dict[str, tuple[Encoder
     assert with_batcher(_ask) == (3, 1)
 
 
-@pytest.mark.parametrize("limits", [{"max_inputs": 4}, {"max_chars": 20}])
+@pytest.mark.parametrize("limits", [{"inputs": 4}, {"chars": 20}, {"tokens": 10}])
 def test_past_the_bound_it_refuses_until_something_is_answered(
     encoders: dict[str, tuple[Encoder, SentenceTransformer]], limits: dict[str, int]
 ) -> None:

@@ -133,3 +133,20 @@ def test_openapi_describes_the_bodies(service: LiveService) -> None:
         schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert schema["properties"][field]["anyOf"][0] == {"type": "string"}
         assert schema["required"] == [field]
+
+
+def test_a_request_past_its_deadline_is_given_up(
+    store: ModelStore, static_one: SentenceTransformer, start: Start
+) -> None:
+    publish(store, static_one, 0)
+    gate = Gatekeeper()
+    service = start(load=gate.load, request_seconds=0.3)
+    gate.shut()
+    for path, field in (("/embed", "inputs"), ("/v1/embeddings", "input")):
+        answer = httpx.post(service.url + path, json={field: ["a dog"]}, timeout=60)
+        assert answer.status_code == 504
+        assert "within 0.3 s" in answer.text
+    assert service.metric("expired_total") == 2
+    assert service.metric("queued_inputs") == 0
+    gate.opened.set()
+    assert httpx.post(service.url + "/embed", json={"inputs": ["a cat"]}).status_code == 200

@@ -1,5 +1,6 @@
 """A new version goes live without a failed or a mixed request; a damaged one never does."""
 
+import asyncio
 import itertools
 import json
 import shutil
@@ -15,12 +16,15 @@ from sentence_transformers import SentenceTransformer
 
 from services.embedding.encoder import Vectors
 from shared.model_store import PROBE_SENTENCES, Card, ModelStore
+from shared.queue import EmbeddedServer
+from shared.redis_client import command_client
+from shared.status import StatusBoard
 from tests.embedding.conftest import Start
 from tests.embedding.live import Gatekeeper, LiveService
 from tests.embedding.students import DIMENSIONS, publish, static_student
 
 TEXTS = [" ".join(words) for words in itertools.permutations(["a", "dog", "man", "river", "red"], 3)]
-SWAPS = 40
+SWAPS = 50
 
 
 class Hammer(threading.Thread):
@@ -70,7 +74,7 @@ def test_swaps_under_load(store: ModelStore, start: Start) -> None:
         for version, student in zip(ids, students, strict=True)
     }
     # A small budget, so that most requests take several batches.
-    service = start(max_batch_tokens=30)
+    service = start(max_batch_tokens=30, max_versions=2)
     hammers = [Hammer(service, expected, seed) for seed in range(4)]
     for hammer in hammers:
         hammer.start()
@@ -158,6 +162,27 @@ def test_versions_and_their_states(
     ]
     assert listed[2]["scores"] == {"dev_after": 52.0}
     assert listed[2]["round"] == 2
+
+
+async def announce(url: str, version: str) -> None:
+    client = command_client(url)
+    await StatusBoard(client, "default").announce(version)
+    await client.aclose()
+
+
+def test_an_announcement_is_heard_before_the_next_poll(
+    store: ModelStore, static_one: SentenceTransformer, static_two: SentenceTransformer, server: EmbeddedServer,
+    start: Start,
+) -> None:  # fmt: skip
+    publish(store, static_one, 0)
+    service = start(poll_seconds=3600, redis_url=server.url)
+    new = publish(store, static_two, 1).id
+
+    def heard() -> bool:
+        asyncio.run(announce(server.url, new))  # again, in case it wasn't listening yet
+        return service.serving() == new
+
+    service.wait_until(heard, "the announced version serves")
 
 
 def test_before_the_first_version(store: ModelStore, static_one: SentenceTransformer, start: Start) -> None:
@@ -306,9 +331,9 @@ def test_after_a_restart_the_version_before_serves_for_a_damaged_one(
 ) -> None:
     good = publish(store, static_one, 0).id
     bad = damaged_on_disk(store, transformer, change_weights)
-    service = start(keep_previous=False)
+    service = start(max_versions=1)
     assert service.serving() == good
-    assert f"ok; serving {good}, because {bad} is quarantined" in service.version_check()
+    assert f"ok; degraded: serving {good}, because {bad} is quarantined" in service.version_check()
 
 
 def test_nothing_but_damage_is_not_ready_and_says_why(

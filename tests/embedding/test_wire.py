@@ -8,7 +8,7 @@ import pybase64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.embedding.wire import ROWS_AT_ONCE, base64_vectors, json_array, json_vectors
+from services.embedding.wire import NUMBERS_AT_ONCE, base64_vectors, json_array, json_vectors
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -27,7 +27,7 @@ def test_json_is_shorter_than_doubles() -> None:
 
 
 def test_many_rows_keep_their_order() -> None:
-    vectors = np.arange(3 * ROWS_AT_ONCE, dtype=np.float32).reshape(-1, 1)
+    vectors = np.arange(3 * NUMBERS_AT_ONCE, dtype=np.float32).reshape(-1, 1)
     assert json.loads(json_array(asyncio.run(json_vectors(vectors)))) == vectors.tolist()
 
 

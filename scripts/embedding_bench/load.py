@@ -1,0 +1,91 @@
+"""The load generator, a process of its own: so many connections, each with one request in flight, for so many seconds.
+
+`python -m scripts.embedding_bench.load < plan.json` prints one JSON object. Bodies are made before the clock starts.
+"""
+
+import asyncio
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiohttp
+import uvloop
+
+from scripts.embedding_bench.texts import Lengths, texts
+
+MOST_BODIES = 4000
+MOST_TEXTS = 60_000
+
+
+@dataclass
+class Plan:
+    """One measurement."""
+
+    url: str
+    field: str
+    """What the server calls its inputs."""
+    inputs: int
+    connections: int
+    lengths: Lengths
+    seconds: float
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Other fields of the body."""
+
+
+def run(plan: Plan) -> dict[str, float]:
+    """Run the plan in a process of its own: requests_s, sentences_s, p50_ms, p99_ms, failed."""
+    command = [sys.executable, "-m", "scripts.embedding_bench.load"]
+    done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return dict(json.loads(done.stdout))
+
+
+def bodies(plan: Plan) -> list[bytes]:
+    """Requests, of unlike texts."""
+    number = min(MOST_BODIES, max(plan.connections * 2, MOST_TEXTS // plan.inputs))
+    pool = texts(plan.lengths, number * plan.inputs)
+    return [
+        json.dumps({plan.field: pool[start : start + plan.inputs], **plan.extra}).encode()
+        for start in range(0, len(pool), plan.inputs)
+    ]
+
+
+async def measure(plan: Plan) -> dict[str, float]:
+    """Ask until the time is up; requests that are in flight then are waited for and counted with their time."""
+    prepared = iter(bodies(plan) * 1000)
+    latencies: list[float] = []
+    failed = 0
+    connector = aiohttp.TCPConnector(limit=plan.connections, keepalive_timeout=60)
+    async with aiohttp.ClientSession(connector=connector, headers={"Content-Type": "application/json"}) as session:
+
+        async def connection(end: float) -> None:
+            nonlocal failed
+            while time.perf_counter() < end:
+                began = time.perf_counter()
+                async with session.post(plan.url, data=next(prepared)) as answer:
+                    content = await answer.read()
+                failed += answer.status != 200 or len(content) < 100
+                latencies.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(connection(began + plan.seconds) for _ in range(plan.connections)))
+        took = time.perf_counter() - began
+    ordered = sorted(latencies)
+    return {
+        "requests": len(ordered),
+        "requests_s": len(ordered) / took,
+        "sentences_s": len(ordered) * plan.inputs / took,
+        "p50_ms": 1000 * statistics.median(ordered),
+        "p99_ms": 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
+        "failed": failed,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(uvloop.run(measure(Plan(**json.load(sys.stdin))))))
