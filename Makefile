@@ -1,11 +1,11 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench clean
+.PHONY: help setup demo up test check bench-generation bench-embedding bench-trainer clean
 
 PYTHON_IN_VENV := .venv/bin/python
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv with everything pinned in constraints.txt (minutes the first time, then nothing to do)
 	@for python in "$$PYTHON" python3 python3.11 python3.12 python3.13 python; do \
@@ -29,8 +29,14 @@ check: setup ## lint, formatting, types and import boundaries
 	@$(PYTHON_IN_VENV) -m mypy
 	@.venv/bin/lint-imports
 
-bench: setup ## measure generation on this machine
+bench-generation: setup ## measure generation on this machine, against the plain engine and the original's batching
 	@$(PYTHON_IN_VENV) -m scripts.bench_generation
+
+bench-embedding: setup ## measure the embedding service against others; ARGS="--seconds 4 --out FILE --quick"
+	@$(PYTHON_IN_VENV) -m scripts.bench_embedding $(ARGS)
+
+bench-trainer: setup ## measure training here, against sentence-transformers alone (about 10 minutes)
+	@$(PYTHON_IN_VENV) -m scripts.bench_trainer
 
 clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

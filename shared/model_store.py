@@ -1,14 +1,18 @@
 """The versions of one student: the trainer publishes, the embedding service reads. The file system is the truth.
 
     <root>/versions/<id>/       immutable: sentence-transformers' own format and `manifest.json`, which is written last
+    <root>/rejected/<id>/       the same, of candidates that the gate refused; never served
     <root>/current, previous    one line, a version's id; replaced atomically
-    <root>/.staging-*           being written; never read, swept at the next publication
+    <root>/epoch                the newest trainer's fencing token; an older trainer publishes nothing more
+    <root>/.quarantine/<id>/    versions that were found damaged
+    <root>/.staging-*, .trash-* being written, being deleted; never read, swept at the next publication
 
 Publication is fsync + rename, so a reader sees a whole version or none, whatever is killed. A reader must still check
 (`verify`): sentence-transformers loads a damaged folder without an error and gives wrong vectors.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -32,6 +36,10 @@ PROBE_SENTENCES = (
     "no",
 )
 PROBE_TOLERANCE = 1e-3
+INT8_LEAST_COSINE = 0.99
+INT8_MOST_LOST = 0.5
+"""Points of Spearman x 100."""
+INT8_LEAST_SPEEDUP = 1.1
 
 
 class BrokenVersion(Exception):
@@ -42,6 +50,10 @@ class NoVersion(Exception):
     """There is no such version, or none at all yet."""
 
 
+class Fenced(Exception):
+    """A newer trainer has taken over this store; what an older one brings is refused."""
+
+
 class FileEntry(BaseModel):
     """One file of a version."""
 
@@ -49,6 +61,43 @@ class FileEntry(BaseModel):
 
     sha256: str
     size: int
+
+
+class Int8(BaseModel):
+    """How true a version's int8 export is to its exact model, as measured at publication."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    """Where it is in the version's folder: the transformer in ONNX, from token ids to token vectors."""
+    cosine: float
+    """The lowest one between its vectors and the exact ones, on the probe sentences."""
+    dev_cosine: float | None = None
+    """Their mean on sentences of the synthetic dev split; None when there is no split."""
+    dev_exact: float | None = None
+    """Spearman x 100 of the exact model on the dev split."""
+    dev_int8: float | None = None
+    speedup: float = 0.0
+    """Its speed as a multiple of the exact model's, on the machine that published it."""
+
+    @property
+    def verdict(self) -> str:
+        """ "" when it may stand in for the exact model, otherwise why not."""
+        cosine = min(self.cosine, self.cosine if self.dev_cosine is None else self.dev_cosine)
+        if not cosine >= INT8_LEAST_COSINE:
+            return f"its cosine to the exact model is {cosine:.4f} (at least {INT8_LEAST_COSINE})"
+        if self.dev_exact is not None and self.dev_int8 is not None:
+            lost = abs(self.dev_exact - self.dev_int8)
+            if not lost <= INT8_MOST_LOST:
+                return f"its dev score is off by {lost:.2f} points (at most {INT8_MOST_LOST})"
+        if not self.speedup >= INT8_LEAST_SPEEDUP:
+            return f"it is only {self.speedup:.2f} times as fast as the exact model (at least {INT8_LEAST_SPEEDUP})"
+        return ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it may stand in for the exact model."""
+        return not self.verdict
 
 
 class Card(BaseModel):
@@ -67,10 +116,26 @@ class Card(BaseModel):
     dataset_hash: str | None = None
     dimensions: int = Field(gt=0)
     max_seq_length: int | None = None
+    start: str | None = None
+    """The version that training continued from; None from the base."""
     scores: dict[str, float] = {}
-    """Metric to value, Spearman x 100; `dev_before` and `dev_after` are on the synthetic dev split."""
+    """Metric to value, Spearman x 100, on the *generated* dev split alone; `dev_before` is the base's or start's."""
+    human_scores: dict[str, dict[str, float]] = {}
+    """`before` and `after` on human-scored sets, by name. Kept apart: the two kinds never meet in one figure."""
+    selected_by: str | None = None
+    """Which pairs chose the checkpoint that was kept; None when the last one was."""
+    split: dict[str, Any] = {}
+    """How many pairs were trained on, held out and left out."""
+    gate: dict[str, Any] = {}
+    """What the gate compared and found."""
     recipe: dict[str, Any] = {}
+    int8: Int8 | None = None
+    """Its int8 export; None when there is none."""
+    training: dict[str, Any] = {}
+    """What the run took: seconds, pairs a second, memory. Differs from run to run, unlike all above."""
     code_version: str = "unknown"
+    epoch: int = 0
+    """The fencing token of the trainer that made it."""
 
 
 class Manifest(Card):
@@ -81,6 +146,14 @@ class Manifest(Card):
     files: dict[str, FileEntry]
     probe: list[list[float]]
     """The vectors of `PROBE_SENTENCES`, [4, dimensions], not normalised by us."""
+    rejection: str | None = None
+    """Why the gate refused it; None for a version that was published."""
+
+
+# A version's id names what it was made of and what came out. The report tells times, so it differs from run to run;
+# the int8 copy follows from the rest.
+IDENTITY = {"base", "start", "round", "pairs", "dataset", "dataset_hash", "dimensions", "recipe", "code_version"}
+TOLD_ONLY = ("README.md", "report", "onnx")
 
 
 class ModelStore:
@@ -89,6 +162,7 @@ class ModelStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._versions = root / "versions"
+        self._rejected = root / "rejected"
 
     # ---- writing: the trainer
 
@@ -96,8 +170,7 @@ class ModelStore:
     def staging(self) -> Iterator[Path]:
         """An empty folder on the store's file system for `publish`; removed afterwards if it was not published."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for leftover in self.root.glob(".staging-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._sweep()
         folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
             yield folder
@@ -107,16 +180,95 @@ class ModelStore:
     def publish(self, staged: Path, card: Card, probe: list[list[float]]) -> Manifest:
         """Make the staged folder an immutable version and point `current` at it.
 
-        Raises OSError when the disk refuses; then `current` still names the version before.
+        Raises OSError when the disk refuses, and `Fenced`; then `current` still names the version before.
         """
+        with self._writing(card.epoch):
+            manifest = self._seal(staged, card, probe, None, self._versions)
+            self._activate(manifest.id)
+        return manifest
+
+    def reject(self, staged: Path, card: Card, probe: list[list[float]], reason: str) -> Manifest:
+        """Keep the staged folder as a rejected candidate, beside the versions. Raises as `publish` does."""
+        with self._writing(card.epoch):
+            return self._seal(staged, card, probe, reason, self._rejected)
+
+    def admit(self, version: str) -> Manifest:
+        """Make a rejected candidate a version like any other; its manifest goes on to tell why it was rejected.
+
+        Raises `NoVersion` or `BrokenVersion`.
+        """
+        with self._writing():
+            manifest = next((one for one in self.rejected() if one.id == version), None)
+            if manifest is None:
+                raise NoVersion(f"there is no rejected candidate {version!r}")
+            self._versions.mkdir(exist_ok=True)
+            (self._rejected / version).rename(self._versions / version)
+            _fsync(self._versions)
+            _fsync(self._rejected)
+        return self.verify(version)
+
+    def fence(self, epoch: int) -> None:
+        """From now on, refuse what trainers with a lower epoch bring."""
+        with self._writing(epoch):
+            self._write_line("epoch", str(epoch))
+
+    def epoch(self) -> int:
+        """The newest trainer's epoch; 0 before any."""
+        line = self._read_line("epoch")
+        return int(line) if line and line.isdecimal() else 0
+
+    def delete(self, version: str) -> None:
+        """Remove a version or a rejected candidate. Raises `NoVersion`, or `ValueError` for the current version."""
+        with self._writing():
+            folder = self._rejected / version
+            if not VERSION_ID.match(version) or not folder.is_dir():
+                folder = self.path(version)
+                version = folder.name
+            if version == self.current():
+                raise ValueError(f"{version} is the current version: activate another one first")
+            if version == self.previous():
+                (self.root / "previous").unlink()
+            # Renamed first: a reader finds it whole or not at all.
+            self._remove(folder, ".trash-")
+
+    def quarantine(self, version: str) -> None:
+        """Take a damaged version out of the way, for a person to look at. `current` may name it still."""
+        with self._writing(), contextlib.suppress(FileNotFoundError):
+            self._remove(self._versions / version, ".quarantine/")
+
+    def activate(self, version: str) -> None:
+        """Point `current` at a version, given as to `resolve` (publication, promotion and rollback are this one step).
+
+        Raises `NoVersion` or `BrokenVersion`.
+        """
+        with self._writing():
+            self._activate(version)
+
+    def _activate(self, version: str) -> None:
+        version = self.resolve(version)
+        self.manifest(version)
+        before = self.current()
+        if before == version:
+            return
+        # A version that is gone is nothing to go back to.
+        if before is not None and (self._versions / before).is_dir():
+            self._write_line("previous", before)
+        self._write_line("current", version)
+
+    def _seal(
+        self, staged: Path, card: Card, probe: list[list[float]], rejection: str | None, parent: Path
+    ) -> Manifest:
+        """Write the manifest, sync, and rename the staged folder to its place under `parent`."""
         files = {str(path.relative_to(staged)): _entry(path) for path in _files(staged)}
-        digest = hashlib.sha256(repr((sorted(files.items()), card)).encode()).hexdigest()[:8]
+        named = {name: entry for name, entry in files.items() if name.split("/")[0] not in TOLD_ONLY}
+        digest = hashlib.sha256(repr((sorted(named.items()), card.model_dump_json(include=IDENTITY))).encode())
         manifest = Manifest(
             **card.model_dump(),
-            id=f"r{card.round:06d}-{digest}",
+            id=f"r{card.round:06d}-{digest.hexdigest()[:8]}",
             created=datetime.now(UTC),
             files=files,
             probe=probe,
+            rejection=rejection,
         )
         (staged / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(staged), staged / MANIFEST]:
@@ -124,28 +276,13 @@ class ModelStore:
             _fsync(path)
         for folder in sorted({path.parent for path in _files(staged)} | {staged}):
             _fsync(folder)
-        self._versions.mkdir(parents=True, exist_ok=True)
-        target = self._versions / manifest.id
+        parent.mkdir(parents=True, exist_ok=True)
+        target = parent / manifest.id
         if not target.exists():  # the same round published again after a crash: the folder is already right
             staged.chmod(0o755)
             staged.rename(target)
-            _fsync(self._versions)
-        self.activate(manifest.id)
+            _fsync(parent)
         return manifest
-
-    def activate(self, version: str) -> None:
-        """Point `current` at a version, given as to `resolve` (publication, promotion and rollback are this one step).
-
-        Raises `NoVersion` or `BrokenVersion`.
-        """
-        version = self.resolve(version)
-        self.manifest(version)
-        before = self.current()
-        if before == version:
-            return
-        if before is not None:
-            self._point("previous", before)
-        self._point("current", version)
 
     # ---- reading: everyone
 
@@ -159,11 +296,17 @@ class ModelStore:
 
     def versions(self) -> list[Manifest]:
         """Every published version, oldest round first. Folders without a readable manifest are left out."""
-        found = []
-        for folder in sorted(self._versions.glob("r*")) if self._versions.is_dir() else []:
-            with contextlib.suppress(NoVersion, BrokenVersion):
-                found.append(self.manifest(folder.name))
-        return sorted(found, key=lambda manifest: (manifest.round, manifest.created))
+        return _manifests(self._versions)
+
+    def rejected(self) -> list[Manifest]:
+        """Every candidate that the gate refused and that is still kept, oldest round first."""
+        return _manifests(self._rejected)
+
+    def rejected_path(self, version: str) -> Path:
+        """The folder of a rejected candidate. Raises `NoVersion`."""
+        if not VERSION_ID.match(version) or not (self._rejected / version).is_dir():
+            raise NoVersion(f"there is no rejected candidate {version!r}")
+        return self._rejected / version
 
     def resolve(self, name: str) -> str:
         """`current`, `previous` or an id, as an id that exists. Raises `NoVersion`."""
@@ -179,11 +322,7 @@ class ModelStore:
 
     def manifest(self, version: str) -> Manifest:
         """A version's manifest. Raises `NoVersion` or `BrokenVersion`."""
-        file = self.path(version) / MANIFEST
-        try:
-            return Manifest.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise BrokenVersion(f"{file}: {type(error).__name__}") from error
+        return _manifest(self.path(version))
 
     def verify(self, version: str) -> Manifest:
         """Check every file of a version against its manifest. Raises `NoVersion` or `BrokenVersion`.
@@ -202,19 +341,63 @@ class ModelStore:
         return manifest
 
     def _read_pointer(self, name: str) -> str | None:
+        version = self._read_line(name)
+        return version if version and VERSION_ID.match(version) else None
+
+    def _read_line(self, name: str) -> str | None:
         try:
-            version = (self.root / name).read_text().strip()
+            return (self.root / name).read_text().strip()
         except FileNotFoundError:
             return None
-        return version if VERSION_ID.match(version) else None
 
-    def _point(self, name: str, version: str) -> None:
-        """Replace a pointer file in one step, durably."""
+    def _write_line(self, name: str, line: str) -> None:
+        """Replace a one-line file in one step, durably."""
         temporary = self.root / f".{name}.tmp"
-        temporary.write_text(version + "\n")
+        temporary.write_text(line + "\n")
         _fsync(temporary)
         temporary.replace(self.root / name)
         _fsync(self.root)
+
+    @contextlib.contextmanager
+    def _writing(self, epoch: int | None = None) -> Iterator[None]:
+        """Alone among the writers; with an epoch, only while no trainer with a higher one has been here."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if epoch is not None and epoch < (newest := self.epoch()):
+                raise Fenced(f"a newer trainer has taken over (epoch {newest}, ours is {epoch})")
+            yield
+
+    def _remove(self, folder: Path, where: str) -> None:
+        """Rename a version's folder out of every reader's sight; what goes to the trash is then deleted."""
+        target = self.root / f"{where}{folder.name}"
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+        _fsync(folder.parent)
+        if where == ".trash-":
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Delete what a killed publication or deletion left."""
+        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _manifests(parent: Path) -> list[Manifest]:
+    found = []
+    for folder in sorted(parent.glob("r*")) if parent.is_dir() else []:
+        with contextlib.suppress(BrokenVersion):
+            found.append(_manifest(folder))
+    return sorted(found, key=lambda manifest: (manifest.round, manifest.created))
+
+
+def _manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BrokenVersion(f"{file}: {type(error).__name__}") from error
 
 
 def _files(folder: Path) -> list[Path]:

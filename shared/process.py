@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -22,6 +22,14 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for ours in ("services", "shared", "scripts"):
         logging.getLogger(ours).setLevel(level)
+
+
+def claim_stdout() -> TextIO:
+    """Our own handle on stdout. Whatever libraries print goes to stderr from now on and tears no line of ours."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return ours
 
 
 def calm_threads() -> None:

@@ -7,9 +7,9 @@ Commands stay within Redis >= 7.0 and Valkey >= 8. All keys of a dataset carry i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -43,6 +43,21 @@ return answers
 """
 
 
+# KEYS: stream, dead letters, tries.  ARGV: group, id, fault, deliveries.  The entry moves in one step, and only once.
+BURY = """
+local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
+if found[1] then
+  local fields = {'entry', ARGV[2], 'fault', ARGV[3], 'deliveries', ARGV[4]}
+  for _, value in ipairs(found[1][2]) do table.insert(fields, value) end
+  redis.call('XADD', KEYS[2], '*', unpack(fields))
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
+return #found
+"""
+
+
 class Append(IntEnum):
     """What became of one pair."""
 
@@ -66,6 +81,8 @@ class Delivery:
     id: str
     record: PairRecord | None
     fault: str | None = None
+    deliveries: int = 1
+    """How often it was delivered by now, this time included."""
 
 
 class PairStream:
@@ -76,7 +93,9 @@ class PairStream:
         self.limit = limit
         self.prefix = f"pairwright:{{{dataset}}}"
         self.key = f"{self.prefix}:pairs"
+        self.dead_key, self._tries_key = f"{self.prefix}:dead", f"{self.prefix}:tries"
         self._append = redis.register_script(APPEND)
+        self._bury = redis.register_script(BURY)
         self._recover_after: str | None = "0"  # own pending entries first: a crash or a lost reply left them there
         self._group_exists = False
 
@@ -106,7 +125,7 @@ class PairStream:
                 pending = await self._read(consumer, self._recover_after, count, None)
                 self._recover_after = pending[-1].id if pending else None
                 if pending:
-                    return pending
+                    return await self._counted(consumer, pending)
             return await self._read(consumer, ">", count, block_ms)
         except (RedisError, OSError):
             self._recover_after, self._group_exists = "0", False
@@ -127,14 +146,30 @@ class PairStream:
             await transaction.execute()
 
     async def bury(self, delivery: Delivery) -> None:
-        """Move an unreadable entry to the dead-letter stream with its fault, so that the others flow."""
-        fields = {"entry": delivery.id, "fault": delivery.fault or "unknown"}
-        body = cast(list[tuple[str, dict[str, str]]], await self._redis.xrange(self.key, delivery.id, delivery.id))
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.xadd(f"{self.prefix}:dead", fields | (body[0][1] if body else {}))  # type: ignore[arg-type]
-            transaction.xack(self.key, GROUP, delivery.id)
-            transaction.xdel(self.key, delivery.id)
-            await transaction.execute()
+        """Move an entry that can't be kept to the dead-letter stream with its fault, so that the others flow.
+
+        Safe to repeat.
+        """
+        await self._bury(
+            keys=[self.key, self.dead_key, self._tries_key],
+            args=[GROUP, delivery.id, delivery.fault or "unknown", delivery.deliveries],
+        )
+
+    async def count_try(self, delivery: Delivery) -> int:
+        """Note, before it is tried, that an entry is tried alone; how often by now. `forget_try` takes it back.
+
+        What is left over are the tries that ended with the process: the delivery count can't tell those from tries
+        that never began.
+        """
+        return int(await self._redis.hincrby(self._tries_key, delivery.id, 1))
+
+    async def forget_try(self, delivery: Delivery) -> None:
+        """The try came to its end, well or not."""
+        await self._redis.hdel(self._tries_key, delivery.id)
+
+    async def dead(self) -> int:
+        """How many entries were buried."""
+        return int(await self._redis.xlen(self.dead_key))
 
     async def _ensure_group(self) -> None:
         if self._group_exists:
@@ -146,6 +181,14 @@ class PairStream:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         self._group_exists = True
+
+    async def _counted(self, consumer: str, pending: list[Delivery]) -> list[Delivery]:
+        """`pending` with their delivery counts, which the read itself doesn't tell."""
+        found: Any = await self._redis.xpending_range(
+            self.key, GROUP, min=pending[0].id, max=pending[-1].id, count=len(pending), consumername=consumer
+        )
+        counts = {entry["message_id"]: int(entry["times_delivered"]) for entry in found}
+        return [replace(delivery, deliveries=counts.get(delivery.id, 1)) for delivery in pending]
 
     async def _read(self, consumer: str, after: str, count: int, block_ms: int | None) -> list[Delivery]:
         reply: Any = await self._redis.xreadgroup(GROUP, consumer, {self.key: after}, count=count, block=block_ms)

@@ -1,21 +1,31 @@
-"""`python -m services.trainer`: settings -> queue -> dataset -> worker. With a command: one round, or an evaluation."""
+"""`python -m services.trainer`: settings -> queue -> lease -> dataset -> worker. With a command: see `--help`."""
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer import student
+from redis.asyncio import Redis
+
+from services.trainer.bar import Bar
 from services.trainer.collector import Collector
-from services.trainer.dataset import open_dataset, sole_writer
-from services.trainer.progress import Progress, Reporter, claim_stdout, first_line
+from services.trainer.commands.arguments import parse
+from services.trainer.dataset import Dataset, lock, open_dataset
+from services.trainer.failures import passes
+from services.trainer.lease import ASK_S, Lease, pause
+from services.trainer.progress import Progress, Reporter, first_line
+from services.trainer.requests import Requests
 from services.trainer.rounds import Rounds
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import BLOCK_MS, Worker
 from shared.model_store import ModelStore
-from shared.process import Fatal, configure_logging, exit_with, run
+from shared.process import Fatal, claim_stdout, configure_logging, exit_with, run
 from shared.queue import open_queue
 from shared.redis_client import command_client, reading_client
 from shared.settings import Settings, load
@@ -25,77 +35,214 @@ from shared.stream import PairStream
 log = logging.getLogger("services.trainer")
 
 
-async def work() -> None:
-    """Collect and train until SIGTERM or SIGINT."""
-    common, own = load(Settings), load(TrainerSettings)
-    configure_logging(common.log_level)
-    student.check(common.student)
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer works with, once the dataset's lock is its own."""
+
+    common: Settings
+    own: TrainerSettings
+    dataset: Dataset
+    store: ModelStore
+    reading: Redis
+    commands: Redis
+
+    def collector(self) -> Collector:
+        """A new one for each lease: what the one before had read may be another's now."""
+        return Collector(
+            PairStream(self.reading, self.common.dataset), PairStream(self.commands, self.common.dataset), self.dataset
+        )
+
+    def rounds(self, collector: Collector, epoch: int, bar: Bar) -> Rounds:
+        """The rounds under one lease."""
+        return Rounds(
+            collector=collector,
+            dataset=self.dataset,
+            folder=self.common.dataset_dir,
+            store=self.store,
+            board=StatusBoard(self.commands, self.common.dataset),
+            requests=Requests(self.commands, self.common.dataset),
+            settings=self.own,
+            base=self.common.student,
+            epoch=epoch,
+            watch=bar.show,
+        )
+
+
+@contextlib.asynccontextmanager
+async def parts(common: Settings, own: TrainerSettings) -> AsyncIterator[Parts]:
+    """Build them. Raises `Fatal`."""
+    with open_dataset(common.dataset_dir) as dataset, open_queue(common.redis_url, common.queue_dir) as url:
+        reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
+        yield Parts(common, own, dataset, ModelStore(common.models_dir), reading, commands)
+        await asyncio.gather(reading.aclose(), commands.aclose())
+
+
+def stop_event() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    with (
-        sole_writer(common.dataset_dir),
-        open_dataset(common.dataset_dir) as dataset,
-        open_queue(common.redis_url, common.queue_dir) as url,
-    ):
-        reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
-        collector = Collector(PairStream(reading, common.dataset), PairStream(commands, common.dataset), dataset)
-        board, store = StatusBoard(commands, common.dataset), ModelStore(common.models_dir)
-        rounds = Rounds(collector, dataset, store, board, own, common.student)
-        await Worker(collector, rounds, dataset, board, stopping).run()
-        await asyncio.gather(reading.aclose(), commands.aclose())
+    return stopping
+
+
+async def work(common: Settings, own: TrainerSettings) -> None:
+    """Collect and train until SIGTERM or SIGINT, whenever no other trainer does."""
+    check_student(common, ModelStore(common.models_dir))
+    stopping, told = stop_event(), False
+    while not stopping.is_set():
+        with lock(common.dataset_dir) as ours:
+            if ours:
+                async with parts(common, own) as built:
+                    await work_with(built, stopping)
+                continue
+        if not told:
+            told = True
+            log.warning("another trainer works on %s; this one takes over when it is gone", common.dataset_dir)
+        await pause(stopping, ASK_S)
     log.info("stopped")
 
 
-def run_one_round(id_: int) -> None:
+async def work_with(built: Parts, stopping: asyncio.Event) -> None:
+    """Work under one lease after the other."""
+    lease = Lease(built.commands, built.common.dataset, built.dataset.id)
+    with Bar() as bar:
+        while await lease.take(built.store.epoch() + 1, stopping):
+            fence(built.store, lease.epoch)
+            collector = built.collector()
+            rounds = built.rounds(collector, lease.epoch, bar)
+            board = StatusBoard(built.commands, built.common.dataset)
+            await Worker(collector, rounds, built.dataset, built.store, board, lease, stopping).run()
+            await lease.release()
+
+
+async def train_once(common: Settings, own: TrainerSettings) -> None:
+    """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` when nothing comes of it."""
+    from services.trainer.commands.once import watch_elsewhere
+
+    stopping = stop_event()
+    with lock(common.dataset_dir) as ours, Bar() as bar:
+        async with parts(common, own) as built:
+            if not ours:
+                await watch_elsewhere(built.commands, built.dataset, common.dataset, bar, stopping)
+                return
+            lease = Lease(built.commands, common.dataset, built.dataset.id)
+            if not await lease.take(built.store.epoch() + 1, stopping):
+                return
+            fence(built.store, lease.epoch)
+            keeping = asyncio.create_task(lease.keep())
+            rounds = built.rounds(built.collector(), lease.epoch, bar)
+            running = asyncio.create_task(rounds.once())
+            await asyncio.wait({running, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            keeping.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.wait({running})  # its child process ends with it
+            await lease.release()
+            if running.cancelled():
+                raise Fatal("stopped; the round goes on at the next start")
+            round_ = running.result()
+    from services.trainer.commands.once import tell
+
+    tell(round_, rounds.fault)
+
+
+def fence(store: ModelStore, epoch: int) -> None:
+    """Shut older trainers out of the store. A disk that refuses is told now, and tried again by every round."""
+    try:
+        store.fence(epoch)
+    except OSError as error:
+        log.warning("can't write to %s: %s", store.root, first_line(error))
+
+
+def check_student(common: Settings, store: ModelStore) -> None:
+    """Raise `Fatal` for a student that can't be one, before anything was ever served: then it is a typing error.
+
+    Later it may be a disk that is not mounted, and rounds wait for it.
+    """
+    from services.trainer import student
+
+    try:
+        student.check(common.student)
+    except Fatal:
+        if store.current() is None:
+            raise
+        log.warning("the base student is not there now; rounds wait for it")
+
+
+def run_one_round(id_: int, epoch: int) -> None:
     """What the worker's child process does: run a round and tell how it goes as JSON lines on stdout."""
-    reporter = Reporter(claim_stdout())
+    from services.trainer import student
+    from services.trainer.distributed import Team, spread
+
+    reporter = Reporter(sys.stdout)
+    home = Path()
     try:
         common, own = load(Settings), load(TrainerSettings)
         configure_logging(common.log_level)
+        home = common.home
+        with open_dataset(common.dataset_dir, read_only=True) as dataset:
+            base = dataset.round(id_).base
+        if own.processes != 1 and not student.is_static(base):
+            spread(own.processes or gpus(), ["round", str(id_), "--epoch", str(epoch)])
+        reporter = Reporter(claim_stdout())
         from services.trainer.round import run_round
 
+        team = Team()
+        say = reporter.say if team.is_first else (lambda _progress: None)
         with open_dataset(common.dataset_dir, read_only=True) as dataset:
-            run_round(id_, dataset, ModelStore(common.models_dir), common, own, reporter.say)
+            run_round(id_, dataset, ModelStore(common.models_dir), common, own, say, epoch, team)
     except Fatal as fatal:
         reporter.say(Progress(fault=str(fatal)))
         exit_with("trainer", fatal)
     except Exception as error:
         log.exception("round %d failed", id_)
-        reporter.say(Progress(fault=f"{type(error).__name__}: {first_line(error)}"))
+        reporter.say(Progress(fault=f"{type(error).__name__}: {first_line(error)}", passing=passes(error, home)))
         sys.exit(1)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m services.trainer", description="Pairs in, student versions out.")
-    commands = parser.add_subparsers(dest="command", metavar="[command]")
-    one = commands.add_parser("round", help="run one planned round (what the worker does itself)")
-    one.add_argument("id", type=int)
-    scores = commands.add_parser("evaluate", help="Spearman x 100 on human-scored sentence pairs")
-    scores.add_argument("model", help="current, previous, a version's id, default (untrained), a folder or a hub id")
-    scores.add_argument("--sts", type=Path, required=True, metavar="DIR", help="a folder of STS files (*.tsv.gz)")
-    scores.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args()
+def gpus() -> int:
+    """Processes for a round when nothing is set."""
+    import torch
+
+    return max(1, int(torch.cuda.device_count()))
+
+
+@contextlib.contextmanager
+def configured() -> Iterator[Settings]:
+    """For commands: the settings, and logging as they say."""
+    settings = load(Settings)
+    configure_logging(settings.log_level)
+    yield settings
 
 
 def main() -> None:
     """Do what the command line says."""
-    given = arguments()
+    given: argparse.Namespace = parse()
     if given.command == "round":
-        run_one_round(given.id)
-    elif given.command == "evaluate":
-        from services.trainer.evaluate import evaluate  # numpy and scipy, which the worker does without
+        run_one_round(given.id, given.epoch)
+        return
+    with configured() as settings:
+        if given.command in (None, "train"):
+            own = load(TrainerSettings)
+            run("trainer", train_once(settings, own) if given.command and given.once else work(settings, own))
+        elif given.command == "evaluate":
+            from services.trainer.commands.evaluate import evaluate  # numpy and scipy, which the worker does without
 
-        settings = load(Settings)
-        configure_logging(settings.log_level)
-        evaluate(settings, given.model, given.sts, given.json)
-    else:
-        run("trainer", work())
+            evaluate(settings, given)
+        elif given.command == "dataset":
+            from services.trainer.commands.dataset import dataset
+
+            dataset(settings, given)
+        else:
+            from services.trainer.commands.versions import versions
+
+            versions(settings, load(TrainerSettings), given)
 
 
 if __name__ == "__main__":
     try:
         main()
+    except BrokenPipeError:  # whoever read our answer has read enough
+        os._exit(0)
     except Fatal as fatal:
         exit_with("trainer", fatal)

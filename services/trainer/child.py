@@ -16,12 +16,12 @@ from shared.process import with_lifeline
 ROOT = Path(__file__).resolve().parents[2]
 
 
-async def run_child(id_: int, tell: Callable[[Progress], None]) -> Progress:
-    """Run round `id_`, telling what the child tells; its last progress has a `version` or a `fault`.
+async def run_child(id_: int, epoch: int, tell: Callable[[Progress], None]) -> Progress:
+    """Run round `id_` under a lease's epoch, telling what the child tells.
 
-    The child dies with us, and when this is cancelled.
+    The last progress has a `version` or a `fault`. The child dies with us, and when this is cancelled.
     """
-    command = with_lifeline([sys.executable, "-m", "services.trainer", "round", str(id_)])
+    command = with_lifeline([sys.executable, "-m", "services.trainer", "round", str(id_), "--epoch", str(epoch)])
     # Our own working directory, since settings may be relative paths; so Python must be told where the code is.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = await asyncio.create_subprocess_exec(

@@ -1,16 +1,26 @@
-"""From the stream into the dataset: commit, then acknowledge, so that a death in between repeats and loses nothing."""
+"""From the stream into the dataset: commit, then acknowledge, so that a death in between repeats and loses nothing.
+
+An entry that can't be kept goes to the dead letters with the reason, so that the others flow: at once when it can't
+even be read, which never mends; after five deliveries when the dataset refuses it or the trainer died of it each time.
+"""
 
 import logging
+import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.trainer.dataset import Dataset
+from services.trainer.progress import first_line
 from shared.stream import Delivery, PairStream
 
 log = logging.getLogger(__name__)
 
 CONSUMER = "trainer-0"
 """One name for ever: what a dead trainer left unacknowledged comes to the next one at once."""
+DELIVERIES = 5
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError)
+"""What can be an entry's own fault. A full disk, a locked or damaged file and a Redis that is away never are."""
 
 
 class Collector:
@@ -44,12 +54,56 @@ class Collector:
             if not await self.collect(block_ms=1):
                 return
 
+    async def dead(self) -> int:
+        """How many entries are in the dead letters."""
+        return await self._writer.dead()
+
     async def _keep(self, deliveries: Sequence[Delivery]) -> None:
-        readable = [delivery for delivery in deliveries if delivery.record is not None]
-        if self._dataset.add([delivery.record for delivery in readable if delivery.record is not None]):
-            self._last_new = time.monotonic()
-        await self._writer.acknowledge(readable)
         for delivery in deliveries:
             if delivery.record is None:
-                log.warning("entry %s is unreadable and goes to the dead letters: %s", delivery.id, delivery.fault)
-                await self._writer.bury(delivery)
+                await self._bury(delivery)
+        readable = [delivery for delivery in deliveries if delivery.record is not None]
+        # Seen often and still there: one of them may be what the trainer dies of.
+        suspects = [delivery for delivery in readable if delivery.deliveries > DELIVERIES]
+        await self._keep_together([delivery for delivery in readable if delivery.deliveries <= DELIVERIES])
+        for suspect in suspects:
+            await self._keep_suspect(suspect)
+
+    async def _keep_together(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        try:
+            self._add(deliveries)
+        except REFUSALS as error:
+            if len(deliveries) == 1:
+                await self._refuse(deliveries[0], error)
+                return
+            for delivery in deliveries:  # whichever it is, the others are kept
+                await self._keep_together([delivery])
+            return
+        await self._writer.acknowledge(deliveries)
+
+    async def _keep_suspect(self, delivery: Delivery) -> None:
+        tries = await self._writer.count_try(delivery)
+        if tries > DELIVERIES:
+            await self._bury(replace(delivery, fault=f"the trainer died of it {tries - 1} times"))
+            return
+        try:
+            await self._keep_together([delivery])
+        finally:
+            await self._writer.forget_try(delivery)
+
+    async def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        if delivery.deliveries >= DELIVERIES:
+            await self._bury(replace(delivery, fault=f"the dataset refuses it: {first_line(error)}"))
+            return
+        log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
+        self._reader.rewind()
+
+    async def _bury(self, delivery: Delivery) -> None:
+        log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.fault)
+        await self._writer.bury(delivery)
+
+    def _add(self, deliveries: Sequence[Delivery]) -> None:
+        if self._dataset.add([delivery.record for delivery in deliveries if delivery.record is not None]):
+            self._last_new = time.monotonic()

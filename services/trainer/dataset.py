@@ -1,6 +1,6 @@
 """The collected pairs and the rounds that train on them, in one SQLite file that survives any kill.
 
-Only the worker writes; a round's child process reads.
+The trainer that holds the lease writes rounds; pairs are also written by `dataset import`. A round's process reads.
 """
 
 import contextlib
@@ -12,46 +12,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
-from shared.pairs import Pair, PairRecord
+from services.trainer.schema import prepare
+from shared.pairs import Pair, PairRecord, Provenance
 from shared.process import Fatal
 
-SCHEMA = 1
 FILE = "pairs.sqlite"
-
-TABLES = """
-CREATE TABLE round (
-    id INTEGER PRIMARY KEY,
-    state TEXT NOT NULL CHECK (state IN ('planned', 'training', 'published', 'failed')),
-    pairs INTEGER NOT NULL,
-    dataset_hash TEXT,
-    seed INTEGER NOT NULL,
-    base TEXT NOT NULL,
-    faults INTEGER NOT NULL DEFAULT 0,
-    version TEXT,
-    reason TEXT,
-    started REAL,
-    finished REAL
-);
-CREATE TABLE pair (
-    hash TEXT PRIMARY KEY,
-    sentence1 TEXT NOT NULL,
-    sentence2 TEXT NOT NULL,
-    score REAL NOT NULL,
-    provenance TEXT NOT NULL,
-    collected REAL NOT NULL,
-    round INTEGER REFERENCES round (id)
-);
-CREATE INDEX pair_round ON pair (round);
-"""
 
 
 class State(StrEnum):
-    """What became of a round: planned -> training -> published or failed."""
+    """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
 
     PLANNED = "planned"
     TRAINING = "training"
     PUBLISHED = "published"
+    REJECTED = "rejected"
     FAILED = "failed"
 
 
@@ -63,20 +39,42 @@ class Round:
     """0 publishes the untrained base."""
     state: State
     pairs: int
+    """The pairs with ids up to this one."""
     dataset_hash: str | None
     """SHA-256 over its pairs' content hashes and scores; None without pairs."""
     seed: int
     base: str
+    start: str | None
+    """The version that training continues from, with `warm_start`; None from the base."""
     faults: int
     """How many times its child process failed. A death of the trainer itself is not the round's fault."""
     version: str | None
     reason: str | None
-    """Why it failed, or failed last."""
+    """Why it failed, failed last, or was rejected."""
     started: float | None
     finished: float | None
 
 
-COLUMNS = "id, state, pairs, dataset_hash, seed, base, faults, version, reason, started, finished"
+COLUMNS = "id, state, pairs, dataset_hash, seed, base, start, faults, version, reason, started, finished"
+
+
+class StoredPair(NamedTuple):
+    """A pair of the dataset: plain, because there may be millions."""
+
+    id: int
+    hash: bytes
+    sentence1: str
+    sentence2: str
+    score: float
+
+
+class Origin(NamedTuple):
+    """Who wrote how many pairs, and of which kind."""
+
+    teacher: str
+    task: str
+    label: str
+    pairs: int
 
 
 class Dataset:
@@ -85,12 +83,17 @@ class Dataset:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
+    @property
+    def id(self) -> str:
+        """Names this dataset's file among all."""
+        return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
+
     def add(self, records: Sequence[PairRecord]) -> int:
         """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat."""
         now = time.time()
         rows = [
             (
-                record.pair.content_hash,
+                bytes.fromhex(record.pair.content_hash),
                 record.pair.sentence1,
                 record.pair.sentence2,
                 record.pair.score,
@@ -101,20 +104,33 @@ class Dataset:
         ]
         with self._transaction():
             before = self._db.total_changes
+            # Not OR IGNORE, which would also pass over a row that breaks another rule of the table.
             self._db.executemany(
-                "INSERT OR IGNORE INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
                 rows,
             )
             return self._db.total_changes - before
 
     def count(self) -> int:
         """All pairs."""
-        return int(self._db.execute("SELECT count(*) FROM pair").fetchone()[0])
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM pair").fetchone()[0])
 
     def count_new(self) -> int:
         """Pairs that came since the last round was planned."""
-        return int(self._db.execute("SELECT count(*) FROM pair WHERE round IS NULL").fetchone()[0])
+        return self.count() - int(self._db.execute("SELECT coalesce(max(pairs), 0) FROM round").fetchone()[0])
+
+    def hash(self, pairs: int) -> str | None:
+        """SHA-256 over the content hashes and scores of the first `pairs` pairs, whatever order they came in.
+
+        One line a pair, its hash in hexadecimal digits and its score, sorted by hash. Takes seconds for a million.
+        """
+        if not pairs:
+            return None
+        digest = hashlib.sha256()
+        for row in self._db.execute("SELECT hash, score FROM pair WHERE id <= ? ORDER BY hash", (pairs,)):
+            digest.update(f"{row['hash'].hex()} {row['score']!r}\n".encode())
+        return digest.hexdigest()
 
     def plan_base(self, seed: int, base: str) -> Round:
         """Plan round 0, which has no pairs; it may be planned anew when the model store was emptied."""
@@ -125,16 +141,15 @@ class Dataset:
             )
         return self.round(0)
 
-    def plan(self, seed: int, base: str) -> Round:
-        """Plan the next round on all pairs up to now."""
+    def plan(self, seed: int, base: str, pairs: int, dataset_hash: str | None, start: str | None = None) -> Round:
+        """Plan the next round on the first `pairs` pairs, which `hash` has named."""
         with self._transaction():
             id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM round").fetchone()[0])
             self._db.execute(
-                "INSERT INTO round (id, state, pairs, seed, base) VALUES (?, 'planned', ?, ?, ?)",
-                (id_, self.count(), seed, base),
+                "INSERT INTO round (id, state, pairs, dataset_hash, seed, base, start)"
+                " VALUES (?, 'planned', ?, ?, ?, ?, ?)",
+                (id_, pairs, dataset_hash, seed, base, start),
             )
-            self._db.execute("UPDATE pair SET round = ? WHERE round IS NULL", (id_,))
-            self._db.execute("UPDATE round SET dataset_hash = ? WHERE id = ?", (self._hash(id_), id_))
         return self.round(id_)
 
     def round(self, id_: int) -> Round:
@@ -149,10 +164,44 @@ class Dataset:
         row = self._db.execute("SELECT id FROM round WHERE state IN ('planned', 'training') ORDER BY id").fetchone()
         return self.round(row["id"]) if row else None
 
-    def pairs(self, round_: Round) -> list[Pair]:
-        """What a round trains on, by content hash: everything collected until it was planned."""
-        query = "SELECT sentence1, sentence2, score FROM pair WHERE round <= ? ORDER BY hash"
-        return [Pair(**dict(row)) for row in self._db.execute(query, (round_.id,))]
+    def rounds(self) -> list[Round]:
+        """All rounds, oldest first."""
+        return [self.round(row["id"]) for row in self._db.execute("SELECT id FROM round ORDER BY id").fetchall()]
+
+    def pairs(self, round_: Round) -> Iterator[StoredPair]:
+        """What a round may train on, one after the other: by sentence1, then sentence2, however they came."""
+        query = "SELECT id, hash, sentence1, sentence2, score FROM pair WHERE id <= ? ORDER BY sentence1, sentence2"
+        return (StoredPair(*row) for row in self._db.execute(query, (round_.pairs,)))
+
+    def records(self) -> Iterator[tuple[PairRecord, float]]:
+        """Every pair with its provenance and when it was collected, in the order they came."""
+        query = "SELECT sentence1, sentence2, score, provenance, collected FROM pair ORDER BY id"
+        for row in self._db.execute(query):
+            pair = Pair.model_construct(sentence1=row[0], sentence2=row[1], score=row[2])
+            yield PairRecord.model_construct(pair=pair, provenance=Provenance.model_validate_json(row[3])), row[4]
+
+    def scores(self) -> dict[float, int]:
+        """Pairs by score, ascending; scores of many values in tenths."""
+        found = self._db.execute("SELECT score, count(*) FROM pair GROUP BY 1 ORDER BY 1 LIMIT 21").fetchall()
+        if len(found) > 20:
+            found = self._db.execute("SELECT round(score, 1), count(*) FROM pair GROUP BY 1 ORDER BY 1").fetchall()
+        return {row[0]: row[1] for row in found}
+
+    def sentences(self) -> dict[str, float]:
+        """How many different sentence1 there are, and how long a sentence is on average."""
+        query = (
+            "SELECT count(DISTINCT sentence1), coalesce(avg(length(sentence1) + length(sentence2)) / 2, 0) FROM pair"
+        )
+        row = self._db.execute(query).fetchone()
+        return {"different_sentence1": row[0], "mean_characters": round(row[1], 1)}
+
+    def origins(self, pairs: int) -> list[Origin]:
+        """Where the first `pairs` pairs came from, the most frequent first."""
+        query = (
+            "SELECT provenance ->> 'teacher', provenance ->> 'task', provenance ->> 'label', count(*) FROM pair"
+            " WHERE id <= ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
+        )
+        return [Origin(*row) for row in self._db.execute(query, (pairs,))]
 
     def begin(self, id_: int) -> None:
         """A child process starts on the round."""
@@ -165,24 +214,19 @@ class Dataset:
             self._db.execute("UPDATE round SET faults = faults + 1, reason = ? WHERE id = ?", (reason, id_))
         return self.round(id_).faults
 
-    def finish(self, id_: int, version: str) -> None:
-        """The round's version is published."""
+    def finish(self, id_: int, version: str, rejection: str | None = None) -> None:
+        """The round's version is published, or was rejected for a reason."""
+        state = State.PUBLISHED if rejection is None else State.REJECTED
         with self._transaction():
             self._db.execute(
-                "UPDATE round SET state = 'published', version = ?, reason = NULL, finished = ? WHERE id = ?",
-                (version, time.time(), id_),
+                "UPDATE round SET state = ?, version = ?, reason = ?, finished = ? WHERE id = ?",
+                (state, version, rejection, time.time(), id_),
             )
 
     def fail(self, id_: int) -> None:
         """The round is given up; its pairs stay for the next one."""
         with self._transaction():
             self._db.execute("UPDATE round SET state = 'failed', finished = ? WHERE id = ?", (time.time(), id_))
-
-    def _hash(self, id_: int) -> str:
-        digest = hashlib.sha256()
-        for row in self._db.execute("SELECT hash, score FROM pair WHERE round <= ? ORDER BY hash", (id_,)):
-            digest.update(f"{row['hash']} {row['score']!r}\n".encode())
-        return digest.hexdigest()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -199,22 +243,23 @@ class Dataset:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the dataset's lock; the kernel gives it back when this process dies. Raises `Fatal` if another holds it."""
+def lock(folder: Path) -> Iterator[bool]:
+    """Try for the lock that a dataset's trainer holds: whether it is ours now.
+
+    The kernel gives it back when this process dies, however it dies. Raises `Fatal` when the folder can't be used.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        file = (folder / "lock").open("w")
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_HOME: can't use {folder}: {error.strerror}") from None
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Fatal(
-                f"another trainer works on {folder}: stop it, or give this one another PAIRWRIGHT_HOME or "
-                "PAIRWRIGHT_DATASET"
-            ) from None
-        yield
+            yield False
+            return
+        yield True
 
 
 @contextlib.contextmanager
@@ -230,23 +275,7 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
         raise Fatal(f"PAIRWRIGHT_HOME: can't keep the dataset in {folder}: {error}") from None
     with contextlib.closing(connection):
         try:
-            _prepare(connection, read_only)
+            prepare(connection, read_only)
         except sqlite3.Error as error:
             raise Fatal(f"PAIRWRIGHT_HOME: can't use the dataset {file}: {error}") from None
         yield Dataset(connection)
-
-
-def _prepare(connection: sqlite3.Connection, read_only: bool) -> None:
-    """Durability, and the tables of a new file."""
-    connection.row_factory = sqlite3.Row
-    # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > SCHEMA:
-        raise Fatal(f"the dataset was written by a newer Pairwright (schema {found}, this one knows {SCHEMA})")
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    elif found < SCHEMA:
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")

@@ -1,17 +1,15 @@
 """What a round's child process tells the worker: JSON lines on its stdout."""
 
-import os
-import sys
 import time
 from typing import TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-INTERVAL_S = 1.0
+INTERVAL_S = 0.1
 
 
 class Progress(BaseModel):
-    """How far a round is. The last line of a round has its `version` or its `fault`."""
+    """How far a round is. The last line of a round has its `version` (with a `rejection` or without) or its `fault`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,21 +22,27 @@ class Progress(BaseModel):
     """Spearman x 100 on the synthetic dev side, at the end of the last epoch."""
     seconds_left: float | None = None
     version: str | None = None
+    rejection: str | None = None
+    """Why the gate refused the version."""
     scores: dict[str, float] = {}
     fault: str | None = None
+    passing: bool = False
+    """The fault is the machine's (a full disk, a base that is gone), not the round's: it is tried until it works."""
 
 
 class Reporter:
-    """Writes progress, at most once a second unless it matters."""
+    """Writes progress: what matters at once, and steps at most ten times a second."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
         self._last = 0.0
+        self._state: str | None = None
 
-    def say(self, progress: Progress, always: bool = True) -> None:
-        """Write one line."""
-        if always or time.monotonic() - self._last >= INTERVAL_S:
-            self._last = time.monotonic()
+    def say(self, progress: Progress) -> None:
+        """Write one line, unless the last one has just been written and this one tells only of another step."""
+        matters = progress.version is not None or progress.fault is not None or progress.state != self._state
+        if matters or time.monotonic() - self._last >= INTERVAL_S:
+            self._last, self._state = time.monotonic(), progress.state
             self._output.write(progress.model_dump_json(exclude_defaults=True) + "\n")
             self._output.flush()
 
@@ -46,11 +50,3 @@ class Reporter:
 def first_line(error: Exception) -> str:
     """An error in one line that fits a log and a status note: some libraries' messages have hundreds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def claim_stdout() -> TextIO:
-    """Our own handle on stdout. Whatever libraries print goes to stderr from now on and tears no line of ours."""
-    sys.stdout.flush()
-    ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return ours

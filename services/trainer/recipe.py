@@ -1,91 +1,107 @@
-"""From collected pairs to training rows: DINO's post-processing, made reproducible and without its leaks.
+"""The presets: what is made of the collected pairs, and the numbers by which a student learns.
 
-Source: timoschick/dino, scripts/sts/postprocess_dataset.py and run_training.py. Ours differs in three ways: the dev
-side is split by sentence1, not by pair (theirs has the same sentence1 on both sides); random partners are never a
-sentence's own; the dev side has neither random pairs nor smoothed scores.
+`dino` is the paper's recipe; source: timoschick/dino, scripts/sts/postprocess_dataset.py and run_training.py, with the
+leaks of its split mended (see `rows`). `default` is ours.
 """
 
-import hashlib
-import random
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from shared.pairs import Pair
+from services.trainer.settings import TrainerSettings
 
-SMOOTHING = 0.2
-RANDOM_PAIRS = 2
-DEV_SHARE = 0.1
+STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 600
+EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
+EVALUATED_SHARE = 0.06
+"""Pairs that are evaluated for each one that is trained on. Encoding takes a third of the time of training, so that is
+two percent."""
+CLASSES = {
+    "cosine": "CosineSimilarityLoss",
+    "cosent": "CoSENTLoss",
+    "angle": "AnglELoss",
+    "mnrl": "MultipleNegativesRankingLoss",
+}
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What a round trains on and what it is measured on. They share no sentence1."""
+class Recipe:
+    """All that decides, with the pairs, the base and the seed, what comes out."""
 
-    train: list[Pair]
-    dev: list[Pair]
-    dev_fault: str | None
-    """Why the dev side can't rank versions; None when it can."""
+    preset: str
+    loss: str
+    matryoshka: tuple[int, ...]
+    epochs: int
+    """0 until `for_rows` has set it."""
+    max_steps: int | None
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int
+    warm_up: float
+    """Share of the steps in which the rate grows; it falls linearly from there."""
+    smoothing: float
+    """0.2 makes the labels 0, 0.5 and 1 to 0.1, 0.5 and 0.9."""
+    random_pairs: int
+    """Pairs of score 0 that each sentence1 gets beside its own."""
+    most_per_label: int | None
+    """Pairs kept for one sentence1 and score; None keeps all."""
+    evaluate_every: int | None
+    """Steps between evaluations; None makes about ten of a round."""
+    early_stop: int | None
+    seed: int
 
+    @property
+    def triplets(self) -> bool:
+        """Whether the loss takes (anchor, positive, hard negative) instead of scored pairs."""
+        return self.loss == CLASSES["mnrl"]
 
-def prepare(pairs: Sequence[Pair], seed: int) -> Rows:
-    """Split, smooth and add random pairs. Depends on which pairs there are and on the seed, not on their order."""
-    ordered = sorted(pairs, key=lambda pair: (pair.sentence1, pair.sentence2, pair.score))
-    train = [pair for pair in ordered if not in_dev(pair.sentence1, seed)]
-    dev = [pair for pair in ordered if in_dev(pair.sentence1, seed)]
-    if not train:  # a handful of pairs: training on them matters more than measuring
-        train, dev = dev, []
-    rows = [*map(smooth, train), *random_pairs(train, seed)]
-    random.Random(seed).shuffle(rows)
-    return Rows(rows, dev, _fault(dev))
+    def for_rows(self, rows: int, static: bool) -> "Recipe":
+        """The recipe with its epochs for so many training rows."""
+        return self if self.epochs else replace(self, epochs=_static_epochs(rows, self.batch_size) if static else 1)
 
+    def steps(self, rows: int, processes: int) -> int:
+        """Optimizer steps of a round."""
+        batches = math.ceil(rows / (self.batch_size * processes))
+        steps = self.epochs * math.ceil(batches / self.gradient_accumulation)
+        return max(1, min(steps, self.max_steps or steps))
 
-def in_dev(sentence1: str, seed: int) -> bool:
-    """Whether a sentence1 belongs to the dev side: the same answer in every round, however the data grow."""
-    digest = hashlib.sha256(f"{seed}\x1f{sentence1}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64 < DEV_SHARE
+    def evaluation_steps(self, steps: int, processes: int, judges: int) -> int:
+        """Steps between two evaluations on so many pairs."""
+        seen = steps * self.batch_size * self.gradient_accumulation * processes
+        affordable = int(EVALUATED_SHARE * seen / max(1, judges))
+        evaluations = min(max(affordable, FEWEST_EVALUATIONS), EVALUATIONS)
+        return min(self.evaluate_every or math.ceil(steps / evaluations), steps)
 
-
-def smooth(pair: Pair) -> Pair:
-    """The labels 0, 0.5 and 1 become 0.1, 0.5 and 0.9."""
-    return pair.model_copy(update={"score": (1 - SMOOTHING) * pair.score + SMOOTHING / 2})
-
-
-def random_pairs(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """Up to two pairs of score 0 for each sentence1, with partners of other sentences.
-
-    They teach what no instruction asks for: that most sentences have nothing in common.
-    """
-    partners: dict[str, set[str]] = defaultdict(set)
-    for pair in pairs:
-        partners[pair.sentence1].add(pair.sentence2)
-    pool = sorted({pair.sentence2 for pair in pairs})
-    generator = random.Random(seed)
-    made = []
-    for sentence in sorted(partners):
-        taboo = partners[sentence] | {sentence}
-        made += [Pair(sentence1=sentence, sentence2=other, score=0.0) for other in _draw(pool, taboo, generator)]
-    return made
-
-
-def _draw(pool: Sequence[str], taboo: set[str], generator: random.Random) -> list[str]:
-    """`RANDOM_PAIRS` different sentences outside `taboo`, fewer when there are no more."""
-    if len(pool) <= 2 * len(taboo) + RANDOM_PAIRS:
-        rest = [sentence for sentence in pool if sentence not in taboo]
-        return generator.sample(rest, min(RANDOM_PAIRS, len(rest)))
-    # Trial and error: listing the rest for every sentence would take quadratic time.
-    drawn: list[str] = []
-    while len(drawn) < RANDOM_PAIRS:
-        candidate = generator.choice(pool)
-        if candidate not in taboo and candidate not in drawn:
-            drawn.append(candidate)
-    return drawn
+    def describe(self) -> dict[str, Any]:
+        """As a version's card tells it."""
+        return asdict(self) | {"matryoshka": list(self.matryoshka)}
 
 
-def _fault(dev: Sequence[Pair]) -> str | None:
-    scores = {pair.score for pair in dev}
-    if not dev:
-        return "no pair fell on the dev side; more different sentence1 are needed"
-    if len(scores) == 1:
-        return f"all {len(dev)} pairs on the dev side have the score {scores.pop():g}; another score is needed"
-    return None
+def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int) -> Recipe:
+    """The preset, with what the settings change of it; for static students, rates that move single word vectors."""
+    dino = settings.preset == "dino"
+    wanted = [int(part) for part in (settings.matryoshka or "").split(",") if part]
+    shorter = sorted({size for size in wanted if size < dimensions}, reverse=True)
+    return Recipe(
+        preset=settings.preset,
+        loss=CLASSES[settings.loss or "cosine"],
+        matryoshka=(dimensions, *shorter) if shorter else (),
+        epochs=settings.epochs or (1 if dino else 0),
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate or (1e-3 if static and not dino else 2e-5),
+        batch_size=settings.batch_size or 32,
+        gradient_accumulation=settings.gradient_accumulation,
+        warm_up=0.1,
+        smoothing=0.2,
+        random_pairs=2,
+        most_per_label=2 if dino else None,
+        evaluate_every=100 if dino else None,
+        early_stop=settings.early_stop,
+        seed=seed,
+    )
+
+
+def _static_epochs(rows: int, batch_size: int) -> int:
+    """Three, and more of them for few rows: a step moves a word vector by at most the learning rate, so a hundred steps
+    leave it where it was (docs/benchmarks.md, recipe). The best step on the dev side is kept in any case."""
+    wanted = math.ceil(STATIC_STEPS * batch_size / max(1, rows))
+    return min(max(wanted, STATIC_EPOCHS), STATIC_MOST_EPOCHS)

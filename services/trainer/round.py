@@ -1,134 +1,203 @@
-"""One round, from its pairs to a published version: what the worker's child process does."""
+"""One round, from its pairs to a published version or a rejected candidate: what the worker's child process does."""
 
+import json
 import logging
+import os
 import shutil
-from collections.abc import Callable
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.trainer import encoder, recipe, student, training
+from services.trainer import encoder, rows, student, training
 from services.trainer.dataset import Dataset, Round
-from services.trainer.evaluation import Undefined, score_pairs
+from services.trainer.distributed import Team
+from services.trainer.evaluation import StsFile, sts_files
 from services.trainer.progress import Progress
-from services.trainer.settings import TrainerSettings
+from services.trainer.publication import Candidate, Say, Scored, publish, score_before
+from services.trainer.recipe import Recipe, recipe_for
+from services.trainer.settings import GENERATED, TrainerSettings
+from services.trainer.upkeep import heal
 from shared import __version__
-from shared.model_store import PROBE_SENTENCES, Card, Manifest, ModelStore
-from shared.pairs import Pair
+from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.process import Fatal
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Say = Callable[[Progress], None]
-
-README = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity, pairwright]
----
-# A sentence encoder made by Pairwright
-
-Round {round} of the dataset `{dataset}`: {origin}
-Every training pair was written by a language model; no human label was used.
-
-| | |
-| --- | --- |
-| base | `{base}` |
-| pairs | {pairs} |
-| dataset hash | `{dataset_hash}` |
-| vectors | {dimensions} dimensions |
-| Spearman x 100 on generated dev pairs, before | {before} |
-| and after | {after} |
-"""
+PLAN = "plan.json"
 
 
-def run_round(id_: int, dataset: Dataset, store: ModelStore, common: Settings, own: TrainerSettings, say: Say) -> None:
+def run_round(
+    id_: int,
+    dataset: Dataset,
+    store: ModelStore,
+    common: Settings,
+    own: TrainerSettings,
+    say: Say,
+    epoch: int = 0,
+    team: Team | None = None,
+) -> None:
     """Train, measure and publish round `id_`; round 0 publishes the base as it is. Safe to repeat after any death.
 
-    Raises `Fatal` for a student that can't be loaded and OSError when the disk refuses; `current` then stays.
+    A round that was killed goes on from its newest whole checkpoint. Raises `Fatal` for a student that can't be loaded,
+    OSError when the disk refuses, and `Fenced` when a newer trainer has taken over; `current` then stays.
     """
+    team = team or Team()
     round_ = dataset.round(id_)
-    published = _published(store, round_)
-    if published is not None:  # a death came between publication and the worker's note of it
-        store.activate(published.id)
-        say(Progress(state="publishing", version=published.id, scores=published.scores))
+    done: Manifest | None = team.first(lambda: _begin(store, round_, epoch))
+    if done is not None:  # a death came between publication and the worker's note of it
+        say(Progress(state="publishing", version=done.id, scores=done.scores, rejection=done.rejection))
         return
-    work = common.dataset_dir / "rounds" / str(id_)
-    shutil.rmtree(work, ignore_errors=True)  # what a run before this one left; we start over
-    work.mkdir(parents=True)
-    try:
-        manifest = _train_and_publish(round_, dataset.pairs(round_), store, common, own, work, say)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    say(Progress(state="publishing", version=manifest.id, scores=manifest.scores))
+    folder = common.dataset_dir / "rounds" / str(id_)
+    work = _Work(round_, dataset, store, common, own, folder, team)
+    say(Progress(state="preparing" if round_.pairs else "publishing"))
+    candidate = work.train(say) if round_.pairs else work.untrained()
+    team.leave()
+    if not team.is_first:
+        return
+    say(Progress(state="publishing"))
+    manifest = publish(candidate, store, own, epoch)
+    shutil.rmtree(folder.parent, ignore_errors=True)  # older rounds' leftovers too
+    say(Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection))
 
 
-def _published(store: ModelStore, round_: Round) -> Manifest | None:
-    """This very round's version, if there is one: training may not give the same bits again."""
-    same = (
-        manifest
-        for manifest in store.versions()
-        if manifest.round == round_.id and (manifest.base, manifest.dataset_hash) == (round_.base, round_.dataset_hash)
-    )
-    return next(same, None)
+def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
+    """Look after the store; what came of this very round already, if anything: training may not give the same bits."""
+    store.fence(epoch)
+    if (healed := heal(store)) is not None:
+        log.error("the current version was damaged: %s", healed)
+    facts = (round_.id, round_.base, round_.dataset_hash)
+    for manifest in [*store.versions(), *store.rejected()]:
+        if (manifest.round, manifest.base, manifest.dataset_hash) == facts:
+            if manifest.rejection is None:
+                store.activate(manifest.id)
+            return manifest
+    return None
 
 
-def _train_and_publish(
-    round_: Round, pairs: list[Pair], store: ModelStore, common: Settings, own: TrainerSettings, work: Path, say: Say
-) -> Manifest:
-    say(Progress(state="training" if pairs else "publishing"))
-    model = encoder.load(student.locate(round_.base, common.teacher, common.cache_dir), student.SETTING)
-    used: dict[str, Any] = {}
-    scores: dict[str, float] = {}
-    rows = recipe.prepare(pairs, round_.seed)
-    if pairs:
-        if rows.dev_fault is not None:
-            log.warning("round %d has no dev scores: %s", round_.id, rows.dev_fault)
-        numbers = training.recipe_for(model, own, len(rows.train), round_.seed)
-        used = training.describe(numbers)
-        scores |= _dev_score("dev_before", model, rows)
-        training.train(model, rows, numbers, work, say)
-        say(Progress(state="publishing"))
-    card = Card(
-        base=round_.base,
-        parent=store.current(),
-        round=round_.id,
-        pairs=round_.pairs,
-        dataset=common.dataset,
-        dataset_hash=round_.dataset_hash,
-        dimensions=encoder.dimensions(model),
-        max_seq_length=encoder.max_seq_length(model),
-        recipe=used,
-        code_version=__version__,
-    )
-    return _publish(model, card, scores, rows, store)
+class _Work:
+    """What is done before there is a candidate."""
 
+    def __init__(
+        self,
+        round_: Round,
+        dataset: Dataset,
+        store: ModelStore,
+        common: Settings,
+        own: TrainerSettings,
+        folder: Path,
+        team: Team,
+    ) -> None:
+        self._round, self._dataset, self._store, self._own = round_, dataset, store, own
+        self._common, self._folder, self._team = common, folder, team
+        self._human: dict[str, StsFile] = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
 
-def _publish(model: Any, card: Card, scores: dict[str, float], rows: recipe.Rows, store: ModelStore) -> Manifest:
-    """Write the version, and measure what was written rather than what is in memory."""
-    with store.staging() as staged:
-        encoder.save(model, staged)
-        reloaded = encoder.load(str(staged), "the version just written")
-        if card.pairs:
-            scores = scores | _dev_score("dev_after", reloaded, rows)
-        card = card.model_copy(update={"scores": scores})
-        (staged / "README.md").write_text(_readme(card), encoding="utf-8")
-        probe = encoder.encode(reloaded, PROBE_SENTENCES)
-        return store.publish(staged, card, probe.tolist())
+    def untrained(self) -> Candidate:
+        """Round 0: the base as it is."""
+        return self._candidate(self._load(None))
 
+    def train(self, say: Say) -> Candidate:
+        """Prepare the rows, then fine-tune. All processes of the team come here."""
+        start = self._start()
+        model = self._load(start)
+        static = encoder.is_static(model)
+        recipe = recipe_for(self._own, static, encoder.dimensions(model), self._round.seed)
+        began = time.monotonic()
+        self._team.first(partial(self._prepare, recipe, start))
+        prepare_s = time.monotonic() - began
+        found = rows.prepared(self._folder / "rows")
+        if found is None or not found.facts.train:
+            raise Fatal(f"round {self._round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
+        recipe = recipe.for_rows(found.facts.train, static)
+        if found.dev_fault is not None:
+            log.warning("round %d has no dev scores: %s", self._round.id, found.dev_fault)
+        judges, selected_by = self._judges(found)
+        before = score_before(model, found, self._human) if self._team.is_first else Scored()
+        say(Progress(state="training"))
+        work = training.Work(
+            train=self._folder / "rows" / rows.TRAIN,
+            judges=judges,
+            folder=self._folder / "checkpoints",
+            checkpoint_s=self._own.checkpoint_seconds,
+        )
+        outcome = training.train(model, recipe, work, say)
+        return self._candidate(
+            model,
+            start=start,
+            rows=found,
+            recipe=recipe,
+            selected_by=selected_by if judges else None,
+            outcome=outcome,
+            before=before,
+            prepare_s=prepare_s,
+            origins=self._dataset.origins(self._round.pairs) if self._team.is_first else [],
+        )
 
-def _dev_score(name: str, model: Any, rows: recipe.Rows) -> dict[str, float]:
-    """Under `name`, the model's score on the dev side; nothing where there is none."""
-    if rows.dev_fault is not None:
-        return {}
-    try:
-        return {name: round(score_pairs(partial(encoder.encode, model), rows.dev), 2)}
-    except Undefined as error:
-        log.warning("no %s: %s", name, error)
-        return {}
+    def _candidate(self, model: Any, **trained: Any) -> Candidate:
+        return Candidate(model=model, round=self._round, dataset=self._common.dataset, human=self._human, **trained)
 
+    def _load(self, start: str | None) -> Any:
+        if start is not None:
+            return encoder.load(str(self._store.path(start)), f"version {start}")
+        located = student.locate(self._round.base, self._common.teacher, self._common.cache_dir)
+        return encoder.load(located, student.SETTING)
 
-def _readme(card: Card) -> str:
-    origin = "a student fine-tuned on generated sentence pairs." if card.pairs else "the base student, untrained."
-    before, after = (str(card.scores.get(name, "-")) for name in ("dev_before", "dev_after"))
-    return README.format(**card.model_dump(), origin=origin, before=before, after=after)
+    def _start(self) -> str | None:
+        """The version to go on from, if it is still sound."""
+        if self._round.start is None:
+            return None
+        try:
+            self._store.verify(self._round.start)
+        except (NoVersion, BrokenVersion) as error:
+            log.warning("the round starts from the base: %s", error)
+            return None
+        return self._round.start
+
+    def _prepare(self, recipe: Recipe, start: str | None) -> None:
+        """Write the rows, unless a run that was killed has written the same ones."""
+        plan = self._plan(recipe, start)
+        if not (self._folder / PLAN).is_file() or json.loads((self._folder / PLAN).read_text()) != plan:
+            shutil.rmtree(self._folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
+            self._folder.mkdir(parents=True)
+            (self._folder / PLAN).write_text(json.dumps(plan))
+        target = self._folder / "rows"
+        if rows.prepared(target) is not None:
+            return
+        os.environ["SQLITE_TMPDIR"] = str(self._folder)  # sorting millions of pairs takes room that /tmp may not have
+        try:
+            rows.prepare(self._dataset.pairs(self._round), recipe, target, self._replay(start))
+        except rows.NothingNew:
+            rows.prepare(self._dataset.pairs(self._round), recipe, target)
+
+    def _plan(self, recipe: Recipe, start: str | None) -> dict[str, Any]:
+        """All that the rows and checkpoints in the folder depend on."""
+        return {
+            **{name: getattr(self._round, name) for name in ("dataset_hash", "base", "seed")},
+            "start": start,
+            "replay": self._own.replay if start else None,
+            "select_on": self._own.select_on,
+            "recipe": recipe.describe(),
+            "code_version": __version__,
+            "processes": self._team.size,
+        }
+
+    def _replay(self, start: str | None) -> rows.Replay | None:
+        """A warm start takes the pairs that the version has not seen, and so many old ones."""
+        if start is None:
+            return None
+        manifest = self._store.manifest(start)
+        known = any(one.version == start for one in self._dataset.rounds())
+        seen = manifest.pairs if known else 0
+        new = self._round.pairs - seen
+        return rows.Replay(seen, min(1.0, self._own.replay * new / seen) if seen else 1.0)
+
+    def _judges(self, found: rows.Rows) -> tuple[list[Any], str]:
+        """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""
+        name = self._own.select_on
+        if name == GENERATED:
+            return ([] if found.dev_fault else found.dev), "generated dev pairs"
+        if name not in self._human:
+            known = ", ".join(self._human) or "none: set PAIRWRIGHT_TRAINER_STS"
+            raise Fatal(f"PAIRWRIGHT_TRAINER_SELECT_ON: there is no STS file {name!r}; there is {known}")
+        return self._human[name].rows, f"human-scored pairs: {name}"

@@ -1,17 +1,22 @@
 """Runs rounds, one at a time: decides when one starts, and what follows from how its child process ended."""
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from services.trainer import student
 from services.trainer.child import run_child
 from services.trainer.collector import Collector
-from services.trainer.dataset import Dataset, Round
+from services.trainer.dataset import Dataset, Round, open_dataset
 from services.trainer.progress import Progress, first_line
+from services.trainer.requests import Requests
 from services.trainer.schedule import Patience, due, yields_to_generation
 from services.trainer.settings import TrainerSettings
 from shared.model_store import ModelStore
@@ -28,19 +33,24 @@ TRANSIENT = (RedisError, OSError, sqlite3.Error)
 
 
 class Rounds:
-    """The rounds of one dataset. `base` is the student that every round starts from."""
+    """The rounds of one dataset, under one lease. `base` is the student that rounds start from."""
 
     def __init__(
         self,
         collector: Collector,
         dataset: Dataset,
+        folder: Path,
         store: ModelStore,
         board: StatusBoard,
+        requests: Requests,
         settings: TrainerSettings,
         base: str,
+        epoch: int = 0,
+        watch: Callable[[int, Progress], None] = lambda _round, _progress: None,
     ) -> None:
-        self._collector, self._dataset, self._store, self._board = collector, dataset, store, board
-        self._settings, self._base = settings, base
+        self._collector, self._dataset, self._folder = collector, dataset, folder
+        self._store, self._board, self._requests = store, board, requests
+        self._settings, self._base, self._epoch, self._watch = settings, base, epoch, watch
         self._yields = yields_to_generation(settings.wait_for_generation)
         self._patience = Patience(settings.wait_limit_seconds)
         self._waiting = False
@@ -49,6 +59,7 @@ class Rounds:
         self._progress = Progress()
         self._not_before = 0.0
         self._last_log = 0.0
+        self._wanted: list[str] = []
         self.fault: str | None = None
         """How the last try failed; None after a success."""
 
@@ -58,63 +69,106 @@ class Rounds:
         Raises `Fatal` when the disk refuses, which then is full or failing at the very start.
         """
         try:
-            if self._store.current() is None and self._dataset.unfinished() is None:
+            current = self._store.current()
+            gone = current is None or not (self._store.root / "versions" / current).is_dir()
+            if gone and self._dataset.unfinished() is None:
                 self._dataset.plan_base(self._settings.seed, self._base)
         except (OSError, sqlite3.Error) as error:
             raise Fatal(f"PAIRWRIGHT_HOME: can't write the dataset: {first_line(error)}") from None
 
     async def consider(self, redis_answers: bool) -> None:
         """Start a round if none runs and one is due. A new one needs Redis, to have everything that waits there."""
-        if self._running is not None:
-            if not self._running.done():
-                return
-            self._running.result()  # a bug of ours ends the trainer, rather than a round that starts over for ever
-            self._running = None
-        if time.monotonic() < self._not_before:
+        if redis_answers:
+            self._wanted += await self._asked()
+        if await self._is_running() or time.monotonic() < self._not_before:
             return
         try:
-            round_ = await self._next(redis_answers)
+            unfinished = self._dataset.unfinished()
+            if unfinished is not None:
+                if not await self._may_resume(unfinished):
+                    return
+            elif not redis_answers or not await self._is_due():
+                return
         except TRANSIENT as error:
             self._postpone("can't start a round", error)
             return
-        if round_ is not None:
-            self._round, self._progress, self._last_log = round_.id, Progress(), time.monotonic()
-            self._running = asyncio.create_task(self._run(round_))
+        self._running = asyncio.create_task(self._plan_and_run(unfinished))
+
+    async def once(self) -> Round:
+        """Run one round now and to its end, a planned one first; what became of it. Raises `Fatal`."""
+        unfinished = self._dataset.unfinished()
+        if unfinished is None:
+            await self._collector.drain()
+            if not self._dataset.count():
+                raise Fatal("there are no pairs to train on: generate some, or `dataset import` them")
+        await self._plan_and_run(unfinished)
+        if self._round is None:
+            raise Fatal(self.fault or "the round did not start")
+        return self._dataset.round(self._round)
 
     async def stop(self) -> None:
-        """End the child process; its round runs again at the next start."""
+        """End the child process; its round goes on at the next start."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
     def note(self) -> dict[str, Any]:
         """What goes on, for the status board."""
+        runs = self._running is not None and not self._running.done()
         idle = "waiting for generation" if self._waiting else "collecting"
+        if not runs and self.fault is not None and time.monotonic() < self._not_before:
+            idle = "waiting to try again"
         return {
-            "state": self._progress.state if self._running is not None and not self._running.done() else idle,
+            "state": self._progress.state if runs else idle,
             "round": self._round,
             **self._progress.model_dump(include={"step", "steps", "loss", "dev", "seconds_left"}),
             "version": self._store.current(),
+            "epoch": self._epoch,
             "fault": self.fault,
         }
 
-    async def _next(self, redis_answers: bool) -> Round | None:
-        """The round to run now, if any: an unfinished one first."""
-        unfinished = self._dataset.unfinished()
-        if unfinished is not None:
-            trains = unfinished.id > 0  # publishing the base takes no time worth waiting
-            return None if trains and await self._must_wait() else unfinished
-        if not redis_answers or not due(self._dataset.count_new(), self._collector.idle_s, self._settings):
+    async def _is_running(self) -> bool:
+        if self._running is None:
+            return False
+        if not self._running.done():
+            if self._round is not None and self._wanted:
+                await self._answer(str(self._round))  # who asks for a round may watch the one that runs
+            return True
+        self._running.result()  # a bug of ours ends the trainer, rather than a round that starts over for ever
+        self._running = None
+        return False
+
+    async def _asked(self) -> list[str]:
+        try:
+            return await self._requests.take()
+        except TRANSIENT:
+            return []
+
+    async def _may_resume(self, round_: Round) -> bool:
+        return round_.id == 0 or not await self._must_wait()  # publishing the base takes no time worth waiting
+
+    async def _is_due(self) -> bool:
+        """Whether to plan a round: because someone asked, or because of the new pairs."""
+        if self._wanted:
+            await self._collector.drain()
+            if self._dataset.count():
+                return True
+            await self._answer("there are no pairs to train on")
+        if not due(self._dataset.count_new(), self._collector.idle_s, self._settings):
             self._waiting = False
-            return None
+            return False
         if await self._must_wait():
-            return None
+            return False
         await self._collector.drain()
-        return self._dataset.plan(self._settings.seed, self._base)
+        return True
 
     async def _must_wait(self) -> bool:
         """Whether generation has the cores for now."""
-        self._waiting = self._yields and self._patience.lasts(await self._generation_is_busy(), time.monotonic())
+        self._waiting = (
+            self._yields
+            and not self._wanted
+            and self._patience.lasts(await self._generation_is_busy(), time.monotonic())
+        )
         return self._waiting
 
     async def _generation_is_busy(self) -> bool:
@@ -123,28 +177,72 @@ class Rounds:
         except (*TRANSIENT, ValueError):
             return False  # the note is only a hint
 
+    async def _plan_and_run(self, round_: Round | None) -> None:
+        try:
+            if round_ is None:
+                round_ = await self._plan()
+            self._round, self._progress, self._last_log = round_.id, Progress(), time.monotonic()
+            await self._answer(str(round_.id))
+            if self._has_its_base(round_):
+                await self._run(round_)
+        except TRANSIENT as error:
+            self._postpone("can't run a round", error)
+
+    async def _plan(self) -> Round:
+        """Plan a round on all pairs up to now; naming a million of them takes a second, which collecting goes on in."""
+        pairs = self._dataset.count()
+        dataset_hash = await asyncio.to_thread(_hash, self._folder, pairs)
+        start = self._store.current() if self._settings.warm_start else None
+        return self._dataset.plan(self._settings.seed, self._base, pairs, dataset_hash, start)
+
+    async def _answer(self, said: str) -> None:
+        wanted, self._wanted = self._wanted, []
+        for token in wanted:
+            with contextlib.suppress(*TRANSIENT):  # whoever asked asks again
+                await self._requests.answer(token, said)
+
+    def _has_its_base(self, round_: Round) -> bool:
+        """Whether the base is there. It may come back: a disk that is not mounted yet. The round waits for it."""
+        try:
+            student.check(round_.base)
+        except Fatal as fatal:
+            if round_.base != self._base:
+                self._dataset.count_fault(round_.id, f"its base is gone, and another is set now: {fatal}")
+                self._dataset.fail(round_.id)
+                self.plan_base()
+                return False
+            self._postpone(f"round {round_.id} waits for its base", fatal)
+            return False
+        return True
+
     async def _run(self, round_: Round) -> None:
         """One try at a round."""
-        try:
-            self._dataset.begin(round_.id)
-            log.info(
-                "round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
+        self._dataset.begin(round_.id)
+        log.info("round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base")
+        outcome = await run_child(round_.id, self._epoch, self._tell)
+        if outcome.fault is not None and outcome.passing:
+            self._postpone(f"round {round_.id}", Exception(outcome.fault))
+            return
+        if outcome.fault is not None or outcome.version is None:
+            self._count_fault(round_, outcome.fault or "no version came of it")
+            return
+        self._dataset.finish(round_.id, outcome.version, outcome.rejection)
+        self.fault = None
+        if outcome.rejection is not None:
+            log.warning(
+                "round %d is rejected, %s stays current: %s", round_.id, self._store.current(), outcome.rejection
             )
-            outcome = await run_child(round_.id, self._tell)
-            if outcome.fault is not None or outcome.version is None:
-                self._count_fault(round_, outcome.fault or "no version came of it")
-                return
-            self._dataset.finish(round_.id, outcome.version)
-            self.fault = None
-            log.info("round %d is published as %s%s", round_.id, outcome.version, _spoken(outcome.scores))
-        except (OSError, sqlite3.Error) as error:
-            self._postpone(f"round {round_.id}", error)
+            return
+        await self._board.announce(outcome.version)
+        log.info("round %d is published as %s%s", round_.id, outcome.version, _spoken(outcome.scores))
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's fault, not the round's: it doesn't count."""
         self._not_before = time.monotonic() + MACHINE_PAUSE_S
-        self.fault = f"{what}: {first_line(error)}"
-        log.warning("%s; trying again in %.0f s", self.fault, MACHINE_PAUSE_S)
+        fault = f"{what}: {first_line(error)}"
+        if fault != self.fault:  # once, not every few seconds for a night
+            log.warning("%s; trying every %.0f s until it works", fault, MACHINE_PAUSE_S)
+        self.fault = fault
 
     def _count_fault(self, round_: Round, reason: str) -> None:
         """Run the round again after a pause that grows, or give it up."""
@@ -160,6 +258,8 @@ class Rounds:
 
     def _tell(self, progress: Progress) -> None:
         self._progress = progress
+        if self._round is not None:
+            self._watch(self._round, progress)
         if progress.loss is not None and time.monotonic() - self._last_log >= LOG_S:
             self._last_log = time.monotonic()
             log.info(
@@ -169,6 +269,12 @@ class Rounds:
                 progress.loss,
                 progress.seconds_left or 0,
             )
+
+
+def _hash(folder: Path, pairs: int) -> str | None:
+    """In a thread, so with a connection of its own."""
+    with open_dataset(folder, read_only=True) as dataset:
+        return dataset.hash(pairs)
 
 
 def _spoken(scores: dict[str, float]) -> str:

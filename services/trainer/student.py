@@ -27,6 +27,12 @@ def check(name: str) -> None:
         teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
 
 
+def is_static(name: str) -> bool:
+    """Whether it is a table of word vectors, as far as that shows without loading it: one on the hub counts as none."""
+    file = Path(name, "modules.json")
+    return name == "default" or (file.is_file() and "StaticEmbedding" in file.read_text())
+
+
 def locate(name: str, teacher_name: str, cache: Path) -> str:
     """A folder or a hub id that `encoder.load` takes. May make the default student first. Raises `Fatal`."""
     if name != "default":

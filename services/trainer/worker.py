@@ -4,47 +4,80 @@ Light: nothing heavy is imported here.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
+from typing import Any
 
 from services.trainer.collector import Collector
 from services.trainer.dataset import Dataset
+from services.trainer.lease import Lease, pause
 from services.trainer.progress import first_line
 from services.trainer.rounds import TRANSIENT, Rounds
+from services.trainer.upkeep import heal
+from shared.model_store import ModelStore
 from shared.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 1000
 NOTE_S = 2.0
+HEAL_S = 600.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 5.0
 
 
 class Worker:
-    """One dataset's trainer. `stopping` ends it; what is under way then is done again at the next start."""
+    """One dataset's trainer, while it holds the lease. `stopping` ends it; what is under way then goes on next time."""
 
     def __init__(
-        self, collector: Collector, rounds: Rounds, dataset: Dataset, board: StatusBoard, stopping: asyncio.Event
+        self,
+        collector: Collector,
+        rounds: Rounds,
+        dataset: Dataset,
+        store: ModelStore,
+        board: StatusBoard,
+        lease: Lease,
+        stopping: asyncio.Event,
     ) -> None:
-        self._collector, self._rounds, self._dataset, self._board = collector, rounds, dataset, board
-        self._stopping = stopping
+        self._collector, self._rounds, self._dataset = collector, rounds, dataset
+        self._store, self._board = store, board
+        self._lease, self._stopping = lease, stopping
         self._outage: str | None = None
         self._pause = FIRST_PAUSE_S
 
     async def run(self) -> None:
-        """Work until `stopping` is set."""
+        """Work until `stopping` is set or the lease is lost."""
         log.info("collecting; the dataset has %d pairs, %d new", self._dataset.count(), self._dataset.count_new())
+        await self._heal()
         self._rounds.plan_base()
-        notes = asyncio.create_task(self._post_notes())
+        beside = [asyncio.create_task(task) for task in (self._lease.keep(), self._post_notes(), self._look_after())]
         try:
-            while not self._stopping.is_set():
+            while self._goes_on():
                 await self._collect()
-                if not self._stopping.is_set():
+                if self._goes_on():
                     await self._rounds.consider(redis_answers=self._outage is None)
         finally:
-            notes.cancel()
+            for task in beside:
+                task.cancel()
             await self._rounds.stop()
+
+    def _goes_on(self) -> bool:
+        return self._lease.held and not self._stopping.is_set()
+
+    async def _look_after(self) -> None:
+        """Check the current version from time to time."""
+        while True:
+            await asyncio.sleep(HEAL_S)
+            await self._heal()
+            self._rounds.plan_base()
+
+    async def _heal(self) -> None:
+        try:
+            healed = await asyncio.to_thread(heal, self._store)
+        except OSError as error:
+            log.warning("can't look after the versions: %s", first_line(error))
+            return
+        if healed is not None:
+            log.error("the current version was damaged: %s", healed)
 
     async def _collect(self) -> None:
         """Collect one batch; while that fails, wait a little longer each time."""
@@ -55,8 +88,7 @@ class Worker:
             if self._outage is None:
                 log.warning("can't collect: %s; trying until it works, nothing is lost", first_line(error))
             self._outage = f"can't collect: {first_line(error)}"
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._pause * random.uniform(0.5, 1))
+            await pause(self._stopping, self._pause * random.uniform(0.5, 1))
             self._pause = min(2 * self._pause, LAST_PAUSE_S)
             return
         if self._outage is not None:
@@ -66,7 +98,8 @@ class Worker:
     async def _post_notes(self) -> None:
         while True:
             try:
-                counts = {"pairs": self._dataset.count(), "new_pairs": self._dataset.count_new()}
+                counts: dict[str, Any] = {"pairs": self._dataset.count(), "new_pairs": self._dataset.count_new()}
+                counts["dead_letters"] = await self._collector.dead()
                 note = self._rounds.note() | counts
                 await self._board.post("trainer", note | {"fault": self._outage or note["fault"]})
             except TRANSIENT as error:

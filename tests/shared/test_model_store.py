@@ -75,6 +75,10 @@ def test_a_staged_folder_that_is_not_published_is_removed(store: ModelStore) -> 
     with store.staging() as staged:
         write_model(staged)
     assert list(store.root.iterdir()) == []
+    (store.root / ".staging-dead").mkdir()
+    (store.root / ".trash-dead").mkdir()
+    with store.staging():
+        assert len(list(store.root.iterdir())) == 1, "what the dead left is swept"
 
 
 @pytest.mark.parametrize("name", ["r000001-00000000", "nonsense", "../../etc", "", "r000000-", "."])
@@ -181,4 +185,60 @@ def test_a_publisher_killed_at_any_moment_never_leaves_a_version_that_is_not_who
     assert process.returncode == 0
     assert kills > 20
     assert store.current() == store.versions()[-1].id
-    assert sorted(path.name for path in store.root.iterdir()) == ["current", "previous", "versions"]
+    assert sorted(path.name for path in store.root.iterdir()) == [".lock", "current", "previous", "versions"]
+
+
+def reject(store: ModelStore, round_number: int) -> Manifest:
+    with store.staging() as staged:
+        write_model(staged)
+        return store.reject(staged, card(round_number), PROBE, "worse by far")
+
+
+def test_a_rejected_candidate_is_kept_with_its_reason_and_is_no_version(store: ModelStore) -> None:
+    published, rejected = publish(store, 1), reject(store, 2)
+    assert rejected.rejection == "worse by far"
+    assert store.rejected() == [rejected]
+    assert store.versions() == [published]
+    assert (store.current(), store.previous()) == (published.id, None)
+    for use in (store.resolve, store.path, store.manifest, store.verify, store.activate):
+        with pytest.raises(NoVersion):
+            use(rejected.id)
+    assert (store.rejected_path(rejected.id) / "model.safetensors").is_file()
+
+
+def test_a_rejected_candidate_can_be_admitted(store: ModelStore) -> None:
+    publish(store, 1)
+    rejected = reject(store, 2)
+    assert store.admit(rejected.id).id == rejected.id
+    store.activate(rejected.id)
+    assert store.current() == rejected.id
+    with pytest.raises(NoVersion):
+        store.admit(rejected.id)
+
+
+def test_the_current_version_is_not_deleted_and_others_are(store: ModelStore) -> None:
+    first, second, third = (publish(store, number) for number in (1, 2, 3))
+    with pytest.raises(ValueError, match="current version"):
+        store.delete(third.id)
+    store.delete("previous")
+    assert store.previous() is None
+    assert store.versions() == [first, third]
+    store.delete(reject(store, 4).id)
+    assert store.rejected() == []
+    for name in (second.id, "..", "../versions", ""):
+        with pytest.raises(NoVersion):
+            store.delete(name)
+
+
+def test_what_was_told_of_a_run_does_not_change_a_version_s_id(store: ModelStore) -> None:
+    ids = set()
+    for seconds in (1.0, 2.0):
+        with store.staging() as staged:
+            write_model(staged, salt=b"the same weights")
+            (staged / "report").mkdir()
+            (staged / "report" / "report.md").write_text(f"It took {seconds} s.")
+            (staged / "README.md").write_text(f"{seconds}")
+            its = card(1).model_copy(update={"training": {"seconds": seconds}, "epoch": int(seconds), "parent": "x"})
+            ids.add(store.publish(staged, its, PROBE).id)
+    assert len(ids) == 1
+    store.verify(ids.pop())

@@ -1,8 +1,11 @@
 """The status board: the last note of each service, gone soon after its writer."""
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 
+from shared.redis_client import command_client
 from shared.status import FADES_AFTER_S, StatusBoard
 
 pytestmark = pytest.mark.anyio
@@ -23,3 +26,30 @@ async def test_a_dead_service_s_note_fades(redis: Redis, dataset: str) -> None:
     assert 0 < await redis.ttl(f"pairwright:{{{dataset}}}:status:trainer") <= FADES_AFTER_S
     await redis.expire(f"pairwright:{{{dataset}}}:status:trainer", 0)
     assert await StatusBoard(redis, dataset).read("trainer") == {}
+
+
+async def test_who_listens_hears_of_a_new_version(redis: Redis, dataset: str) -> None:
+    heard = asyncio.Event()
+    listening = asyncio.create_task(StatusBoard(redis, dataset).listen(heard.set))
+    channel = f"pairwright:{{{dataset}}}:published"
+    for _ in range(1000):
+        if await redis.publish(channel, "is anybody there?"):
+            break
+        await asyncio.sleep(0.01)
+    await heard.wait()
+    heard.clear()
+    await StatusBoard(redis, dataset + "-other").announce("r000001-00000000")
+    await asyncio.sleep(2.5)  # quiet connections stay
+    assert not heard.is_set()
+    await StatusBoard(redis, dataset).announce("r000001-00000000")
+    async with asyncio.timeout(10):
+        await heard.wait()
+    listening.cancel()
+
+
+async def test_without_redis_nothing_is_heard_and_nothing_fails(dataset: str) -> None:
+    board = StatusBoard(command_client("redis://127.0.0.1:1/0"), dataset)
+    await board.announce("r000001-00000000")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await board.listen(lambda: pytest.fail("heard something"))

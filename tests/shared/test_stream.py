@@ -117,7 +117,9 @@ async def test_what_was_not_acknowledged_comes_back_after_a_restart(redis: Redis
     await before.acknowledge(first[:1])
 
     restarted = PairStream(reader, dataset)
-    assert numbers(await restarted.read("trainer", block_ms=50)) == [1, 2, 3]
+    again = await restarted.read("trainer", block_ms=50)
+    assert numbers(again) == [1, 2, 3]
+    assert [delivery.deliveries for delivery in again] == [2, 2, 2]
     assert numbers(await restarted.read("trainer", block_ms=50)) == [4, 5]
     assert await restarted.read("trainer", block_ms=50) == []
 
@@ -182,7 +184,9 @@ async def test_an_unreadable_entry_is_buried_and_the_others_flow(
     dead = await redis.xrange(f"{writer.prefix}:dead")
     assert dead is not None
     ((_, kept),) = dead
-    assert kept == {"entry": bad.id, "fault": bad.fault, **fields}
+    assert kept == {"entry": bad.id, "fault": bad.fault, "deliveries": "1", **fields}
+    await PairStream(redis, dataset).bury(bad)
+    assert await writer.dead() == 1, "a repeated burial adds nothing"
     assert await PairStream(reader, dataset).read("trainer", block_ms=50) == []
 
 

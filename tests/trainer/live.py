@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,7 +19,14 @@ PATIENCE_S = 120
 class LiveTrainer:
     """`python -m services.trainer` on a home of its own; its log lies beside that home."""
 
-    def __init__(self, home: Path, redis_url: str, student: Path, settings: dict[str, object]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        redis_url: str,
+        student: Path,
+        settings: dict[str, object],
+        arguments: Sequence[str] = (),
+    ) -> None:
         own = {f"PAIRWRIGHT_TRAINER_{name.upper()}": str(value) for name, value in settings.items()}
         common = {"HOME": home, "REDIS_URL": redis_url, "STUDENT": student}
         environment = os.environ | {f"PAIRWRIGHT_{name}": str(value) for name, value in common.items()} | own
@@ -29,8 +36,17 @@ class LiveTrainer:
         self._log_before = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "services.trainer"], cwd=ROOT, env=environment, stdout=log, stderr=log
+                [sys.executable, "-m", "services.trainer", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
+
+    @property
+    def pid(self) -> int:
+        """Of the worker."""
+        return self._process.pid
 
     @property
     def log(self) -> str:

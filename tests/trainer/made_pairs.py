@@ -2,6 +2,7 @@
 
 import random
 
+from services.trainer.dataset import Dataset, Round
 from shared.pairs import Pair, PairRecord, Provenance
 
 NOUNS = [f"noun{number}" for number in range(60)]
@@ -30,3 +31,9 @@ def records(pairs: list[Pair]) -> list[PairRecord]:
     """The pairs as the stream carries them."""
     provenance = Provenance(dataset="default", task="sts", label="1", job="job", teacher="default", seed=1)
     return [PairRecord(pair=pair, provenance=provenance) for pair in pairs]
+
+
+def plan(dataset: Dataset, seed: int, base: object, start: str | None = None) -> Round:
+    """The next round on all pairs, as the worker plans it."""
+    pairs = dataset.count()
+    return dataset.plan(seed, str(base), pairs, dataset.hash(pairs), start)

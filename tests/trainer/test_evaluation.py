@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer.evaluate import table
-from services.trainer.evaluation import Undefined, score, sts_files
+from services.trainer.commands.evaluate import table
+from services.trainer.evaluation import StsFile, Undefined, score, sts_files
 from shared.process import Fatal
 
 HEADER = "score\tsentence1\tsentence2\tsubset\n"
@@ -58,7 +58,8 @@ def test_sentences_keep_quotes_and_odd_line_separators(tmp_path: Path) -> None:
     write(tmp_path, "a.test.tsv.gz", HEADER + '2.5\tA "quote\tb\u2028c\tx\n5\td\te\tx\n')
     write(tmp_path, "sources.tsv.gz", "row\tauthor\n1\tsomeone\n")
     write(tmp_path, "sentences.txt.gz", "A sentence.\n")
-    assert sts_files(tmp_path) == {"a.test": [('A "quote', "b\u2028c", 2.5), ("d", "e", 5.0)]}
+    rows = [('A "quote', "b\u2028c", 2.5), ("d", "e", 5.0)]
+    assert sts_files(tmp_path) == {"a.test": StsFile(rows, ["x", "x"])}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ def test_a_plain_encoder_gets_mean_pooling(plain_encoder: Path) -> None:
     assert (encoder.dimensions(model), encoder.max_seq_length(model)) == (DIMENSIONS, 64)
 
 
+def test_a_static_student_is_known_without_loading_it(static_student: Path, plain_encoder: Path) -> None:
+    assert [student.is_static(str(name)) for name in ("default", static_student, plain_encoder, "a/b")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
 def test_what_is_no_model_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match=r"PAIRWRIGHT_STUDENT: .* holds none of modules\.json, config\.json"):
         student.check(str(tmp_path))

@@ -4,9 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from shared.stream import Offer, PairStream
 from tests.trainer.conftest import Start
 from tests.trainer.live import LiveTrainer
 from tests.trainer.made_pairs import make_pairs, records
-
-KILLS = 6
 
 
 def send(url: str, pairs: list[Pair]) -> None:
@@ -133,46 +128,6 @@ def test_a_round_that_always_fails_is_given_up_and_collecting_goes_on(
     trainer.wait_until(lambda: "SIGKILL" in str(note(own_server.url).get("fault")), "the fault on the board")
 
 
-def test_kills_while_collecting_lose_nothing_and_double_nothing(
-    start: Start, own_server: EmbeddedServer, tmp_path: Path
-) -> None:
-    publish_something(tmp_path / "home")
-    with producing(own_server.url) as sent:
-        for number in range(KILLS):
-            trainer = start(round_pairs=10**9)
-            wait_for_pairs(trainer, trainer.count_pairs() + 10)
-            if number % 2:
-                assert own_server.pid is not None
-                os.kill(own_server.pid, signal.SIGKILL)
-            trainer.kill()
-    trainer = start(round_pairs=10**9)
-    wait_for_pairs(trainer, len(sent))
-    trainer.wait_until_collecting()
-    assert Counter(row[0] for row in trainer.query("SELECT hash FROM pair")) == Counter(sent)
-    assert trainer.terminate() == 0
-
-
-@contextlib.contextmanager
-def producing(url: str) -> Iterator[list[str]]:
-    """Offer pairs without a break, in batches of five; yields the content hashes of what was accepted."""
-    pairs, sent, enough = make_pairs(20_000), list[str](), threading.Event()
-
-    def produce() -> None:
-        for first in range(0, len(pairs), 5):
-            if enough.is_set():
-                return
-            send(url, pairs[first : first + 5])
-            sent.extend(pair.content_hash for pair in pairs[first : first + 5])
-
-    producer = threading.Thread(target=produce)
-    producer.start()
-    try:
-        yield sent
-    finally:
-        enough.set()
-        producer.join()
-
-
 def wait_for_pairs(trainer: LiveTrainer, count: int) -> None:
     trainer.wait_until(lambda: trainer.count_pairs() >= count, f"{count} pairs")
 
@@ -207,13 +162,41 @@ def test_a_round_waits_for_generation_and_takes_everything_then(
     assert trainer.query("SELECT pairs FROM round") == [(50,)]
 
 
-def test_a_second_trainer_is_refused_in_one_line(start: Start, tmp_path: Path) -> None:
+def test_a_second_trainer_waits_and_takes_over_when_the_first_dies(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
     publish_something(tmp_path / "home")
-    first = start()
-    first.wait_until(lambda: "collecting" in first.log, "the first")
-    assert start().wait() == 1
-    assert "pairwright trainer: another trainer works on" in first.log
+    first = start(round_pairs=10**9)
+    first.wait_until_collecting()
+    second = start(round_pairs=10**9)
+    second.wait_until(lambda: "another trainer works on" in second.log, "the waiting")
+    send(own_server.url, make_pairs(10))
+    wait_for_pairs(first, 10)
+    assert second.log.count("collecting;") == 1
+    assert first.store.epoch() == 1
+    first.kill()
+    second.wait_until_collecting()
+    send(own_server.url, make_pairs(20)[10:])
+    wait_for_pairs(second, 20)
+    assert second.store.epoch() == 2
+    assert second.terminate() == 0
+
+
+def test_a_trainer_on_another_disk_waits_for_the_lease_too(
+    start: Start, own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    publish_something(tmp_path / "home")
+    publish_something(tmp_path / "elsewhere")
+    first = start(round_pairs=10**9)
+    first.wait_until_collecting()
+    second = start(home=tmp_path / "elsewhere", round_pairs=10**9)
+    second.wait_until(lambda: "takes over when it is gone" in second.log, "the waiting")
+    assert "collecting;" not in second.log
     assert first.terminate() == 0
+    second.wait_until_collecting()
+    send(own_server.url, make_pairs(10))
+    wait_for_pairs(second, 10)
+    assert second.terminate() == 0
 
 
 @pytest.mark.parametrize(

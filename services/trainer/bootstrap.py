@@ -1,0 +1,86 @@
+"""How sure a correlation is: resampling whole groups of rows, since pairs of one sentence1 are not independent."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+Numbers = npt.NDArray[np.float64]
+
+SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Spearman x 100 of a new ranking minus that of an old one, on the same rows."""
+
+    value: float
+    low: float
+    """The 95 % interval's ends."""
+    high: float
+    worse: float
+    """The share of the samples in which the new one is worse by more than the margin."""
+
+
+def interval(gold: Sequence[float], cosines: Numbers, groups: Sequence[object] | None = None) -> tuple[float, float]:
+    """The 95 % interval of Spearman x 100. Deterministic. NaN where the samples have no correlation."""
+    samples = _Samples(len(gold), groups)
+    values = np.array([_spearman(np.asarray(gold)[rows], cosines[rows]) for rows in samples])
+    return _percentiles(values)
+
+
+def difference(
+    gold: Sequence[float], old: Numbers, new: Numbers, margin: float, groups: Sequence[object] | None = None
+) -> Difference:
+    """The paired bootstrap: both rankings on the same samples. Deterministic."""
+    scores = np.asarray(gold)
+    values = np.array(
+        [
+            _spearman(scores[rows], new[rows]) - _spearman(scores[rows], old[rows])
+            for rows in _Samples(len(gold), groups)
+        ]
+    )
+    values = values[np.isfinite(values)]  # a sample with one score only says nothing
+    if not len(values):
+        return Difference(float("nan"), float("nan"), float("nan"), 0.0)
+    low, high = _percentiles(values)
+    value = _spearman(scores, new) - _spearman(scores, old)
+    return Difference(round(value, 2), low, high, round(float((values < -margin).mean()), 4))
+
+
+class _Samples:
+    """Row numbers of `SAMPLES` resamples with replacement, group by group."""
+
+    def __init__(self, rows: int, groups: Sequence[object] | None) -> None:
+        names = list(range(rows)) if groups is None else list(groups)
+        places = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        numbers = np.array([places[name] for name in names], dtype=np.int64)
+        self._order = np.argsort(numbers, kind="stable")
+        self._lengths = np.bincount(numbers, minlength=len(places))
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
+        random = np.random.default_rng(0)
+        for _ in range(SAMPLES):
+            drawn = random.integers(0, len(self._lengths), len(self._lengths))
+            lengths = self._lengths[drawn]
+            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            yield self._order[np.repeat(self._starts[drawn], lengths) + within]
+
+
+def _spearman(gold: Numbers, cosines: Numbers) -> float:
+    """Spearman x 100; NaN where one side has a single value."""
+    left, right = rankdata(gold), rankdata(cosines)
+    left, right = left - left.mean(), right - right.mean()
+    scale = np.sqrt((left @ left) * (right @ right))
+    return float(100 * (left @ right) / scale) if scale > 0 else float("nan")
+
+
+def _percentiles(values: Numbers) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return round(float(low), 2), round(float(high), 2)

@@ -1,0 +1,58 @@
+"""What keeps a model store healthy over months: finding damage and getting over it, and deleting what nobody needs."""
+
+import logging
+
+from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+
+log = logging.getLogger(__name__)
+
+
+def heal(store: ModelStore) -> str | None:
+    """If the current version is damaged or gone, move it out of the way and go back to the newest sound one.
+
+    Returns what happened; None when nothing was wrong. `current` may then name nothing: the base is published anew.
+    """
+    version = store.current()
+    if version is None:
+        return None
+    fault = _fault(store, version)
+    if fault is None:
+        return None
+    store.quarantine(version)
+    for candidate in [store.previous(), *reversed([manifest.id for manifest in store.versions()])]:
+        if candidate not in (None, version) and _fault(store, candidate) is None:
+            store.activate(candidate)
+            return f"{fault}; {candidate} is current again"
+    return f"{fault}; no sound version is left"
+
+
+def best(versions: list[Manifest]) -> Manifest | None:
+    """The version with the highest score on generated dev pairs; None when none has one."""
+    scored = [manifest for manifest in versions if "dev_after" in manifest.scores]
+    return max(scored, key=lambda manifest: manifest.scores["dev_after"], default=None)
+
+
+def retain(store: ModelStore, newest: int) -> list[str]:
+    """Delete all but current, previous, best and the `newest` last, and rejected candidates likewise.
+
+    Returns the ids that are gone. Raises OSError.
+    """
+    versions, rejected = store.versions(), store.rejected()
+    top = best(versions)
+    kept = {store.current(), store.previous(), top.id if top else None}
+    kept |= {manifest.id for manifest in versions[-newest:]}
+    gone = [manifest.id for manifest in versions if manifest.id not in kept]
+    gone += [manifest.id for manifest in rejected[:-newest]]
+    for version in gone:
+        store.delete(version)
+    if gone:
+        log.info("deleted %s", ", ".join(gone))
+    return gone
+
+
+def _fault(store: ModelStore, version: str) -> str | None:
+    try:
+        store.verify(version)
+    except (BrokenVersion, NoVersion) as error:
+        return str(error).split("; published:")[0]
+    return None
