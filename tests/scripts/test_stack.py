@@ -84,7 +84,7 @@ class Up:
     def dataset(self) -> list[str]:
         """The content hashes of all collected pairs."""
         with sqlite3.connect(self.home / "datasets" / "default" / "pairs.sqlite") as database:
-            return [row[0] for row in database.execute("SELECT hash FROM pair")]
+            return [row[0].lower() for row in database.execute("SELECT hex(hash) FROM pair")]
 
     def logs(self) -> str:
         return "".join(f"\n--- {f.name}\n{f.read_text()[-1500:]}" for f in (self.home / "logs").glob("*.log"))
