@@ -5,7 +5,7 @@
 PYTHON_IN_VENV := .venv/bin/python
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv with everything pinned in constraints.txt (minutes the first time, then nothing to do)
 	@for python in "$$PYTHON" python3 python3.11 python3.12 python3.13 python; do \
@@ -29,14 +29,14 @@ check: setup ## lint, formatting, types and import boundaries
 	@$(PYTHON_IN_VENV) -m mypy
 	@.venv/bin/lint-imports
 
-bench-generation: setup ## measure generation on this machine, against the plain engine and the original's batching
-	@$(PYTHON_IN_VENV) -m scripts.bench_generation
+bench-generation: setup ## measure generation here, against plain decoding and the original's batching; ARGS="--inputs 96"
+	@$(PYTHON_IN_VENV) -m scripts.bench_generation $(ARGS)
 
 bench-embedding: setup ## measure the embedding service against others; ARGS="--seconds 4 --out FILE --quick"
 	@$(PYTHON_IN_VENV) -m scripts.bench_embedding $(ARGS)
 
-bench-trainer: setup ## measure training here, against sentence-transformers alone (about 10 minutes)
-	@$(PYTHON_IN_VENV) -m scripts.bench_trainer
+bench-trainer: setup ## measure training here, against sentence-transformers alone; ARGS="--rows 20000 --sizes 10000"
+	@$(PYTHON_IN_VENV) -m scripts.bench_trainer $(ARGS)
 
 clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

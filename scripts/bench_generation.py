@@ -1,16 +1,21 @@
-"""`make bench`: what self-debiasing costs, over HTTP on the real service, both sides in one run.
+"""`make bench-generation`: what self-debiasing costs, over HTTP on the real service, all sides in one run.
 
 Plain: every pair sampled from its label's own prompt. Debiased: the same sentences, labels and seeds with the counter
 prompts as lanes. A step costs the engine what its lanes cost, so the goal is plain speed / mean lanes. The two sides
-take turns, and each side's best turn counts, because machines are shared and noisy. Then the same debiased work on the
-plain transformers engine, one sample at a time, at the same dtype. The last line is one JSON object.
+take turns, and each side's best turn counts, because machines are shared and noisy. Beside them, at the same dtype: the
+original's batching on transformers (bench_original.py), with the bare instructions that it uses, and our own
+transformers engine, one sample at a time. The last line is one JSON object.
 """
 
+import argparse
 import contextlib
 import json
-import shutil
+import os
+import re
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,43 +24,101 @@ from typing import Any
 import httpx
 
 from scripts.demo import SENTENCES
-from scripts.stack import Stack
+from scripts.memory import pss_mib
+from scripts.stack import ROOT, Stack
 from scripts.up import prepare_teacher
+from shared import teacher
 from shared.process import Fatal, configure_logging, exit_with
 from shared.settings import Settings, load
 
 MEAN_LANES = 2.0  # task sts: 1, 2 and 3 lanes for labels 1, 0.5 and 0, equally often
-INPUTS, TURNS = 96, 3
-REFERENCE_INPUTS = 12  # it is slow
+INPUTS, TURNS = 192, 3
+REFERENCE_INPUTS = 8  # it is slow
 START_WITHIN_S = 300.0
+GOALS = {"ratio_to_lanes": 0.95, "speedup": 20.0}
 
 
-def samples_per_second(client: httpx.Client, decay_constant: float, seed: int, inputs: int = INPUTS) -> float:
-    """Sentences written a second, whether accepted or not, from one job that tries each pair once."""
-    sentences = SENTENCES.read_text(encoding="utf-8").splitlines()[:inputs]
-    plan = {"inputs": sentences, "attempts": 1, "seed": seed, "decoding": {"decay_constant": decay_constant}}
-    answer = client.post("/generate", json=plan, headers={"Prefer": "wait=600"})
-    if answer.status_code != 200:
-        raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
-    job = answer.json()
-    return float((job["accepted"] + job["rejected"]) / job["seconds"])
+class Side:
+    """One way of writing the sentences, and its best turn."""
+
+    def __init__(self, client: httpx.Client, decay_constant: float, inputs: int) -> None:
+        self._client, self._decay_constant = client, decay_constant
+        self._sentences = SENTENCES.read_text(encoding="utf-8").splitlines()[:inputs]
+        self.pairs_s = self.tokens_s = 0.0
+
+    def turn(self, seed: int) -> float:
+        """Sentences written a second, whether accepted or not, from one job that tries each pair once."""
+        decoding = {"decay_constant": self._decay_constant}
+        plan = {"inputs": self._sentences, "attempts": 1, "seed": seed, "decoding": decoding}
+        tokens = _tokens_drawn(self._client)
+        answer = self._client.post("/generate", json=plan, headers={"Prefer": "wait=600"})
+        if answer.status_code != 200:
+            raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
+        job = answer.json()
+        pairs_s = float((job["accepted"] + job["rejected"]) / job["seconds"])
+        if pairs_s > self.pairs_s:
+            self.pairs_s, self.tokens_s = pairs_s, (_tokens_drawn(self._client) - tokens) / job["seconds"]
+        return pairs_s
 
 
-def measure(client: httpx.Client) -> dict[str, Any]:
-    """Both sides, in turns."""
-    samples_per_second(client, 0.0, seed=0)  # warm-up
-    plain, debiased = [], []
-    for turn in range(1, TURNS + 1):
-        plain.append(samples_per_second(client, 0.0, seed=turn))
-        debiased.append(samples_per_second(client, 100.0, seed=turn))
-        print(f"turn {turn}: plain {plain[-1]:.2f} pairs/s, debiased {debiased[-1]:.2f} pairs/s", flush=True)
-    ratio = max(debiased) / (max(plain) / MEAN_LANES)
+def _tokens_drawn(client: httpx.Client) -> float:
+    found = re.search(r"^pairwright_tokens_drawn (\S+)", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
+    """Plain and debiased, in turns."""
+    plain, debiased = Side(client, 0.0, inputs), Side(client, 100.0, inputs)
+    plain.turn(seed=0)  # warm-up
+    for seed in range(1, turns + 1):
+        print(
+            f"turn {seed}: plain {plain.turn(seed):.2f} pairs/s, debiased {debiased.turn(seed):.2f} pairs/s", flush=True
+        )
     return {
-        "plain_pairs_s": round(max(plain), 2),
-        "debiased_pairs_s": round(max(debiased), 2),
+        "plain_pairs_s": round(plain.pairs_s, 2),
+        "debiased_pairs_s": round(debiased.pairs_s, 2),
         "mean_lanes": MEAN_LANES,
-        "ratio_to_lanes": round(ratio, 3),
+        "ratio_to_lanes": round(debiased.pairs_s / (plain.pairs_s / MEAN_LANES), 3),
+        "plain_tokens_s": round(plain.tokens_s, 1),
+        "debiased_tokens_s": round(debiased.tokens_s, 1),
     }
+
+
+def original(settings: Settings, task: dict[str, Any], dtype: str, inputs: int) -> dict[str, Any]:
+    """The original's batching, in a process of its own."""
+    labels = task["labels"]
+    samples = [
+        [labels[name]["instruction"].replace("<X1>", sentence) for name in (label, *labels[label]["counter_labels"])]
+        for sentence in SENTENCES.read_text(encoding="utf-8").splitlines()[:inputs]
+        for label in labels
+    ]
+    model = teacher.locate(settings.teacher, settings.cache_dir)
+    command = [sys.executable, "-m", "scripts.bench_original", model, dtype]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(samples), text=True, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise Fatal("the original's batching failed (see above)")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"reference_pairs_s": round(found["pairs_s"], 3), "reference_tokens_s": round(found["tokens_s"], 1)}
+
+
+class PeakMemory:
+    """The most memory of some processes together, looked at twice a second."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.mib = 0
+        self._stack, self._end = stack, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The peak."""
+        self._end.set()
+        self._thread.join()
+        return self.mib
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.5):
+            self.mib = max(self.mib, pss_mib(list(self._stack.pids().values())))
 
 
 @contextlib.contextmanager
@@ -70,24 +133,46 @@ def running(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Clie
 
 
 def main() -> None:
-    """Measure both engines, print."""
+    """Measure all sides, print."""
+    parser = argparse.ArgumentParser(prog="make bench-generation")
+    parser.add_argument("--inputs", type=int, default=INPUTS, help="first sentences of a turn")
+    parser.add_argument("--reference-inputs", type=int, default=REFERENCE_INPUTS, help="of the two slow sides")
+    parser.add_argument("--turns", type=int, default=TURNS)
+    given = parser.parse_args()
     configure_logging("WARNING")
     prepare_teacher()
     with tempfile.TemporaryDirectory() as home:
         settings = load(Settings).model_copy(update={"home": Path(home), "redis_url": None, "dataset": "bench"})
         began = time.monotonic()
         with running(settings, "vllm") as (stack, client):
-            result = {"start_s": round(time.monotonic() - began, 1)} | measure(client)
-            result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE", "bfloat16")
+            result: dict[str, Any] = {"start_s": round(time.monotonic() - began, 1)}
+            memory = PeakMemory(stack)
+            result |= compare(client, given.inputs, given.turns)
+            result["peak_mib"] = memory.stop()
+            dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or "bfloat16"
+            task = next(task for task in client.get("/tasks").json() if task["task"] == "sts")
+        result |= original(settings, task, dtype, given.reference_inputs)
         with running(settings, "transformers") as (_, client):
-            reference = samples_per_second(client, 100.0, seed=1, inputs=REFERENCE_INPUTS)
+            side = Side(client, 100.0, given.reference_inputs)
+            side.turn(seed=1)
+            result["transformers_pairs_s"] = round(side.pairs_s, 2)
     result |= {
-        "reference_pairs_s": round(reference, 2),
-        "speedup": round(result["debiased_pairs_s"] / reference, 1),
+        "speedup": round(result["debiased_pairs_s"] / result["reference_pairs_s"], 1),
         "teacher": settings.teacher,
-        "device": "cuda" if shutil.which("nvidia-smi") else "cpu",
+        "device": _device(),
+        "load": round(os.getloadavg()[0], 1),
     }
+    for name, goal in GOALS.items():
+        print(f"{name}: {result[name]} (goal {goal}: {'met' if result[name] >= goal else 'not met'})", flush=True)
     print(json.dumps(result), flush=True)
+
+
+def _device() -> str:
+    """`cpu`, or the GPU's name."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return "cpu"
 
 
 def wait_until_ready(stack: Stack) -> None:

@@ -18,6 +18,7 @@ import psutil
 
 from scripts.embedding_bench.load import Plan
 from scripts.embedding_bench.texts import Lengths
+from scripts.memory import pss_mib
 
 ROOT = Path(__file__).resolve().parents[2]
 INFINITY = "infinity-emb[server,torch]==0.0.78"
@@ -57,8 +58,7 @@ class Server:
 
     def rss_mib(self) -> int:
         """Memory of all its processes: proportional set size, which counts shared pages once."""
-        main = psutil.Process(self.process.pid)
-        return int(sum(one.memory_full_info().pss for one in [main, *main.children(recursive=True)])) // 2**20
+        return pss_mib([self.process.pid])
 
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far."""

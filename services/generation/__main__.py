@@ -68,6 +68,8 @@ def assemble(
     lanes.set_function(lambda: engine.lanes_running)
     replays = Gauge("pairwright_samples_replayed", "Samples that fell out of lockstep, made again.", registry=registry)
     replays.set_function(lambda: engine.replays)
+    tokens = Gauge("pairwright_tokens_drawn", "Tokens of finished sentences since the start.", registry=registry)
+    tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
     runner = JobRunner(

@@ -93,6 +93,10 @@ class Engine(Protocol):
     def replays(self) -> int:
         """Samples that fell out of lockstep and were made again; 0 unless something is wrong."""
 
+    @property
+    def tokens_drawn(self) -> int:
+        """Tokens of finished sentences; a token counts once, however many lanes it has."""
+
     async def start(self) -> None:
         """Load the model. Raises whatever the library raises."""
 

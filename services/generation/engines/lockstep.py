@@ -84,6 +84,8 @@ class Lockstep:
         self.replays = 0
         """Samples that fell out of lockstep and were made again; 0 as long as admission control does its work."""
         self.steps = 0
+        self.tokens_drawn = 0
+        """Of finished samples, whatever their number of lanes."""
         self.samples_taken = 0
         """Samples that were ever asked for."""
 
@@ -192,6 +194,7 @@ class Lockstep:
         poisoned = stop == group.poison or group.poison in tokens
         if in_lockstep and not poisoned and receipt == Receipt(group.lanes, tokens):
             group.tokens = tokens
+            self.tokens_drawn += len(tokens)
             return True
         self.replays += 1
         group.replays += 1

@@ -32,6 +32,8 @@ class TransformersEngine:
         self._writer: _Writer | None = None
         self.lanes_running = 0
         """Prompts that decode now."""
+        self.tokens_drawn = 0
+        """Of finished sentences."""
 
     @property
     def state(self) -> str:
@@ -66,9 +68,11 @@ class TransformersEngine:
             raise EngineDead("the model was never loaded")
         self.lanes_running = len(sample.prompts)
         try:
-            return self._writer.write(sample)
+            completion = self._writer.write(sample)
         finally:
             self.lanes_running = 0
+        self.tokens_drawn += completion.tokens
+        return completion
 
 
 class _Writer:

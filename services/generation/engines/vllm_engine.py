@@ -67,6 +67,11 @@ class VllmEngine:
         """Samples that fell out of lockstep and were made again."""
         return self.lockstep.replays if self.lockstep is not None else 0
 
+    @property
+    def tokens_drawn(self) -> int:
+        """Tokens of finished sentences."""
+        return self.lockstep.tokens_drawn if self.lockstep is not None else 0
+
     async def start(self) -> None:
         """Load the model. Raises whatever vLLM raises."""
         self._thread.start()
