@@ -115,6 +115,8 @@ class Card(BaseModel):
     dataset: str = "default"
     dataset_hash: str | None = None
     dimensions: int = Field(gt=0)
+    matryoshka: list[int] = []
+    """Lengths of prefixes of its vectors that training made good alone; [] for none."""
     max_seq_length: int | None = None
     start: str | None = None
     """The version that training continued from; None from the base."""

@@ -205,7 +205,7 @@ def _dimensions(wish: Wish, encoder: Encoder) -> int:
     native = encoder.manifest.dimensions
     if wish.dimensions is None or wish.dimensions == native:
         return native
-    trained: list[int] = encoder.manifest.recipe.get("matryoshka_dims") or []
+    trained = encoder.manifest.matryoshka
     if wish.dimensions in trained:
         return wish.dimensions
     allowed = ", ".join(map(str, sorted({native, *trained})))

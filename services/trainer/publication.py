@@ -154,6 +154,7 @@ def _card(candidate: Candidate, after: Scored, gate: dict[str, Any], parent: str
         dataset=candidate.dataset,
         dataset_hash=round_.dataset_hash,
         dimensions=encoder.dimensions(candidate.model),
+        matryoshka=list(candidate.recipe.matryoshka) if candidate.recipe else [],
         max_seq_length=encoder.max_seq_length(candidate.model),
         scores={name: value for name, value in scores.items() if value is not None},
         human_scores={"before": before.human, "after": after.human} if after.human else {},

@@ -96,7 +96,7 @@ def test_dimensions(service: LiveService) -> None:
 def test_dimensions_of_a_version_that_was_trained_for_it(
     store: ModelStore, static_one: SentenceTransformer, start: Start
 ) -> None:
-    publish(store, static_one, 0, recipe={"matryoshka_dims": [8, 4]})
+    publish(store, static_one, 0, matryoshka=[8, 4])
     answer = client(start()).embeddings.create(model="current", input=TEXTS, dimensions=4)
     expected = static_one.encode(TEXTS, truncate_dim=4, normalize_embeddings=True)
     np.testing.assert_allclose([item.embedding for item in answer.data], expected, atol=1e-6)

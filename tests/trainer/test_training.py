@@ -38,7 +38,7 @@ def test_each_loss_teaches_a_static_student(
 
 def test_matryoshka_makes_the_first_dimensions_good_alone(home: Home, static_student: Path) -> None:
     manifest = train(home, static_student, loss="cosent", matryoshka="8,4", **LEARN)
-    assert manifest.recipe["matryoshka"] == [16, 8, 4]
+    assert manifest.matryoshka == manifest.recipe["matryoshka"] == [16, 8, 4]
     assert score_of_first(home, manifest, 4) > score_of_first(home, None, 4, static_student) + 15
 
 
