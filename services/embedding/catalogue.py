@@ -40,6 +40,8 @@ class VersionInfo(BaseModel):
     parent: str | None
     pairs: int
     dimensions: int
+    matryoshka: list[int]
+    """What `dimensions` may ask for beside the native size."""
     scores: dict[str, float]
     int8: Int8 | None
     """How true its int8 export is; None when it has none."""
@@ -152,7 +154,7 @@ def _add_changing_routes(routes: APIRouter, versions: Versions, admin: Admin) ->
 def _info(versions: Versions, manifest: Manifest) -> VersionInfo:
     fault, serving = versions.faults.get(manifest.id), versions.serving
     loaded = versions.loaded.get(manifest.id)
-    shown = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "scores", "int8"}
+    shown = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "matryoshka", "scores", "int8"}
     return VersionInfo(
         **manifest.model_dump(include=shown),
         state="quarantined" if fault else _pointed(versions, manifest.id),

@@ -140,7 +140,7 @@ def _arguments(recipe: Recipe, work: Work, rows: int, static: bool) -> Any:
 
 
 def _evaluator(rows: list[Row]) -> Any:
-    return EmbeddingSimilarityEvaluator(
+    return _Evaluator(
         [one for one, _, _ in rows],
         [other for _, other, _ in rows],
         [score for _, _, score in rows],
@@ -157,6 +157,15 @@ def _history(logged: list[dict[str, float]]) -> Iterator[dict[str, float]]:
             yield {"step": entry["step"], "loss": entry["loss"]}
         if DEV_METRIC in entry and math.isfinite(entry[DEV_METRIC]):
             yield {"step": entry["step"], "dev": round(100 * entry[DEV_METRIC], 2)}
+
+
+class _Evaluator(EmbeddingSimilarityEvaluator):
+    """Encodes each sentence once: about four rows share a sentence1."""
+
+    def embed_inputs(self, model: Any, sentences: list[str], **more: Any) -> Any:
+        """The vectors of `sentences`, [sentences, dimensions]."""
+        place = {text: index for index, text in enumerate(dict.fromkeys(sentences))}
+        return super().embed_inputs(model, list(place), **more)[[place[text] for text in sentences]]
 
 
 class _Shuffled(DefaultBatchSampler):
