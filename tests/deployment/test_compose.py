@@ -35,7 +35,7 @@ ENGINE_STOPS_WITHIN_S = 30
 BUILT = tuple(name for name, service in compose()["services"].items() if "build" in service)
 CONTAINERS = tuple(compose()["services"])
 ELSEWHERE = {"HF_TOKEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "COMPOSE_PROFILES"}
-"""Variables of .env.example that are neither ours nor compose's holes, and who reads them: libraries, compose itself."""
+"""Variables of .env.example that are neither ours nor filled in: libraries and compose itself read them."""
 
 
 @pytest.fixture(scope="module")

