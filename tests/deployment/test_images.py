@@ -124,6 +124,10 @@ def test_the_parser_sees_what_it_should() -> None:
     froms = [line for line in lines if line.startswith("FROM ")]
     assert len(STAGES) == len(froms)
     assert sum(len(stage.steps) for stage in STAGES.values()) == len(
-        [line for line in lines if re.match(r"(ENV|ARG|RUN|COPY|USER|WORKDIR|EXPOSE|HEALTHCHECK|CMD|ENTRYPOINT) ", line)]
+        [
+            line
+            for line in lines
+            if re.match(r"(ENV|ARG|RUN|COPY|USER|WORKDIR|EXPOSE|HEALTHCHECK|CMD|ENTRYPOINT) ", line)
+        ]
     ) - len([line for line in lines[: lines.index(froms[0])] if line.startswith("ARG ")])
     assert not Path(ROOT / "Dockerfile").exists()

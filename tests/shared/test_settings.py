@@ -97,6 +97,15 @@ def test_a_secret_may_be_a_file_and_the_environment_goes_first(monkeypatch: pyte
     assert load(Settings).keys == ("from-the-environment",)
 
 
+def test_secrets_are_read_as_kubernetes_mounts_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "..2026_11_25").mkdir()
+    (tmp_path / "..2026_11_25" / "pairwright_api_keys").write_text("behind-two-links")
+    (tmp_path / "..data").symlink_to("..2026_11_25")
+    (tmp_path / "pairwright_api_keys").symlink_to("..data/pairwright_api_keys")
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+    assert load(Settings).keys == ("behind-two-links",)
+
+
 def test_no_folder_of_secrets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path / "none"))
     with pytest.raises(Fatal, match=r"^PAIRWRIGHT_SECRETS: there is no folder '.*none'$"):
