@@ -314,6 +314,7 @@ def test_a_misspelt_value_in_the_environment_stops_the_start(monkeypatch: pytest
         load(OWN["trainer"])
 
 
-def test_no_variable_is_read_by_two(document: dict[str, Any]) -> None:
-    names = [name for settings in (Settings, *OWN.values()) for name in variables(settings)]
+def test_no_variable_is_read_by_two() -> None:
+    classes: list[type[BaseSettings]] = [Settings, *OWN.values()]
+    names = [name for settings in classes for name in variables(settings)]
     assert len(names) == len(set(names))

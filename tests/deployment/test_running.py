@@ -1,7 +1,7 @@
 """The compose file's `cpu` profile as processes: each container's own command, environment, files and health check.
 
-What an engine would add is left out: namespaces, limits, the images themselves. Paths inside a container lie in a folder
-of its own, where only its volumes, its secrets and /tmp may be written.
+What an engine would add is left out: namespaces, limits, the images themselves. Paths inside a container lie in a
+folder of its own, where only its volumes, its secrets and /tmp may be written.
 """
 
 import os
