@@ -1,4 +1,4 @@
-"""The manifests against Kubernetes' own schemas, against the compose file and against the code. No cluster is needed."""
+"""The manifests against Kubernetes' own schemas, the compose file and the code. No cluster is needed."""
 
 import json
 import re
