@@ -1,6 +1,7 @@
 """What a pair costs the queue: pairs a second with `appendfsync always`, and bytes in memory and on disk.
 
-`python -m scripts.bench_queue [PAIRS]`. A private Valkey server in a temporary folder; generation's batches, trainer's reads.
+`python -m scripts.bench_queue [PAIRS]`. A private Valkey server in a temporary folder; appends as generation does,
+reads as the trainer does.
 """
 
 import asyncio
