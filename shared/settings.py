@@ -1,5 +1,6 @@
 """The settings that every process reads, and the one way in which a wrong setting is told to a person."""
 
+import os
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,11 +13,13 @@ DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
+PREFIX = "PAIRWRIGHT_"
+
 
 class Settings(BaseSettings):
     """What every process reads, from environment variables that begin with `PAIRWRIGHT_`."""
 
-    model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
     home: Path = Path(".pairwright")
     """Where this installation keeps its queue, datasets and versions."""
@@ -33,6 +36,11 @@ class Settings(BaseSettings):
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    secrets: Path | None = None
+    """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""
+    require: str = ""
+    """Variables that must be given, separated by commas: without them the start fails. Containers ask for Redis and
+    the keys, because a queue of its own or an open port would only be noticed later."""
 
     @property
     def queue_dir(self) -> Path:
@@ -61,14 +69,34 @@ class Settings(BaseSettings):
 
 
 def load(settings: type[AnySettings]) -> AnySettings:
-    """The settings from the environment.
+    """The settings from the environment, and from the files in `secrets`.
 
-    Raises `Fatal` that names the first wrong variable and what it must be; never the value, which may be a secret.
+    Raises `Fatal` that names the first wrong or missing variable and what it must be; never a value, which may be a
+    secret.
     """
+    folder = os.environ.get(f"{PREFIX}SECRETS") or None
+    if folder is not None and not Path(folder).is_dir():
+        raise Fatal(f"{PREFIX}SECRETS: there is no folder {folder!r}")
     try:
-        return settings()
+        loaded = settings(_secrets_dir=folder)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = first["loc"][0] if first["loc"] else "*"  # a rule over several fields has no place of its own
         variable = f"{settings.model_config['env_prefix']}{field}".upper()
         raise Fatal(f"{variable}: {first['msg']}") from None
+    except OSError as error:
+        raise Fatal(f"{PREFIX}SECRETS: this user can't read {error.filename}: {error.strerror}") from None
+    if isinstance(loaded, Settings):
+        _check_required(loaded)
+    return loaded
+
+
+def _check_required(settings: Settings) -> None:
+    for variable in filter(None, (name.strip() for name in settings.require.split(","))):
+        field = variable.removeprefix(PREFIX).lower()
+        if field not in Settings.model_fields or not variable.startswith(PREFIX):
+            raise Fatal(f"{PREFIX}REQUIRE: {variable} is no setting that every service has")
+        value = getattr(settings, field)
+        if field not in settings.model_fields_set or not (settings.keys if field == "api_keys" else value):
+            place = f" or in the file {settings.secrets / variable.lower()}" if settings.secrets else ""
+            raise Fatal(f"{variable}: must be set here, in the environment{place}")

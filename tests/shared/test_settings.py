@@ -51,10 +51,10 @@ def test_an_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_keys_are_separated_by_commas_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAIRWRIGHT_API_KEYS", " one-secret, ,two-secret,")
+    monkeypatch.setenv("PAIRWRIGHT_API_KEYS", " one-hidden, ,two-hidden,")
     settings = load(Settings)
-    assert settings.keys == ("one-secret", "two-secret")
-    assert "secret" not in repr(settings).replace("SecretStr", "")
+    assert settings.keys == ("one-hidden", "two-hidden")
+    assert "hidden" not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,60 @@ def test_a_service_s_prefix_is_part_of_the_name(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PAIRWRIGHT_EXAMPLE_PORT", value)
     with pytest.raises(Fatal, match=r"^PAIRWRIGHT_EXAMPLE_PORT: "):
         load(ServiceSettings)
+
+
+def test_a_secret_may_be_a_file_and_the_environment_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pairwright_api_keys").write_text("from-the-file\n")
+    (tmp_path / "pairwright_example_port").write_text("9000\n")
+    (tmp_path / "hf_token").write_text("not ours")
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+    assert load(Settings).keys == ("from-the-file",)
+    assert load(ServiceSettings).port == 9000
+    monkeypatch.setenv("PAIRWRIGHT_API_KEYS", "from-the-environment")
+    assert load(Settings).keys == ("from-the-environment",)
+
+
+def test_secrets_are_read_as_kubernetes_mounts_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "..2026_11_25").mkdir()
+    (tmp_path / "..2026_11_25" / "pairwright_api_keys").write_text("behind-two-links")
+    (tmp_path / "..data").symlink_to("..2026_11_25")
+    (tmp_path / "pairwright_api_keys").symlink_to("..data/pairwright_api_keys")
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+    assert load(Settings).keys == ("behind-two-links",)
+
+
+def test_no_folder_of_secrets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path / "none"))
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_SECRETS: there is no folder '.*none'$"):
+        load(Settings)
+
+
+def test_a_secret_that_is_wrong_is_named_and_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pairwright_redis_url").write_text("password@redis")
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REDIS_URL: ") as caught:
+        load(Settings)
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [None, "", " , "])
+def test_what_is_required_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keys: str | None) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_REQUIRE", "PAIRWRIGHT_REDIS_URL, PAIRWRIGHT_API_KEYS")
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REDIS_URL: must be set here, in the environment$"):
+        load(Settings)
+    monkeypatch.setenv("PAIRWRIGHT_REDIS_URL", "redis://redis:6379/0")
+    monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+    file = tmp_path / "pairwright_api_keys"
+    if keys is not None:
+        file.write_text(keys)
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_API_KEYS: ") as caught:
+        load(Settings)
+    assert str(caught.value).endswith(f"in the environment or in the file {file}")
+    file.write_text("one")
+    assert load(Settings).keys == ("one",)
+
+
+def test_what_is_required_must_be_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_REQUIRE", "PAIRWRIGHT_REDIS_ULR")
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REQUIRE: PAIRWRIGHT_REDIS_ULR is no setting"):
+        load(Settings)
