@@ -28,7 +28,9 @@ def configure_logging(level: str, form: LogFormat = "human", service: str = "pai
     if form == "json":
         handler.setFormatter(JsonFormatter(service))
         logging.captureWarnings(True)
-        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # its own handler writes lines that are no JSON
+        # What else is written there is no JSON: vLLM's own handler, and libraries' progress bars.
+        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+        os.environ.setdefault("TQDM_DISABLE", "1")
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

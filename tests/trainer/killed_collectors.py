@@ -35,7 +35,7 @@ class AcksFirst(Collector):
 class WithoutUniqueKey(Dataset):
     """Broken: keeps an entry as often as it comes."""
 
-    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
+    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:  # noqa: ARG002
         rows = [(record.pair.content_hash.encode() + os.urandom(4), record) for record in records]
         with self._transaction():
             for hash_, record in rows:
