@@ -1,4 +1,4 @@
-"""A vector store in one SQLite file, filled through `/v1/embeddings`. A version's vectors fit no other's: keep its id."""
+"""A vector store in one SQLite file, filled through `/v1/embeddings`, and the version that its vectors are of."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""OpenAI's own client. `model` is `current` or a version's id; the key is one of PAIRWRIGHT_API_KEYS, if there are any."""
+"""OpenAI's own client. `model` is `current` or a version's id; the key, one of PAIRWRIGHT_API_KEYS if there are any."""
 
 import os
 

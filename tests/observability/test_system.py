@@ -137,5 +137,5 @@ def test_the_trainer_tells_its_health_and_what_it_does(system: TinySystem, job: 
     assert httpx.get(url + "/other").status_code == 404
     metrics = httpx.get(url + "/metrics").text
     assert "pairwright_trainer_lease_held 1.0" in metrics
-    assert float(re.findall(r'^pairwright_trainer_rounds_total\{outcome="published"\} (\S+)', metrics, re.M)[0]) >= 3
+    assert float(re.findall(r'^pairwright_trainer_rounds_total\{outcome="published"\} (\S+)', metrics, re.M)[0]) >= 2
     assert float(re.findall(r"^pairwright_trainer_pairs_collected_total (\S+)", metrics, re.M)[0]) >= 10
