@@ -62,7 +62,7 @@ class Side:
 
 
 def _tokens_drawn(client: httpx.Client) -> float:
-    found = re.search(r"^pairwright_tokens_drawn (\S+)", client.get("/metrics").text, re.MULTILINE)
+    found = re.search(r"^pairwright_generation_tokens_drawn (\S+)", client.get("/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.process import Fatal
+from shared.process import Fatal, LogFormat
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_format: LogFormat = "human"
+    """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
     secrets: Path | None = None
     """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""
     require: str = ""
