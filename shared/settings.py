@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.process import Fatal
 
@@ -84,11 +84,19 @@ def load(settings: type[AnySettings]) -> AnySettings:
         field = first["loc"][0] if first["loc"] else "*"  # a rule over several fields has no place of its own
         variable = f"{settings.model_config['env_prefix']}{field}".upper()
         raise Fatal(f"{variable}: {first['msg']}") from None
-    except OSError as error:
-        raise Fatal(f"{PREFIX}SECRETS: this user can't read {error.filename}: {error.strerror}") from None
+    except SettingsError as error:
+        raise Fatal(_unreadable(error, str(settings.model_config["env_prefix"]))) from None
     if isinstance(loaded, Settings):
         _check_required(loaded)
     return loaded
+
+
+def _unreadable(error: SettingsError, prefix: str) -> str:
+    """What to say of a value that pydantic-settings could not even take in."""
+    if isinstance(error.__cause__, OSError):
+        return f"{PREFIX}SECRETS: this user can't read {error.__cause__.filename}: {error.__cause__.strerror}"
+    field = str(error).partition('"')[2].partition('"')[0]
+    return f"{prefix}{field}".upper() + f": must be JSON: {error.__cause__}"
 
 
 def _check_required(settings: Settings) -> None:
