@@ -4,6 +4,8 @@ Whatever dies is started again, with back-off; everything dies with this process
 survive all of it, because they are on disk before they are counted.
 """
 
+import contextlib
+import json
 import logging
 import os
 import signal
@@ -174,7 +176,11 @@ class _Child:
     def last_words(self) -> str:
         """The last line of its log."""
         lines = self.log_file.read_text(errors="replace").strip().splitlines() if self.log_file.exists() else []
-        return lines[-1].removeprefix(f"pairwright {self.name}: ") if lines else f"no word in {self.log_file}"
+        if not lines:
+            return f"no word in {self.log_file}"
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # PAIRWRIGHT_LOG_FORMAT=json
+            return str(json.loads(lines[-1])["message"])
+        return lines[-1].removeprefix(f"pairwright {self.name}: ")
 
     def terminate(self) -> None:
         if self.process is not None:

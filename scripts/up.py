@@ -13,7 +13,7 @@ from shared.settings import Settings, load
 def main() -> None:
     """Run the stack until told to stop."""
     settings = load(Settings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, "up")
     prepare_teacher()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -21,11 +21,19 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.logs import about
 from shared.process import Fatal, LoopFactory
 from shared.protocol import BoundedProtocol
 
@@ -229,16 +237,25 @@ class BearerKeys:
         await self._render(request, problem)(scope, receive, send)
 
 
+class HttpMetrics:
+    """What both HTTP services count of their requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("method", "route", "status")
+        self.requests = Counter("pairwright_http_requests", "Requests answered.", labels, registry=registry)
+        self.seconds = Histogram(
+            "pairwright_http_request_seconds", "Time to the end of the answer.", labels[:2], registry=registry
+        )
+
+
 class Edge:
     """Give every request an id (the caller's `X-Request-ID`, if sane), count it, time it, and answer for our bugs."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, render: Renderer) -> None:
         self._app, self._render = app, render
-        labels = ("method", "route", "status")
-        self._requests = Counter("pairwright_http_requests", "Requests answered.", labels, registry=registry)
-        self._seconds = Histogram(
-            "pairwright_http_request_seconds", "Time to the end of the answer.", labels[:2], registry=registry
-        )
+        metrics = HttpMetrics(registry)
+        self._requests, self._seconds = metrics.requests, metrics.seconds
+        ProcessCollector(registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -256,10 +273,12 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            with about(request_id=request_id):
+                await self._app(scope, receive, send_with_id)
         except Exception:
             # The traceback goes to the log; the caller gets no internals.
-            log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
+            with about(request_id=request_id):
+                log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
             if status:  # half an answer is out already: only closing the connection can tell
                 raise
             detail = f"This is our fault; the log has the details under request id {request_id}."

@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
+
+from shared.logs import JsonFormatter
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -17,9 +19,21 @@ class Fatal(Exception):
     """The process cannot go on; the message is one line that says what is wrong and what to do."""
 
 
-def configure_logging(level: str) -> None:
+LogFormat = Literal["human", "json"]
+
+
+def configure_logging(level: str, form: LogFormat = "human", service: str = "pairwright") -> None:
     """Log to stderr, one line an event. Libraries speak up from WARNING."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    if form == "json":
+        handler.setFormatter(JsonFormatter(service))
+        logging.captureWarnings(True)
+        # What else is written there is no JSON: vLLM's own handler, and libraries' progress bars.
+        os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for ours in ("services", "shared", "scripts"):
         logging.getLogger(ours).setLevel(level)
 
@@ -55,7 +69,10 @@ def run(name: str, main: Coroutine[Any, Any, None], loop_factory: LoopFactory | 
 def exit_with(name: str, fatal: Fatal) -> None:
     """Say `fatal` in one line and end the process, whatever threads still run."""
     sys.stdout.flush()
-    sys.stderr.write(f"pairwright {name}: {fatal}\n")
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
+        logging.getLogger(f"services.{name}").critical("%s", fatal)
+    else:
+        sys.stderr.write(f"pairwright {name}: {fatal}\n")
     sys.stderr.flush()
     # Not sys.exit: an engine thread inside native code would hold the interpreter open.
     os._exit(1)

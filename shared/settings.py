@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from shared.process import Fatal
+from shared.process import Fatal, LogFormat
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     require: str = ""
     """Variables that must be given, separated by commas: without them the start fails. Containers ask for Redis and
     the keys, because a queue of its own or an open port would only be noticed later."""
+    log_format: LogFormat = "human"
+    """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
 
     @property
     def queue_dir(self) -> Path:

@@ -20,13 +20,14 @@ from shared.pairs import PairRecord
 GROUP = "trainers"
 SEEN_TTL_S = 7 * 24 * 3600
 
-# KEYS: stream, one key a pair that remembers who brought it.  ARGV: limit, ttl, then owner and body a pair.
+# KEYS: stream, one key a pair that remembers who brought it.
+# ARGV: limit, ttl, traceparent or nothing, then owner and body a pair.
 # An owner who comes again is answered as the first time, so retries are harmless even when the stream is full.
 APPEND = """
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
 local answers = {}
 for i = 2, #KEYS do
-  local owner, body = ARGV[2 * i - 1], ARGV[2 * i]
+  local owner, body = ARGV[2 * i], ARGV[2 * i + 1]
   local first = redis.call('GET', KEYS[i])
   if first then
     answers[i - 1] = first == owner and 1 or 0
@@ -34,7 +35,11 @@ for i = 2, #KEYS do
     answers[i - 1] = -1
   else
     redis.call('SET', KEYS[i], owner, 'EX', ARGV[2])
-    redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body)
+    if ARGV[3] == '' then
+      redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body)
+    else
+      redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body, 'traceparent', ARGV[3])
+    end
     room = room - 1
     answers[i - 1] = 1
   end
@@ -83,6 +88,8 @@ class Delivery:
     fault: str | None = None
     deliveries: int = 1
     """How often it was delivered by now, this time included."""
+    traceparent: str | None = None
+    """Where the pair comes from, as W3C Trace Context writes it; None while traces are off."""
 
 
 class PairStream:
@@ -99,12 +106,15 @@ class PairStream:
         self._recover_after: str | None = "0"  # own pending entries first: a crash or a lost reply left them there
         self._group_exists = False
 
-    async def append(self, offers: Sequence[Offer]) -> list[Append]:
-        """Offer pairs; one answer a pair, in order. Safe to repeat after any error."""
+    async def append(self, offers: Sequence[Offer], traceparent: str | None = None) -> list[Append]:
+        """Offer pairs; one answer a pair, in order. Safe to repeat after any error.
+
+        `traceparent` travels with each entry, so that the trainer's work can be told in the same trace.
+        """
         if not offers:
             return []
         keys = [self.key, *(f"{self.prefix}:seen:{offer.record.pair.content_hash}" for offer in offers)]
-        arguments: list[str | int] = [self.limit, SEEN_TTL_S]
+        arguments: list[str | int] = [self.limit, SEEN_TTL_S, traceparent or ""]
         for offer in offers:
             arguments += [offer.owner, offer.record.model_dump_json()]
         return [Append(answer) for answer in await self._append(keys=keys, args=arguments)]
@@ -196,8 +206,10 @@ class PairStream:
 
 
 def _delivery(id_: str, fields: dict[str, str] | None) -> Delivery:
+    fields = fields or {}
     try:
-        return Delivery(id_, PairRecord.model_validate_json((fields or {})["record"]))
+        record = PairRecord.model_validate_json(fields["record"])
+        return Delivery(id_, record, traceparent=fields.get("traceparent"))
     except KeyError:
         return Delivery(id_, None, "the entry has no field 'record'")
     except ValidationError as error:

@@ -116,7 +116,7 @@ def main() -> None:
         _convert(Path(sys.argv[2]))
         return
     settings = load(Settings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, "teacher")
     locate(settings.teacher, settings.cache_dir)
 
 

@@ -1,20 +1,26 @@
-"""OpenTelemetry, where it is configured: spans of requests and their stages. Elsewhere it costs next to nothing.
+"""OpenTelemetry, where it is configured: spans of requests, jobs and rounds. Elsewhere it costs next to nothing.
 
 It is on when `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and `OTEL_SDK_DISABLED`
 isn't; the other `OTEL_*` variables mean what OpenTelemetry's documentation says.
+
+Between processes a span's place travels as W3C Trace Context's `traceparent`: with a job, with each entry of the pair
+stream, and to the process that runs a round.
 """
 
 import contextlib
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from starlette.types import ASGIApp
-
-from shared.process import Fatal
+if TYPE_CHECKING:  # the trainer has no web framework
+    from starlette.types import ASGIApp
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 UNTRACED = "livez,readyz,health,metrics"
+CARRIER = "TRACEPARENT"
+"""The environment variable that tells a child process its parent span, as OpenTelemetry's specification names it."""
+MAX_LINKS = 128
+"""OpenTelemetry's own limit of links a span."""
 
 _tracer: Any = None
 
@@ -40,6 +46,8 @@ def start(service: str) -> Callable[[], None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
+        from shared.process import Fatal  # which logs with our ids
+
         raise Fatal(
             f"OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, but {error.name} isn't installed: "
             "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http opentelemetry-instrumentation-asgi"
@@ -51,7 +59,7 @@ def start(service: str) -> Callable[[], None]:
     return provider.shutdown
 
 
-def traced(app: ASGIApp) -> ASGIApp:
+def traced(app: "ASGIApp") -> "ASGIApp":
     """`app` with a span for each request, in the caller's trace (`traceparent`); itself while tracing is off."""
     if _tracer is None:
         return app
@@ -60,11 +68,63 @@ def traced(app: ASGIApp) -> ASGIApp:
     return OpenTelemetryMiddleware(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
 
 
-def span(name: str, **attributes: str | int | float) -> contextlib.AbstractContextManager[Any]:
-    """A span around a stage of the current request; nothing while tracing is off."""
+def span(
+    name: str, *, parent: str | None = None, links: Sequence[str] = (), **attributes: str | int | float | None
+) -> contextlib.AbstractContextManager[Any]:
+    """A span around what is done inside; nothing while tracing is off.
+
+    It is a child of `parent` (a traceparent), or of the span that is open here, or begins a trace. `links` are the
+    traceparents of other spans that it has to do with, at most `MAX_LINKS`. Attributes that are None are left out.
+    """
     if _tracer is None:
         return contextlib.nullcontext()
+    from opentelemetry.trace import Link
+
+    contexts = [context for link in links[-MAX_LINKS:] if (context := _span_context(link)) is not None]
     found: contextlib.AbstractContextManager[Any] = _tracer.start_as_current_span(
-        name, attributes={f"pairwright.{key}": value for key, value in attributes.items()}
+        name,
+        context=None if parent is None else _context(parent),
+        links=[Link(context) for context in contexts],
+        attributes={f"pairwright.{key}": value for key, value in attributes.items() if value is not None},
     )
     return found
+
+
+def note(**attributes: str | int | float) -> None:
+    """Add what is known only now to the span that is open here."""
+    if _tracer is not None:
+        from opentelemetry.trace import get_current_span
+
+        get_current_span().set_attributes({f"pairwright.{key}": value for key, value in attributes.items()})
+
+
+def traceparent() -> str | None:
+    """Of the span that is open here, for whoever goes on with its work; None without one."""
+    if _tracer is None:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")
+
+
+def current_ids() -> dict[str, str]:
+    """`trace_id` and `span_id` of the span that is open here, in hexadecimal digits; {} without one."""
+    parts = (traceparent() or "").split("-")
+    return {"trace_id": parts[1], "span_id": parts[2]} if len(parts) == 4 else {}
+
+
+def _context(traceparent: str) -> Any:
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
+
+
+def _span_context(traceparent: str) -> Any:
+    """None for what is no traceparent."""
+    from opentelemetry.trace import get_current_span
+
+    found = get_current_span(_context(traceparent)).get_span_context()
+    return found if found.is_valid else None

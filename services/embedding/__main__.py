@@ -88,7 +88,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
 async def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings, own = load_settings(Settings), load_settings(EmbeddingSettings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, "embedding")
     listener = listen(own.host, own.port, "PAIRWRIGHT_EMBEDDING_PORT")
     app = assemble(settings, own, partial(load_version, own))
     stop_tracing = tracing.start("embedding")

@@ -16,6 +16,7 @@ from pathlib import Path
 from services.embedding.encoder import Encoder, prove
 from services.embedding.machine import free_memory
 from services.embedding.metrics import Metrics
+from shared.logs import about
 from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
 
 log = logging.getLogger(__name__)
@@ -239,7 +240,8 @@ class Versions:
         self._metrics.quarantined.inc()
         again = "" if wait is None else f"; next try in {wait:.0f} s"
         serving = self.serving.version if self.serving else "nothing"
-        log.error("version %s is quarantined: %s%s; %s keeps serving", version, reason, again, serving)
+        with about(version=version):
+            log.error("version %s is quarantined: %s%s; %s keeps serving", version, reason, again, serving)
 
     def _serve(self, version: str) -> None:
         encoder = self.loaded.get(version)
@@ -250,10 +252,11 @@ class Versions:
             self._metrics.swaps.inc()
         self.serving = encoder
         self._metrics.serving.labels(version).set(1)
-        log.info(
-            "serving version %s (%d dimensions, %s, %s)",
-            version, encoder.manifest.dimensions, encoder.backend, encoder.precision,
-        )  # fmt: skip
+        with about(version=version):
+            log.info(
+                "serving version %s (%d dimensions, %s, %s)",
+                version, encoder.manifest.dimensions, encoder.backend, encoder.precision,
+            )  # fmt: skip
 
     # ---- room
 

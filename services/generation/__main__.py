@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
@@ -20,10 +20,11 @@ from services.generation.engines.transformers_engine import TransformersEngine
 from services.generation.engines.vllm_engine import VllmEngine
 from services.generation.generator import PairGenerator
 from services.generation.jobs import JobStore
+from services.generation.metrics import Metrics
 from services.generation.runner import JobRunner
 from services.generation.settings import GenerationSettings
 from services.generation.tasks import BUILT_IN, BadTask, Tasks, load_tasks
-from shared import teacher
+from shared import teacher, tracing
 from shared.http import Server, listen, server
 from shared.process import Fatal, configure_logging, run
 from shared.queue import open_queue
@@ -38,7 +39,7 @@ log = logging.getLogger("services.generation")
 async def main() -> None:
     """Serve until SIGTERM or until the engine dies."""
     common, own = load(Settings), load(GenerationSettings)
-    configure_logging(common.log_level)
+    configure_logging(common.log_level, common.log_format, "generation")
     try:
         tasks = load_tasks([BUILT_IN, *([own.task_dir] if own.task_dir else [])])
     except BadTask as error:
@@ -47,9 +48,14 @@ async def main() -> None:
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
         redis = command_client(url)
         engine = await make_engine(common, own)
+        stop_tracing = tracing.start("generation")
         app, runner = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
-        await _serve(server(app, own.drain_seconds), listener, engine, runner, own.drain_seconds)
+        try:
+            web = server(tracing.traced(app), own.drain_seconds)
+            await _serve(web, listener, engine, runner, own.drain_seconds)
+        finally:
+            stop_tracing()
         await redis.aclose()
 
 
@@ -64,10 +70,10 @@ def assemble(
 ) -> tuple[FastAPI, JobRunner]:
     """The app and the jobs behind it, around an engine and a Redis."""
     registry = CollectorRegistry()
-    lanes = Gauge("pairwright_lanes_running", "Prompts that decode now.", registry=registry)
-    lanes.set_function(lambda: engine.lanes_running)
-    replays = Gauge("pairwright_samples_replayed", "Samples that fell out of lockstep, made again.", registry=registry)
-    replays.set_function(lambda: engine.replays)
+    metrics = Metrics(registry, tasks)
+    metrics.lanes.set_function(lambda: engine.lanes_running)
+    metrics.replayed.set_function(lambda: engine.replays)
+    metrics.engine_ready.set_function(lambda: engine.state == "ok")
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
     runner = JobRunner(
@@ -78,7 +84,7 @@ def assemble(
         board=StatusBoard(redis, common.dataset),
         dataset=common.dataset,
         teacher=common.teacher,
-        registry=registry,
+        metrics=metrics,
         max_open=own.max_open_jobs,
         max_running=own.max_running_jobs,
     )

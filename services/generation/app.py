@@ -71,6 +71,7 @@ def create_generation_app(
 def _add_job_routes(app: FastAPI, desk: Desk, store: JobStore) -> None:
     @app.post("/generate", status_code=202, summary="Write labelled pairs and put them into the stream")
     async def generate(
+        request: Request,
         plan: Plan,
         prefer: Annotated[str | None, Header(description="`wait=SECONDS` answers when done")] = None,
         idempotency_key: Annotated[
@@ -78,7 +79,7 @@ def _add_job_routes(app: FastAPI, desk: Desk, store: JobStore) -> None:
         ] = None,
     ) -> Response:
         seconds = wait_seconds(prefer)
-        job = await desk.submit(plan, idempotency_key)
+        job = await desk.submit(plan, idempotency_key, request.state.request_id)
         headers = {"Location": f"/jobs/{job.id}"}
         if seconds is not None:
             headers["Preference-Applied"] = f"wait={seconds:g}"

@@ -39,7 +39,8 @@ async def main(arguments: Sequence[str], make_engine: MakeEngine, start_engine: 
     options = _parser().parse_args(arguments)
     answer = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
-    configure_logging("WARNING" if common.log_level == "INFO" else common.log_level)
+    level = "WARNING" if common.log_level == "INFO" else common.log_level
+    configure_logging(level, common.log_format, "generation")
     plan = make_plan(options, own)
     if options.push_to_hub:
         hub.check_token()

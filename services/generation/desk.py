@@ -18,14 +18,14 @@ class Desk:
         self.runner = runner
         self._stream, self._tasks, self._settings = stream, tasks, settings
 
-    async def submit(self, plan: Plan, key: str | None) -> Status:
+    async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
         """A durable, queued job; the same one for the same key. Raises `Problem`."""
         plan = self._checked(plan)
         try:
             # Half of the stream is kept for the jobs that run already.
             if await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
-            return await self.runner.submit(plan, key)
+            return await self.runner.submit(plan, key, request_id)
         except TooManyJobs:
             raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
         except KeyReused:

@@ -19,6 +19,7 @@ from services.generation.generator import Job, PairGenerator
 from services.generation.jobs import JobStore, Status
 from services.generation.ledger import Ledger
 from services.generation.records import Record, draft_record, entered, without_surplus, written_of
+from shared import tracing
 from shared.pairs import PairRecord, Provenance
 from shared.stream import Append, Offer, PairStream
 
@@ -41,6 +42,9 @@ class Counts(Protocol):
 
     def recorded(self, task: str, record: Record) -> None:
         """A unit was entered."""
+
+    def ended(self, state: str, seconds: float) -> None:
+        """A job ended here."""
 
 
 class JobRun:
@@ -252,14 +256,15 @@ class JobRun:
             for place, draft in enumerate(drafts)
             for written in written_of(draft)
         ]
-        answers = iter(await self._append(offers))
+        with tracing.span("offer", job=self.status.id, pairs=len(offers)):
+            answers = iter(await self._append(offers))
         return [entered(draft, [next(answers) for _ in draft["pairs"]]) for draft in drafts]
 
     async def _append(self, offers: Sequence[Offer]) -> list[Append]:
         """Offer until no answer is FULL or the job shall end. Repeated offers are answered as the first time."""
         pause = FIRST_PAUSE_S
         while True:
-            answers = await self._outlast("Redis", lambda: self._stream.append(offers))
+            answers = await self._outlast("Redis", lambda: self._stream.append(offers, tracing.traceparent()))
             if Append.FULL not in answers:
                 return answers
             await self._wait_for("the trainer: the pair stream is full")
@@ -286,6 +291,8 @@ class JobRun:
         accepted, seconds = status.accepted.total(), status.finished - (status.started or status.finished)
         status.pairs_per_second = round(accepted / seconds, 2) if seconds else None
         await self._outlast("Redis", lambda: self._store.save(status))
+        self._counts.ended(state, seconds)
+        tracing.note(state=state, accepted=accepted)
         log.info(
             "job %s %s: %d of %d pairs, rejected %s",
             status.id,

@@ -70,6 +70,10 @@ class Status:
     waiting_for: str | None = None
     """Why a running job makes no progress just now."""
     fault: str | None = None
+    request_id: str | None = None
+    """Of the request that made it."""
+    traceparent: str | None = None
+    """The span of that request, while traces are on."""
 
     @property
     def done(self) -> bool:

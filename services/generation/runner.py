@@ -8,19 +8,18 @@ import contextlib
 import logging
 import time
 import uuid
-from collections import Counter
 
-from prometheus_client import CollectorRegistry
-from prometheus_client import Counter as Metric
 from redis.exceptions import RedisError
 
 from services.generation.engine import EngineDead
 from services.generation.generator import Job, PairGenerator
 from services.generation.job_run import JobRun
 from services.generation.jobs import JobStore, Status
+from services.generation.metrics import Metrics
 from services.generation.plan import Plan, WrongPlan
-from services.generation.records import Record
 from services.generation.tasks import Tasks
+from shared import tracing
+from shared.logs import about
 from shared.status import StatusBoard
 from shared.stream import PairStream
 
@@ -36,26 +35,6 @@ class KeyReused(Exception):
     """The caller's key belongs to a job with another plan."""
 
 
-class JobCounts:
-    """The metrics of recorded units."""
-
-    def __init__(self, registry: CollectorRegistry, tasks: Tasks) -> None:
-        self._known = {task.task_name: frozenset(task.labels) for task in tasks}
-        labels = ["task", "label"]
-        self._accepted = Metric("pairwright_pairs_accepted", "Pairs put into the stream.", labels, registry=registry)
-        self._rejected = Metric("pairwright_samples_rejected", "Samples thrown away.", ["reason"], registry=registry)
-
-    def recorded(self, task: str, record: Record) -> None:
-        """A unit was entered."""
-        known = self._known.get(task, frozenset())
-        for label, pairs in Counter(pair["label"] for pair in record["pairs"]).items():
-            # A spec that came with a request has names of its own, as many as callers like.
-            names = (task, label) if label in known else ("inline", "inline")
-            self._accepted.labels(*names).inc(pairs)
-        for reason, samples in record["rejected"].items():
-            self._rejected.labels(reason).inc(samples)
-
-
 class JobRunner:
     """All jobs of this process."""
 
@@ -69,14 +48,15 @@ class JobRunner:
         board: StatusBoard,
         dataset: str,
         teacher: str,
-        registry: CollectorRegistry,
+        metrics: Metrics,
         max_open: int,
         max_running: int,
     ) -> None:
         self._generator, self._tasks, self._store, self._stream = generator, tasks, store, stream
         self._board, self._dataset, self._teacher = board, dataset, teacher
         self._max_open, self._max_running = max_open, max_running
-        self._counts = JobCounts(registry, tasks)
+        self._metrics = metrics
+        metrics.backlog_limit.set(stream.limit)
         self._who = uuid.uuid4().hex
         self._running: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, JobRun] = {}
@@ -89,13 +69,14 @@ class JobRunner:
 
     # ---- for the door
 
-    async def submit(self, plan: Plan, key: str | None) -> Status:
+    async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
         """A durable, queued job, or the one that an earlier call with the same key made.
 
         The plan must be written out. Raises `TooManyJobs`, `KeyReused` or redis errors.
         """
         requested = plan.pairs_requested(plan.spec)
         status = Status("", task=plan.spec.task_name, preset=plan.preset, requested=requested)
+        status.request_id, status.traceparent = request_id, tracing.traceparent()
         status.id, new = await self._store.create(plan, status, key, self._max_open)
         if not new and await self._store.plan(status.id) != plan:
             raise KeyReused
@@ -158,8 +139,13 @@ class JobRunner:
     async def post_notes(self) -> None:
         """Tell on the status board, for ever, whether we generate: a trainer on the same cores waits for that."""
         while True:
-            with contextlib.suppress(RedisError, OSError):
+            try:
                 await self._board.post("generation", {"running_jobs": self.open_jobs})
+                self._metrics.backlog.set(await self._stream.backlog())
+                self._metrics.redis_up.set(1)
+            except (RedisError, OSError):
+                self._metrics.redis_up.set(0)
+            self._metrics.open_jobs.set(self.open_jobs)
             await self.next_change(NOTE_EVERY_S)
             await asyncio.sleep(0.1)
 
@@ -193,7 +179,7 @@ class JobRunner:
             stream=self._stream,
             dataset=self._dataset,
             teacher=self._teacher,
-            counts=self._counts,
+            counts=self._metrics,
             changed=self._notify,
         )
         self._runs[id_] = run
@@ -206,14 +192,20 @@ class JobRunner:
         self._look.set()
 
     async def _see_through(self, run: JobRun) -> None:
+        status = run.status
         try:
-            await run.run()
+            with (
+                about(job=status.id, request_id=status.request_id),
+                tracing.span("job", parent=status.traceparent, job=status.id, task=status.task),
+            ):
+                await run.run()
         except* EngineDead as dead:
             log.error("job %s waits for another engine: %s", run.status.id, _first(dead))
             self.engine_died.set()
         except* Exception as group:
             error = _first(group)
-            log.exception("job %s failed", run.status.id)
+            with about(job=run.status.id, request_id=run.status.request_id):
+                log.exception("job %s failed", run.status.id)
             await run.fail(f"{type(error).__name__}: {error}")
 
     async def _notify(self) -> None:

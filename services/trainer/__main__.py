@@ -11,19 +11,24 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry, ProcessCollector
 from redis.asyncio import Redis
 
 from services.trainer.bar import Bar
 from services.trainer.collector import Collector
 from services.trainer.commands.arguments import parse
 from services.trainer.dataset import Dataset, lock, open_dataset
+from services.trainer.endpoint import endpoint
 from services.trainer.failures import passes
 from services.trainer.lease import ASK_S, Lease, pause
+from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress, Reporter, first_line
 from services.trainer.requests import Requests
 from services.trainer.rounds import Rounds
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker import BLOCK_MS, Worker
+from shared import tracing
+from shared.logs import about
 from shared.model_store import ModelStore
 from shared.process import Fatal, claim_stdout, configure_logging, exit_with, run
 from shared.queue import open_queue
@@ -45,6 +50,7 @@ class Parts:
     store: ModelStore
     reading: Redis
     commands: Redis
+    metrics: Metrics
 
     def collector(self) -> Collector:
         """A new one for each lease: what the one before had read may be another's now."""
@@ -64,16 +70,17 @@ class Parts:
             settings=self.own,
             base=self.common.student,
             epoch=epoch,
+            metrics=self.metrics,
             watch=bar.show,
         )
 
 
 @contextlib.asynccontextmanager
-async def parts(common: Settings, own: TrainerSettings) -> AsyncIterator[Parts]:
+async def parts(common: Settings, own: TrainerSettings, metrics: Metrics) -> AsyncIterator[Parts]:
     """Build them. Raises `Fatal`."""
     with open_dataset(common.dataset_dir) as dataset, open_queue(common.redis_url, common.queue_dir) as url:
         reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
-        yield Parts(common, own, dataset, ModelStore(common.models_dir), reading, commands)
+        yield Parts(common, own, dataset, ModelStore(common.models_dir), reading, commands, metrics)
         await asyncio.gather(reading.aclose(), commands.aclose())
 
 
@@ -89,16 +96,19 @@ async def work(common: Settings, own: TrainerSettings) -> None:
     """Collect and train until SIGTERM or SIGINT, whenever no other trainer does."""
     check_student(common, ModelStore(common.models_dir))
     stopping, told = stop_event(), False
-    while not stopping.is_set():
-        with lock(common.dataset_dir) as ours:
-            if ours:
-                async with parts(common, own) as built:
-                    await work_with(built, stopping)
-                continue
-        if not told:
-            told = True
-            log.warning("another trainer works on %s; this one takes over when it is gone", common.dataset_dir)
-        await pause(stopping, ASK_S)
+    metrics = Metrics(CollectorRegistry())
+    ProcessCollector(registry=metrics.registry)
+    with endpoint(own.host, own.port, metrics.registry, lambda: metrics.states):
+        while not stopping.is_set():
+            with lock(common.dataset_dir) as ours:
+                if ours:
+                    async with parts(common, own, metrics) as built:
+                        await work_with(built, stopping)
+                    continue
+            if not told:
+                told = True
+                log.warning("another trainer works on %s; this one takes over when it is gone", common.dataset_dir)
+            await pause(stopping, ASK_S)
     log.info("stopped")
 
 
@@ -111,7 +121,8 @@ async def work_with(built: Parts, stopping: asyncio.Event) -> None:
             collector = built.collector()
             rounds = built.rounds(collector, lease.epoch, bar)
             board = StatusBoard(built.commands, built.common.dataset)
-            await Worker(collector, rounds, built.dataset, built.store, board, lease, stopping).run()
+            worker = Worker(collector, rounds, built.dataset, built.store, board, lease, stopping, built.metrics)
+            await worker.run()
             await lease.release()
 
 
@@ -121,7 +132,7 @@ async def train_once(common: Settings, own: TrainerSettings) -> None:
 
     stopping = stop_event()
     with lock(common.dataset_dir) as ours, Bar() as bar:
-        async with parts(common, own) as built:
+        async with parts(common, own, Metrics(CollectorRegistry())) as built:
             if not ours:
                 await watch_elsewhere(built.commands, built.dataset, common.dataset, bar, stopping)
                 return
@@ -178,7 +189,7 @@ def run_one_round(id_: int, epoch: int) -> None:
     home = Path()
     try:
         common, own = load(Settings), load(TrainerSettings)
-        configure_logging(common.log_level)
+        configure_logging(common.log_level, common.log_format, "trainer")
         home = common.home
         with open_dataset(common.dataset_dir, read_only=True) as dataset:
             base = dataset.round(id_).base
@@ -189,7 +200,13 @@ def run_one_round(id_: int, epoch: int) -> None:
 
         team = Team()
         say = reporter.say if team.is_first else (lambda _progress: None)
-        with open_dataset(common.dataset_dir, read_only=True) as dataset:
+        with contextlib.ExitStack() as around:
+            if team.is_first:
+                around.callback(tracing.start("trainer"))
+            parent = os.environ.get(tracing.CARRIER)
+            around.enter_context(tracing.span("run round", parent=parent, round=id_))
+            around.enter_context(about(round=id_))
+            dataset = around.enter_context(open_dataset(common.dataset_dir, read_only=True))
             run_round(id_, dataset, ModelStore(common.models_dir), common, own, say, epoch, team)
     except Fatal as fatal:
         reporter.say(Progress(fault=str(fatal)))
@@ -211,7 +228,7 @@ def gpus() -> int:
 def configured() -> Iterator[Settings]:
     """For commands: the settings, and logging as they say."""
     settings = load(Settings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, "trainer")
     yield settings
 
 
@@ -224,7 +241,9 @@ def main() -> None:
     with configured() as settings:
         if given.command in (None, "train"):
             own = load(TrainerSettings)
+            stop_tracing = tracing.start("trainer")
             run("trainer", train_once(settings, own) if given.command and given.once else work(settings, own))
+            stop_tracing()
         elif given.command == "evaluate":
             from services.trainer.commands.evaluate import evaluate  # numpy and scipy, which the worker does without
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from services.trainer.progress import Progress
+from shared import tracing
 from shared.process import with_lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ async def run_child(id_: int, epoch: int, tell: Callable[[Progress], None]) -> P
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path} | ({tracing.CARRIER: here} if (here := tracing.traceparent()) else {}),
         start_new_session=True,  # Ctrl-C is for the worker, which then ends the child
     )
     assert process.stdout is not None

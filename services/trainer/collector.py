@@ -4,14 +4,17 @@ An entry that can't be kept goes to the dead letters with the reason, so that th
 even be read, which never mends; after five deliveries when the dataset refuses it or the trainer died of it each time.
 """
 
+import contextlib
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from services.trainer.dataset import Dataset
 from services.trainer.progress import first_line
+from shared import tracing
 from shared.stream import Delivery, PairStream
 
 log = logging.getLogger(__name__)
@@ -105,5 +108,12 @@ class Collector:
         await self._writer.bury(delivery)
 
     def _add(self, deliveries: Sequence[Delivery]) -> None:
-        if self._dataset.add([delivery.record for delivery in deliveries if delivery.record is not None]):
-            self._last_new = time.monotonic()
+        records = [delivery.record for delivery in deliveries if delivery.record is not None]
+        sources = Counter(delivery.traceparent for delivery in deliveries if delivery.traceparent)
+        with contextlib.ExitStack() as spans:
+            here = []
+            for source, pairs in sources.items():  # one span in each trace that pairs come from
+                spans.enter_context(tracing.span("collect", parent=source, pairs=pairs))
+                here.append(tracing.traceparent())
+            if self._dataset.add(records, filter(None, here)):
+                self._last_new = time.monotonic()

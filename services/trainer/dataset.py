@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -88,8 +88,11 @@ class Dataset:
         """Names this dataset's file among all."""
         return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
 
-    def add(self, records: Sequence[PairRecord]) -> int:
-        """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat."""
+    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
+        """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat.
+
+        `traceparents` are the spans that brought them.
+        """
         now = time.time()
         rows = [
             (
@@ -110,7 +113,28 @@ class Dataset:
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
                 rows,
             )
-            return self._db.total_changes - before
+            new = self._db.total_changes - before
+            last = self.count()
+            self._db.executemany(
+                "INSERT INTO trace (id, traceparent, first_pair, last_pair) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
+                " DO UPDATE SET traceparent = excluded.traceparent, last_pair = excluded.last_pair",
+                [(one.split("-")[1], one, last - new + 1, last) for one in traceparents if new],
+            )
+            return new
+
+    def traceparents(self, round_: Round) -> list[str]:
+        """The spans that brought the pairs which a round is the first to train on, oldest first."""
+        query = (
+            "SELECT traceparent FROM trace WHERE first_pair <= ? AND last_pair >"
+            " (SELECT coalesce(max(pairs), 0) FROM round WHERE id < ? AND state IN ('published', 'rejected'))"
+            " ORDER BY last_pair, rowid"
+        )
+        return [row[0] for row in self._db.execute(query, (round_.pairs, round_.id))]
+
+    def forget_traces(self, round_: Round) -> None:
+        """The round has ended, and told it to the traces of its pairs."""
+        with self._transaction():
+            self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
 
     def count(self) -> int:
         """All pairs."""

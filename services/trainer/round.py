@@ -18,7 +18,7 @@ from services.trainer.publication import Candidate, Say, Scored, publish, score_
 from services.trainer.recipe import Recipe, recipe_for
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.upkeep import heal
-from shared import __version__
+from shared import __version__, tracing
 from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
 from shared.process import Fatal
 from shared.settings import Settings
@@ -52,12 +52,15 @@ def run_round(
     folder = common.dataset_dir / "rounds" / str(id_)
     work = _Work(round_, dataset, store, common, own, folder, team)
     say(Progress(state="preparing" if round_.pairs else "publishing"))
-    candidate = work.train(say) if round_.pairs else work.untrained()
+    with tracing.span("train", round=id_, pairs=round_.pairs):
+        candidate = work.train(say) if round_.pairs else work.untrained()
     team.leave()
     if not team.is_first:
         return
     say(Progress(state="publishing"))
-    manifest = publish(candidate, store, own, epoch)
+    with tracing.span("publish", round=id_):
+        manifest = publish(candidate, store, own, epoch)
+        tracing.note(version=manifest.id, rejected=int(manifest.rejection is not None))
     shutil.rmtree(folder.parent, ignore_errors=True)  # older rounds' leftovers too
     say(Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection))
 

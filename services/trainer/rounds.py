@@ -9,16 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.trainer import student
 from services.trainer.child import run_child
 from services.trainer.collector import Collector
 from services.trainer.dataset import Dataset, Round, open_dataset
+from services.trainer.metrics import Metrics, outcome_of
 from services.trainer.progress import Progress, first_line
 from services.trainer.requests import Requests
 from services.trainer.schedule import Patience, due, yields_to_generation
 from services.trainer.settings import TrainerSettings
+from shared import tracing
+from shared.logs import about
 from shared.model_store import ModelStore
 from shared.process import Fatal
 from shared.status import StatusBoard
@@ -46,11 +50,13 @@ class Rounds:
         settings: TrainerSettings,
         base: str,
         epoch: int = 0,
+        metrics: Metrics | None = None,
         watch: Callable[[int, Progress], None] = lambda _round, _progress: None,
     ) -> None:
         self._collector, self._dataset, self._folder = collector, dataset, folder
         self._store, self._board, self._requests = store, board, requests
         self._settings, self._base, self._epoch, self._watch = settings, base, epoch, watch
+        self._metrics = metrics or Metrics(CollectorRegistry())
         self._yields = yields_to_generation(settings.wait_for_generation)
         self._patience = Patience(settings.wait_limit_seconds)
         self._waiting = False
@@ -216,10 +222,35 @@ class Rounds:
         return True
 
     async def _run(self, round_: Round) -> None:
-        """One try at a round."""
+        """One try at a round, in the trace of its new pairs, or in one of its own that is linked to theirs."""
+        sources = self._dataset.traceparents(round_)
+        parent = sources[0] if len(sources) == 1 else None
         self._dataset.begin(round_.id)
-        log.info("round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base")
-        outcome = await run_child(round_.id, self._epoch, self._tell)
+        began = time.monotonic()
+        with about(round=round_.id), tracing.span(
+            "round", parent=parent, links=[] if parent else sources, round=round_.id, pairs=round_.pairs
+        ), self._metrics.running.track_inprogress():  # fmt: skip
+            log.info(
+                "round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
+            )
+            outcome = await run_child(round_.id, self._epoch, self._tell)
+            self._metrics.tried(outcome, time.monotonic() - began)
+            tracing.note(outcome=outcome_of(outcome), version=outcome.version or "")
+            with about(version=outcome.version):
+                await self._conclude(round_, outcome)
+            if outcome.version is not None and outcome.fault is None:
+                self._tell_traces(round_, [] if parent else sources, outcome)
+
+    def _tell_traces(self, round_: Round, sources: list[str], outcome: Progress) -> None:
+        """Have each of several traces end with the version that its pairs are in."""
+        here = tracing.traceparent()
+        for source in sources[-tracing.MAX_LINKS :]:
+            with tracing.span("in round", parent=source, links=[here] if here else [], round=round_.id,
+                              outcome=outcome_of(outcome), version=outcome.version):  # fmt: skip
+                pass
+        self._dataset.forget_traces(round_)
+
+    async def _conclude(self, round_: Round, outcome: Progress) -> None:
         if outcome.fault is not None and outcome.passing:
             self._postpone(f"round {round_.id}", Exception(outcome.fault))
             return
@@ -258,6 +289,7 @@ class Rounds:
 
     def _tell(self, progress: Progress) -> None:
         self._progress = progress
+        self._metrics.goes_on(progress)
         if self._round is not None:
             self._watch(self._round, progress)
         if progress.loss is not None and time.monotonic() - self._last_log >= LOG_S:

@@ -5,7 +5,7 @@ import sqlite3
 
 from shared.process import Fatal
 
-SCHEMA = 2
+SCHEMA = 3
 
 # A pair's id counts from 1 without gaps and pairs are never deleted, so `max(id)` is their number, and "all pairs up to
 # here" is one number in a round: with ten million pairs, neither counting nor planning a round touches the rows.
@@ -34,6 +34,14 @@ CREATE TABLE round (
     finished REAL
 );
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+# The traces that pairs came in: the latest span of each that brought some, as W3C traceparent, and between which pairs
+# they lie. A round is linked to those that it is the first to train on.
+TRACES = """
+CREATE TABLE trace (
+    id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL, last_pair INTEGER NOT NULL
+);
 """
 
 # Schema 1 kept hashes as text and marked each pair with the round that took it.
@@ -71,12 +79,10 @@ def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
 
 def _renew(connection: sqlite3.Connection, found: int) -> None:
     connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
-    steps = {0: TABLES, 1: FROM_1}[found]
+    named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
+    steps = {0: TABLES + named, 1: FROM_1 + named, 2: ""}[found] + TRACES
     try:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {steps} INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
-            f" PRAGMA user_version = {SCHEMA}; COMMIT;"
-        )
+        connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

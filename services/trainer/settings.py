@@ -18,6 +18,10 @@ class TrainerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore")
 
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8003
+    """Where `/metrics`, `/livez` and `/readyz` answer; 0: nowhere."""
+
     round_pairs: PositiveInt = 200
     """A round starts once this many new pairs have come since the last one."""
     round_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0

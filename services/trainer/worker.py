@@ -4,6 +4,7 @@ Light: nothing heavy is imported here.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from services.trainer.collector import Collector
 from services.trainer.dataset import Dataset
 from services.trainer.lease import Lease, pause
+from services.trainer.metrics import Metrics
 from services.trainer.progress import first_line
 from services.trainer.rounds import TRANSIENT, Rounds
 from services.trainer.upkeep import heal
@@ -37,16 +39,21 @@ class Worker:
         board: StatusBoard,
         lease: Lease,
         stopping: asyncio.Event,
+        metrics: Metrics,
     ) -> None:
         self._collector, self._rounds, self._dataset = collector, rounds, dataset
         self._store, self._board = store, board
-        self._lease, self._stopping = lease, stopping
+        self._lease, self._stopping, self._metrics = lease, stopping, metrics
         self._outage: str | None = None
         self._pause = FIRST_PAUSE_S
 
     async def run(self) -> None:
         """Work until `stopping` is set or the lease is lost."""
         log.info("collecting; the dataset has %d pairs, %d new", self._dataset.count(), self._dataset.count_new())
+        self._metrics.holds_lease(True)
+        with contextlib.suppress(OSError):
+            for newest in self._store.versions()[-1:]:
+                self._metrics.has_published(newest.created.timestamp(), newest.scores)
         await self._heal()
         self._rounds.plan_base()
         beside = [asyncio.create_task(task) for task in (self._lease.keep(), self._post_notes(), self._look_after())]
@@ -58,6 +65,7 @@ class Worker:
         finally:
             for task in beside:
                 task.cancel()
+            self._metrics.holds_lease(False)
             await self._rounds.stop()
 
     def _goes_on(self) -> bool:
@@ -83,11 +91,12 @@ class Worker:
         """Collect one batch; while that fails, wait a little longer each time."""
         try:
             # Never cancelled: a read that is cancelled as its reply comes would strand the reply's pairs.
-            await self._collector.collect(BLOCK_MS)
+            self._metrics.collected.inc(await self._collector.collect(BLOCK_MS))
         except TRANSIENT as error:
             if self._outage is None:
                 log.warning("can't collect: %s; trying until it works, nothing is lost", first_line(error))
             self._outage = f"can't collect: {first_line(error)}"
+            self._metrics.stands(self._outage, self._rounds.fault)
             await pause(self._stopping, self._pause * random.uniform(0.5, 1))
             self._pause = min(2 * self._pause, LAST_PAUSE_S)
             return
@@ -98,8 +107,12 @@ class Worker:
     async def _post_notes(self) -> None:
         while True:
             try:
+                self._metrics.stands(self._outage, self._rounds.fault)
                 counts: dict[str, Any] = {"pairs": self._dataset.count(), "new_pairs": self._dataset.count_new()}
+                self._metrics.pairs.set(counts["pairs"])
+                self._metrics.new_pairs.set(counts["new_pairs"])
                 counts["dead_letters"] = await self._collector.dead()
+                self._metrics.dead_letters.set(counts["dead_letters"])
                 note = self._rounds.note() | counts
                 await self._board.post("trainer", note | {"fault": self._outage or note["fault"]})
             except TRANSIENT as error:

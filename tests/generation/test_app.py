@@ -355,9 +355,9 @@ def test_tasks_and_metrics(client: httpx.Client, server: EmbeddedServer, dataset
     assert sts["labels"]["0"]["counter_labels"] == ["1", "0.5"]
     client.post("/generate", json={"inputs": SENTENCES, "decoding": QUICK}, headers={"Prefer": "wait=60"})
     metrics = client.get("/metrics").text
-    assert 'pairwright_pairs_accepted_total{label="0.5",task="sts"}' in metrics
-    assert "pairwright_lanes_running 0.0" in metrics
-    assert "pairwright_samples_replayed 0.0" in metrics
+    assert 'pairwright_generation_pairs_accepted_total{label="0.5",task="sts"}' in metrics
+    assert "pairwright_generation_lanes_running 0.0" in metrics
+    assert "pairwright_generation_samples_replayed 0.0" in metrics
     assert 'pairwright_http_requests_total{method="POST",route="/generate",status="200"} 1.0' in metrics
 
     async def note() -> dict[str, Any]:

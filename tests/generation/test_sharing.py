@@ -26,7 +26,7 @@ def pair_of_services(
 def recorded(client: httpx.Client) -> float:
     """Pairs and rejected samples that a service has recorded, by its metrics."""
     lines = client.get("/metrics").text.splitlines()
-    names = ("pairwright_pairs_accepted_total", "pairwright_samples_rejected_total")
+    names = ("pairwright_generation_pairs_accepted_total", "pairwright_generation_samples_rejected_total")
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
 
 

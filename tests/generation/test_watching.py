@@ -110,7 +110,7 @@ def test_a_task_of_ones_own(client: httpx.Client) -> None:
     job = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
     assert job["task"] == "mine"
     assert {(pair["label"], pair["score"]) for pair in job["pairs"]} == {("yes", 0.8), ("no", 0.2)}
-    assert 'pairwright_pairs_accepted_total{label="inline",task="inline"}' in client.get("/metrics").text
+    assert 'pairwright_generation_pairs_accepted_total{label="inline",task="inline"}' in client.get("/metrics").text
     wrong = spec | {"labels": {"yes": {"score": 2, "instruction": '<X1> "'}}}
     answer = client.post("/generate", json={"task": wrong, "inputs": SENTENCES})
     assert answer.status_code == 422

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -35,7 +35,7 @@ class AcksFirst(Collector):
 class WithoutUniqueKey(Dataset):
     """Broken: keeps an entry as often as it comes."""
 
-    def add(self, records: Sequence[PairRecord]) -> int:
+    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:  # noqa: ARG002
         rows = [(record.pair.content_hash.encode() + os.urandom(4), record) for record in records]
         with self._transaction():
             for hash_, record in rows:

@@ -1,0 +1,78 @@
+"""`python -m scripts.metrics_page` writes docs/metrics.md from what the services declare. A stale page fails a test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.embedding.metrics import Metrics as EmbeddingMetrics
+from services.generation.metrics import Metrics as GenerationMetrics
+from services.trainer.metrics import Metrics as TrainerMetrics
+from shared.http import HttpMetrics
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
+
+SECTIONS: dict[str, Callable[[CollectorRegistry], Any]] = {
+    "Generation and embedding: the HTTP edge": HttpMetrics,
+    "Generation": GenerationMetrics,
+    "Trainer": TrainerMetrics,
+    "Embedding": EmbeddingMetrics,
+}
+SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+HEAD = """\
+# Metrics
+
+Written by `python -m scripts.metrics_page` from the code; a test fails when it is stale. Don't edit it by hand.
+
+Each service answers `GET /metrics` in Prometheus' text format: generation on port 8001, embedding on 8002, the trainer
+on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE_...`, or `pairwright_http_...` for both
+HTTP services. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is what
+Prometheus' own client tells of any process.
+"""
+PROCESS = (
+    ("process_virtual_memory_bytes", "gauge", "", "Virtual memory size in bytes."),
+    ("process_resident_memory_bytes", "gauge", "", "Resident memory size in bytes."),
+    ("process_start_time_seconds", "gauge", "", "Start time of the process since unix epoch in seconds."),
+    ("process_cpu_seconds_total", "counter", "", "Total user and system CPU time spent in seconds."),
+    ("process_open_fds", "gauge", "", "Number of open file descriptors."),
+    ("process_max_fds", "gauge", "", "Maximum number of open file descriptors."),
+)
+
+Row = tuple[str, str, str, str]
+
+
+def rows(declare: Callable[[CollectorRegistry], Any]) -> Iterator[Row]:
+    """Name of the samples, kind, labels and meaning of each metric that a part declares."""
+    registry = CollectorRegistry()
+    declare(registry)
+    # The client tells the label names of metrics without samples to nobody but itself.
+    collectors: Any = registry._collector_to_names
+    for collector in collectors:
+        for family in collector.describe():
+            labels = ", ".join(f"`{name}`" for name in collector._labelnames)
+            yield (
+                f"{family.name}{'_total' if family.type == 'counter' else ''}",
+                family.type,
+                labels,
+                family.documentation,
+            )
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for title, declare in SECTIONS.items():
+        parts.append(_table(title, rows(declare)))
+    parts.append(_table("Every process", iter(PROCESS)))
+    return "\n".join(parts)
+
+
+def _table(title: str, found: Iterator[Row]) -> str:
+    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in found]
+    return "\n".join([f"## {title}", "", "| metric | kind | labels | |", "| --- | --- | --- | --- |", *lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,68 @@
+"""What the service counts, for Prometheus."""
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.generation.records import Record
+from services.generation.tasks import Tasks
+
+JOB_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
+
+
+class Metrics:
+    """The generation service's own metrics, beside those of the HTTP edge."""
+
+    def __init__(self, registry: CollectorRegistry, tasks: Tasks | None = None) -> None:
+        self.registry = registry
+        self._known = {task.task_name: frozenset(task.labels) for task in tasks or ()}
+        self.accepted = Counter(
+            "pairwright_generation_pairs_accepted", "Pairs put into the stream.", ("task", "label"), registry=registry
+        )
+        self.rejected = Counter(
+            "pairwright_generation_samples_rejected", "Samples thrown away.", ("reason",), registry=registry
+        )
+        self.finished = Counter(
+            "pairwright_generation_jobs_finished", "Jobs that ended here, by how.", ("state",), registry=registry
+        )
+        self.job_seconds = Histogram(
+            "pairwright_generation_job_seconds", "Time from a job's first unit to its end.", buckets=JOB_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self.open_jobs = Gauge(
+            "pairwright_generation_open_jobs", "Jobs of the dataset that are queued or run.", registry=registry
+        )
+        self.backlog = Gauge(
+            "pairwright_generation_backlog_pairs", "Pairs in the stream that wait for the trainer.", registry=registry
+        )
+        self.backlog_limit = Gauge(
+            "pairwright_generation_backlog_limit_pairs",
+            "Pairs that may wait: new jobs are refused from half of it, running ones pause at it.",
+            registry=registry,
+        )
+        self.redis_up = Gauge(
+            "pairwright_generation_redis_up", "1 if Redis answered when last asked.", registry=registry
+        )
+        self.engine_ready = Gauge(
+            "pairwright_generation_engine_ready", "1 while the engine can decode.", registry=registry
+        )
+        self.lanes = Gauge("pairwright_generation_lanes_running", "Prompts that decode now.", registry=registry)
+        self.replayed = Gauge(
+            "pairwright_generation_samples_replayed", "Samples that fell out of lockstep and were made again, so far.",
+            registry=registry,
+        )  # fmt: skip
+
+    def recorded(self, task: str, record: Record) -> None:
+        """A unit was entered."""
+        known = self._known.get(task, frozenset())
+        for label, pairs in Tally(pair["label"] for pair in record["pairs"]).items():
+            # A spec that came with a request has names of its own, as many as callers like.
+            names = (task, label) if label in known else ("inline", "inline")
+            self.accepted.labels(*names).inc(pairs)
+        for reason, samples in record["rejected"].items():
+            self.rejected.labels(reason).inc(samples)
+
+    def ended(self, state: str, seconds: float) -> None:
+        """A job ended here."""
+        self.finished.labels(state).inc()
+        self.job_seconds.observe(seconds)

@@ -1,0 +1,49 @@
+"""One log event as one JSON object, with the ids of what it is about: request, job, round, version, trace."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from shared import tracing
+
+IDS = ("request_id", "job", "round", "version")
+"""The ids that an event may carry; a trace's come by themselves while traces are on."""
+
+_about: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids", default=None)
+
+
+@contextlib.contextmanager
+def about(**ids: str | int | None) -> Iterator[None]:
+    """What is logged inside, in this task and those it starts, is about these ids. None leaves one as it is."""
+    given = {name: str(value) for name, value in ids.items() if value is not None}
+    token = _about.set({**(_about.get() or {}), **given})
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """`time` (UTC), `level`, `logger`, `service`, `message`, the ids that are known, and `error`: the traceback."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message holds."""
+        event = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "service": self._service,
+            "message": record.getMessage(),
+            **(_about.get() or {}),
+            **tracing.current_ids(),
+        }
+        if record.exc_info:
+            event["error"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False, default=str)
