@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.process import Fatal, LogFormat
 
@@ -36,13 +36,13 @@ class Settings(BaseSettings):
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
-    log_format: LogFormat = "human"
-    """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
     secrets: Path | None = None
     """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""
     require: str = ""
     """Variables that must be given, separated by commas: without them the start fails. Containers ask for Redis and
     the keys, because a queue of its own or an open port would only be noticed later."""
+    log_format: LogFormat = "human"
+    """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
 
     @property
     def queue_dir(self) -> Path:
@@ -86,11 +86,19 @@ def load(settings: type[AnySettings]) -> AnySettings:
         field = first["loc"][0] if first["loc"] else "*"  # a rule over several fields has no place of its own
         variable = f"{settings.model_config['env_prefix']}{field}".upper()
         raise Fatal(f"{variable}: {first['msg']}") from None
-    except OSError as error:
-        raise Fatal(f"{PREFIX}SECRETS: this user can't read {error.filename}: {error.strerror}") from None
+    except SettingsError as error:
+        raise Fatal(_unreadable(error, str(settings.model_config["env_prefix"]))) from None
     if isinstance(loaded, Settings):
         _check_required(loaded)
     return loaded
+
+
+def _unreadable(error: SettingsError, prefix: str) -> str:
+    """What to say of a value that pydantic-settings could not even take in."""
+    if isinstance(error.__cause__, OSError):
+        return f"{PREFIX}SECRETS: this user can't read {error.__cause__.filename}: {error.__cause__.strerror}"
+    field = str(error).partition('"')[2].partition('"')[0]
+    return f"{prefix}{field}".upper() + f": must be JSON: {error.__cause__}"
 
 
 def _check_required(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.generation.tiny_teacher import make_tiny_teacher
 from tests.ports import free_port
@@ -25,13 +25,19 @@ PATIENCE_S = 120
 def write_student(folder: Path, teacher: Path) -> None:
     """Random vectors for the words that the teacher writes."""
     written = json.loads((teacher / "tokenizer.json").read_text())["model"]["vocab"]
-    words = sorted({word.removesuffix('"') for word in written})
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0} | {word: id_ for id_, word in enumerate(words, 1)}, "[UNK]"))
+    student = random_student({word.removesuffix('"').removesuffix(".") for word in written}, dimensions=16)
+    student.save(str(folder), create_model_card=False)
+
+
+def random_student(words: set[str], dimensions: int) -> SentenceTransformer:
+    """A vector for each word, split at blanks: texts are near as far as they share words; others say nothing."""
+    table = np.random.default_rng(7).standard_normal((len(words) + 1, dimensions)).astype(np.float32)
+    table[0] = 0
+    numbers = {"[UNK]": 0} | {word: number for number, word in enumerate(sorted(words), 1)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    table = np.random.default_rng(7).standard_normal((len(words) + 1, 16)).astype(np.float32)
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu").save(
-        str(folder), create_model_card=False
-    )
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[.?]$"), "")
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
 
 
 class TinySystem:

@@ -1,6 +1,7 @@
 """What the trainer counts, for Prometheus."""
 
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -56,14 +57,16 @@ class Metrics:
         self.steps = Gauge("pairwright_trainer_round_steps", "Steps that the round will have.", registry=registry)
         self.loss = Gauge("pairwright_trainer_round_loss", "Mean loss of the latest steps.", registry=registry)
         self.dev = Gauge(
-            "pairwright_trainer_dev_score", "Spearman x 100 on generated dev pairs, of the last version published.",
+            "pairwright_trainer_dev_score", "Spearman x 100 on generated dev pairs, of the newest version published.",
             registry=registry,
         )  # fmt: skip
         self.published = Gauge(
             "pairwright_trainer_last_published_timestamp_seconds",
-            "When this process last published a version, in Unix time.",
+            "When the newest version was published, in Unix time.",
             registry=registry,
         )
+        for unknown in (self.dev, self.published):  # until a version is known
+            unknown.set(float("nan"))
         self.faulty = Gauge(
             "pairwright_trainer_faulty", "1 while the last try at collecting or at a round has failed.",
             registry=registry,
@@ -84,9 +87,13 @@ class Metrics:
         self.rounds.labels(outcome_of(last)).inc()
         self.round_seconds.observe(seconds)
         if outcome_of(last) == "published":
-            self.published.set(time.time())
-            if "dev_after" in last.scores:
-                self.dev.set(last.scores["dev_after"])
+            self.has_published(time.time(), last.scores)
+
+    def has_published(self, when: float, scores: Mapping[str, float]) -> None:
+        """The newest version, by its Unix time."""
+        self.published.set(when)
+        if "dev_after" in scores:
+            self.dev.set(scores["dev_after"])
 
     def holds_lease(self, holds: bool) -> None:
         """Whether this trainer works on the dataset."""

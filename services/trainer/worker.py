@@ -4,6 +4,7 @@ Light: nothing heavy is imported here.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import Any
@@ -50,6 +51,9 @@ class Worker:
         """Work until `stopping` is set or the lease is lost."""
         log.info("collecting; the dataset has %d pairs, %d new", self._dataset.count(), self._dataset.count_new())
         self._metrics.holds_lease(True)
+        with contextlib.suppress(OSError):
+            for newest in self._store.versions()[-1:]:
+                self._metrics.has_published(newest.created.timestamp(), newest.scores)
         await self._heal()
         self._rounds.plan_base()
         beside = [asyncio.create_task(task) for task in (self._lease.keep(), self._post_notes(), self._look_after())]

@@ -161,12 +161,12 @@ def test_ports_health_and_stopping_meet_the_settings(
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
     settings: Any = load(OWN[service])
+    assert settings.host == "0.0.0.0"
+    assert images[name].all("EXPOSE") == [str(settings.port)]
     if service == "trainer":
         assert "ports" not in container
         return
-    assert settings.host == "0.0.0.0"
     assert container["ports"] == [f"127.0.0.1:{settings.port}:{settings.port}"]
-    assert images[name].all("EXPOSE") == [str(settings.port)]
     grace = seconds(container["stop_grace_period"])
     assert grace >= settings.drain_seconds + ENGINE_STOPS_WITHIN_S
 
@@ -265,6 +265,32 @@ def test_what_looks_on_mounts_its_files_only(document: dict[str, Any]) -> None:
     folder = "./deploy/observability"
     expected = {"prometheus.yml", "rules.yml", "grafana/provisioning", "grafana/dashboards"}
     assert observed == {f"{folder}/{path}" for path in expected}
+    assert all((ROOT / path).exists() for path in observed)
+
+
+def test_prometheus_scrapes_what_answers(document: dict[str, Any]) -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/observability/prometheus.yml").read_text())["scrape_configs"]
+    targets = {target for job in jobs for config in job["static_configs"] for target in config["targets"]}
+    for choice in CHOICES:
+        answering = set()
+        for name, container in started(document, choice).items():
+            if name == "redis":
+                continue
+            networks = container["networks"]
+            aliases = networks["edge"].get("aliases", []) if isinstance(networks, dict) else []
+            port = container["environment"][f"PAIRWRIGHT_{service_of(name).upper()}_PORT"]
+            answering |= {f"{host}:{port}" for host in (name, *aliases)}
+        assert targets <= answering
+    assert document["services"]["prometheus"]["networks"] == ["edge"]
+
+
+def test_grafana_finds_its_dashboards(document: dict[str, Any]) -> None:
+    folder = ROOT / "deploy" / "observability" / "grafana" / "provisioning"
+    (provider,) = yaml.safe_load(next((folder / "dashboards").glob("*.yml")).read_text())["providers"]
+    found = mounts(document["services"]["grafana"])
+    assert found[provider["options"]["path"]][0].endswith("/dashboards")
+    (source,) = yaml.safe_load(next((folder / "datasources").glob("*.yml")).read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
 
 
 @pytest.mark.parametrize("name", BUILT)

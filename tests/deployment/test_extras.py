@@ -23,7 +23,7 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("services", "shared", include_external_packages=True)
+    return grimp.build_graph("services", "shared", include_external_packages=True, exclude_type_checking_imports=True)
 
 
 def closure(wanted: list[str]) -> set[str]:

@@ -12,10 +12,14 @@ import pytest
 
 from shared.model_store import ModelStore
 from tests.embedding.live import LiveService
-from tests.embedding.students import publish, static_student
+from tests.embedding.students import publish
+from tests.tiny_system import random_student
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+TEXT = "A a dog is running on the grass runs over lawn The stock market fell Stocks woman cooks soup which version"
+DIMENSIONS = 256
+"""Enough for random vectors to have little to do with each other."""
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +44,7 @@ def example_python() -> str:
 def embedding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The embedding service with one version."""
     home = tmp_path_factory.mktemp("examples")
-    publish(ModelStore(home / "models" / "default"), static_student(seed=1), 0)
+    publish(ModelStore(home / "models" / "default"), random_student(set(TEXT.split()), DIMENSIONS), 0)
     service = LiveService(home)
     service.wait_until(lambda: service.version_check() == "ok", "the service is ready")
     yield service

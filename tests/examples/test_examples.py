@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,7 @@ from services.generation.settings import GenerationSettings
 from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
 from tests.embedding.live import LiveService
-from tests.embedding.students import DIMENSIONS
-from tests.examples.conftest import EXAMPLES, ROOT
+from tests.examples.conftest import DIMENSIONS, EXAMPLES, ROOT
 from tests.generation.live import live_generation
 from tests.generation.tiny_teacher import make_tiny_teacher
 from tests.tiny_system import write_student
@@ -71,11 +69,14 @@ def test_frameworks_find_the_nearest(example_python: str, variables: dict[str, s
 def test_a_vector_store_is_filled(
     example_python: str, variables: dict[str, str], embedding: LiveService, tmp_path: Path
 ) -> None:
-    file = tmp_path / "texts.sqlite"
-    first, second = run([example_python, str(EXAMPLES / "fill_sqlite_vec.py"), str(file)], variables)
+    file = tmp_path / "texts.duckdb"
+    first, second = run([example_python, str(EXAMPLES / "fill_duckdb.py"), str(file)], variables)
     assert "A dog is running on the grass." in first
-    assert float(first.split()[0]) < float(second.split()[0])
-    assert sqlite3.connect(file).execute("SELECT version FROM made_by").fetchall() == [(embedding.serving(),)]
+    assert float(first.split()[0]) > float(second.split()[0])
+    read = (
+        f"import duckdb; print(duckdb.connect({str(file)!r}).execute('SELECT version FROM made_by').fetchall()[0][0])"
+    )
+    assert run([example_python, "-c", read], variables) == [embedding.serving()]
 
 
 def test_fetch(variables: dict[str, str], embedding: LiveService) -> None:

@@ -1,6 +1,7 @@
 """Settings come from the environment; a wrong one is told in one line that names it and hides its value."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_EXAMPLE_", env_ignore_empty=True, extra="ignore")
 
     port: Port = 8001
+    options: dict[str, int] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +143,29 @@ def test_what_is_required_must_be_a_setting(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PAIRWRIGHT_REQUIRE", "PAIRWRIGHT_REDIS_ULR")
     with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REQUIRE: PAIRWRIGHT_REDIS_ULR is no setting"):
         load(Settings)
+
+
+def test_a_secret_that_this_user_may_not_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "pairwright_api_keys"
+        file.write_text("hidden")
+        file.chmod(0)
+        monkeypatch.setenv("PAIRWRIGHT_SECRETS", folder)
+        us = os.geteuid()
+        if us == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            with pytest.raises(Fatal) as caught:
+                load(Settings)
+        finally:
+            os.seteuid(us)
+        assert str(caught.value) == f"PAIRWRIGHT_SECRETS: this user can't read {file}: Permission denied"
+
+
+def test_what_is_no_json_is_one_line_that_hides_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_EXAMPLE_OPTIONS", '{"hidden": ')
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_EXAMPLE_OPTIONS: must be JSON: ") as caught:
+        load(ServiceSettings)
+    assert "hidden" not in str(caught.value)
+    assert "\n" not in str(caught.value)
