@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from shared.process import Fatal
 
-RESULTS = 1
+RESULTS = 2
 """Raise it when a trial's code changes what comes out: results kept before are then not taken."""
 
 
@@ -27,7 +27,7 @@ class Initial:
     weighting: Literal["none", "log-id", "zipf", "idf"] = "log-id"
     """A token's weight: from its id, from Zipf's law for its id, or from the training pairs' own sentences."""
     zipf: float = 100.0
-    """With `zipf`: the weight is id / (id + this)."""
+    """With `zipf`: the weight grows as id / (id + this)."""
     fold: Literal["none", "mean", "first"] = "none"
     """Tokens that differ in case or leading space only: left alone, their mean, or the commonest of them for all."""
     within: float | None = None
@@ -46,7 +46,7 @@ class Trial:
     pairs: int | None = None
     """How many pairs are taken, by a hash of their sentence1 and whole groups at a time; None takes all."""
     student: str = "static"
-    """`static`: made as `initial` says; `teacher-K`: the teacher's first K layers, mean pooling; or a model's folder."""
+    """`static`: made as `initial` says; `teacher-K`: the teacher's first K layers, mean pooling; or a folder."""
     initial: Initial = Initial()
     loss: str = "cosine"
     learning_rate: float = 1e-3
@@ -108,5 +108,5 @@ def make_trial(values: Mapping[str, Any]) -> Trial:
     initial = {name.removeprefix("initial."): value for name, value in values.items() if name.startswith("initial.")}
     own = {name: value for name, value in values.items() if not name.startswith("initial.")}
     lists = {one.name for one in fields(Trial) if str(one.type).startswith("tuple")}
-    plain = {name: tuple(value) if name in lists else value for name, value in own.items()}
-    return Trial(**{**plain, "initial": Initial(**initial)})
+    plain: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in own.items()}
+    return Trial(initial=Initial(**initial), **plain)

@@ -22,7 +22,7 @@ class PairSet:
     plan: Mapping[str, Any]
     """The body of `POST /generate`, without sentences: task, prompt form, exemplars, decoding, seed and so on."""
     sentences: tuple[int, int] | None = None
-    """First line and number of lines of the sentence file that are given as sentence1; None: the teacher writes them."""
+    """First line and number of lines of the sentence file that are sentence1; None: the teacher writes them."""
     teacher: str | None = None
     """Another teacher than the environment's."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,9 @@ def read_grid(file: Path) -> list[PairSet]:
     """The rows of a generation grid. Raises `Fatal`."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        sets = [PairSet(**{**row, "sentences": tuple(row["sentences"]) if "sentences" in row else None}) for row in rows]
+        sets = [
+            PairSet(**{**row, "sentences": tuple(row["sentences"]) if "sentences" in row else None}) for row in rows
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Fatal(f"{file}: is not a generation grid: {error}") from None
     if len({one.name for one in sets}) < len(sets):

@@ -62,7 +62,8 @@ def _weights(options: Initial, ids: Array, tokenizer: Any, texts: Sequence[str])
     if options.weighting == "log-id":
         return np.asarray(np.log1p(ids))
     if options.weighting == "zipf":
-        return np.asarray(ids / (ids + options.zipf))
+        # The factor keeps the size of log(1 + id), so that a learning rate means the same.
+        return np.asarray(np.log1p(len(ids)) * ids / (ids + options.zipf))
     if options.weighting == "idf":
         counts = np.zeros(len(ids))
         for encoded in tokenizer._tokenizer.encode_batch(list(texts), add_special_tokens=False):
@@ -112,7 +113,8 @@ def _of_layer(layer: int, teacher: Path, tokens: int) -> Array:
             numbers = torch.arange(first, min(first + BATCH, tokens))
             given = torch.stack([torch.full_like(numbers, start), numbers], dim=1)
             rows.append(model(given, use_cache=False).last_hidden_state[:, 1].float().numpy())
-    return np.concatenate(rows).astype(np.float64)
+    found: Array = np.concatenate(rows).astype(np.float64)
+    return found
 
 
 def first_layers(teacher: Path, count: int) -> Any:

@@ -53,7 +53,7 @@ def digest(rows: Iterable[Row]) -> str:
 
 
 def chosen(rows: Sequence[Row], most: int | None, filters: Iterable[str]) -> list[Row]:
-    """The rows that the filters leave; at most so many of them, whole groups of a sentence1 in the order of its hash."""
+    """The rows that the filters leave; at most so many, whole groups of a sentence1 in the order of its hash."""
     rules = [FILTERS[name] for name in filters]
     kept = [row for row in rows if all(rule(row) for rule in rules)]
     if most is None:

@@ -1,6 +1,7 @@
 """Running a grid: every trial that has no result yet, one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ class Sweep:
     def run(self, runner: Runner, say: Callable[[str], None]) -> int:
         """Run what is missing; how many trials that were."""
         ran = 0
-        for row in self._rows:
-            for trial in row.trials():
+        # Seed by seed: a run that is interrupted has every row, with fewer seeds.
+        for trials in zip_longest(*(row.trials() for row in self._rows)):
+            for row, trial in zip(self._rows, trials, strict=True):
+                if trial is None:
+                    continue
                 key = trial.key(self._digests)
                 if self._results.get(key) is None:
                     result = self._results.add(key, {"name": row.name, "seed": trial.seed, **runner(trial)})
@@ -36,7 +40,9 @@ class Sweep:
 
     def collected(self) -> Collected:
         """The results there are, by row."""
-        found = {row.name: [self._results.get(trial.key(self._digests)) for trial in row.trials()] for row in self._rows}
+        found = {
+            row.name: [self._results.get(trial.key(self._digests)) for trial in row.trials()] for row in self._rows
+        }
         return {name: [one for one in several if one is not None] for name, several in found.items() if any(several)}
 
 

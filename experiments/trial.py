@@ -34,8 +34,8 @@ class Bench:
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
-    """Train and measure. Spearman x 100: `judges` on the measuring pair sets, `dev` on the held-out side of the training
-    pairs, `human` on human-scored sets."""
+    """Train and measure. Spearman x 100: `judges` on the measuring pair sets, `dev` on the training pairs' held-out
+    side, `human` on human-scored sets."""
     began = time.monotonic()
     train = [row for name in trial.train for row in bench.sets[name]]
     train = pair_sets.chosen(train, trial.pairs, trial.filters)
@@ -71,8 +71,11 @@ def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
         if not same:
             raise Fatal("initial.within: the training pairs have none of score 1")
         model = _module(tokenizer, table)
-        sides = [unit(encoder.encode(model, [row[side] for row in same])).astype(np.float64) for side in (0, 1)]
-        table = initial.suppress(table, (sides[0], sides[1]), trial.initial.within)
+        left, right = (
+            unit(encoder.encode(model, texts)).astype(np.float64)
+            for texts in zip(*[row[:2] for row in same], strict=True)
+        )
+        table = initial.suppress(table, (left, right), trial.initial.within)
     return _module(tokenizer, table)
 
 
