@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments import generation
+from experiments import generation, pictures
 from experiments.configuration import read_grid
 from experiments.results import Results
 from experiments.sweep import Sweep, human_sets
@@ -33,6 +33,10 @@ def main() -> None:
     shows.add_argument("grid", type=Path)
     shows.add_argument("--human", action="store_true", help="show the human-scored sets' columns")
     shows.add_argument("--details", action="store_true", help="show every judging set")
+    draws = commands.add_parser("picture", help="the results of a grid, as a picture of the label-free scores")
+    draws.add_argument("grid", type=Path)
+    draws.add_argument("file", type=Path)
+    draws.add_argument("--title", default="Label-free score")
     given = parser.parse_args()
     if given.command == "generate":
         generation.generate(generation.read_grid(given.grid), given.pairs, given.sentences)
@@ -40,6 +44,8 @@ def main() -> None:
     sweep = Sweep(read_grid(given.grid), given.pairs, Results(given.rows))
     if given.command == "run":
         run(sweep, given.sts)
+    elif given.command == "picture":
+        pictures.draw(sweep.collected(), given.title, given.file)
     else:
         print(markdown(sweep.collected(), given.human, given.details))
 
