@@ -118,7 +118,7 @@ def _of_layer(layer: int, teacher: Path, tokens: int) -> Array:
 
 
 def first_layers(teacher: Path, count: int) -> Any:
-    """The teacher's first layers, without its head and its last norm."""
+    """The teacher's first layers, without its head and its last norm. Saved and loaded, it gets a norm of ones."""
     import torch
     from transformers import AutoModel
 

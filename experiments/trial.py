@@ -1,5 +1,6 @@
 """One trial: make the student, train it with the trainer's own parts, and measure it."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -59,7 +60,7 @@ def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
         return _static(trial, bench, train)
     if trial.student.startswith("teacher-"):
         return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
-    return encoder.load(trial.student, "student")
+    return encoder.load(os.path.expandvars(trial.student), "student")
 
 
 def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
