@@ -79,6 +79,11 @@ def tokenizer(folder: Path) -> Any:
     return found
 
 
+def tokens(tokenizer_: Any, count: int) -> list[str]:
+    """The vocabulary's first `count` tokens by id; "" where a row of the token table has none."""
+    return [token or "" for token in tokenizer_.convert_ids_to_tokens(list(range(count)))]
+
+
 def token_table(folder: Path) -> Table:
     """A teacher's input embeddings, [tokens, hidden], read without the rest of the model where the files allow."""
     file = _file_of_token_table(folder)

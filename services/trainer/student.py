@@ -15,7 +15,7 @@ from shared.process import Fatal
 log = logging.getLogger(__name__)
 
 SETTING = "PAIRWRIGHT_STUDENT"
-MAKER = 1
+MAKER = 2
 """Raise it when the default student is made differently: old caches are then left alone."""
 MODEL_FILES = ("modules.json", "config.json")
 TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -80,7 +80,9 @@ def _make_into(target: Path, source: Path) -> None:
     log.info("making the default student from %s (once, a few seconds)", source)
     staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
     try:
-        encoder.save_static(encoder.tokenizer(source), static.word_vectors(encoder.token_table(source)), staging)
+        tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
+        tokens = encoder.tokens(tokenizer, len(table))
+        encoder.save_static(tokenizer, static.word_vectors(table, tokens), staging)
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

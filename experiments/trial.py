@@ -1,0 +1,138 @@
+"""One trial: make the student, train it with the trainer's own parts, and measure it."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+
+from experiments import initial, pair_sets
+from experiments.configuration import Trial
+from services.trainer import encoder, rows, training
+from services.trainer.evaluation import Row, StsFile, score, unit
+from services.trainer.recipe import CLASSES, Recipe
+from shared.process import Fatal
+
+NO_CHECKPOINTS_S = 1e9
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a run share."""
+
+    teacher: Path
+    sets: Mapping[str, list[Row]]
+    human: Mapping[str, StsFile]
+    """Human-scored sets. They measure; no choice may look at them."""
+
+
+def run(trial: Trial, bench: Bench) -> dict[str, Any]:
+    """Train and measure. Spearman x 100: `judges` on the measuring pair sets, `dev` on the training pairs' held-out
+    side, `human` on human-scored sets."""
+    began = time.monotonic()
+    train = [row for name in trial.train for row in bench.sets[name]]
+    train = pair_sets.chosen(train, trial.pairs, trial.filters)
+    model = _student(trial, bench, train)
+    encode = partial(encoder.encode, model)
+    dev, steps = _fine_tune(model, trial, train) if train and trial.epochs else ([], 0)
+    judges = {name: score(encode, pair_sets.apart(bench.sets[name], train)) for name in trial.judges}
+    return {
+        "pairs": len(train),
+        "steps": steps,
+        "seconds": round(time.monotonic() - began, 1),
+        "dev": round(score(encode, dev), 2) if dev else None,
+        "judges": {name: round(value, 2) for name, value in judges.items()},
+        "judged": round(float(np.mean(list(judges.values()))), 2) if judges else None,
+        "human": {name: round(score(encode, file.rows), 2) for name, file in bench.human.items()},
+    }
+
+
+def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
+    if trial.student == "static":
+        return _static(trial, bench, train)
+    if trial.student.startswith("teacher-"):
+        return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
+    return encoder.load(os.path.expandvars(trial.student), "student")
+
+
+def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
+    tokenizer = encoder.tokenizer(bench.teacher)
+    texts = sorted({text for one, other, _ in train for text in (one, other)})
+    table = initial.vectors(trial.initial, bench.teacher, tokenizer, texts)
+    if trial.initial.within is not None:
+        same = [row for row in train if row[2] >= rows.POSITIVE]
+        if not same:
+            raise Fatal("initial.within: the training pairs have none of score 1")
+        model = _module(tokenizer, table)
+        left, right = (
+            unit(encoder.encode(model, texts)).astype(np.float64)
+            for texts in zip(*[row[:2] for row in same], strict=True)
+        )
+        table = initial.suppress(table, (left, right), trial.initial.within)
+    return _module(tokenizer, table)
+
+
+def _module(tokenizer: Any, table: Any) -> Any:
+    module = StaticEmbedding(tokenizer, embedding_weights=np.ascontiguousarray(table, dtype=np.float32))
+    return SentenceTransformer(modules=[module], device="cpu")
+
+
+def _first_layers(teacher: Path, count: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        initial.first_layers(teacher, count).save_pretrained(folder)
+        tokenizer = encoder.tokenizer(teacher)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(folder)
+    return SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")], device="cpu"
+    )
+
+
+def _fine_tune(model: Any, trial: Trial, train: list[Row]) -> tuple[list[Row], int]:
+    """Train in place; the dev side and the number of steps."""
+    recipe = _recipe(trial)
+    folder = Path(tempfile.mkdtemp(prefix="pairwright-trial-"))
+    try:
+        found = rows.prepare(pair_sets.stored(train), recipe, folder / "rows")
+        work = training.Work(
+            train=folder / "rows" / rows.TRAIN,
+            judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
+            folder=folder / "checkpoints",
+            checkpoint_s=NO_CHECKPOINTS_S,
+        )
+        outcome = training.train(model, recipe, work, _silent)
+        return found.dev, outcome.steps
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _recipe(trial: Trial) -> Recipe:
+    return Recipe(
+        preset="experiment",
+        loss=CLASSES[trial.loss],
+        matryoshka=(),
+        epochs=trial.epochs,
+        max_steps=None,
+        learning_rate=trial.learning_rate,
+        batch_size=trial.batch_size,
+        gradient_accumulation=1,
+        warm_up=0.1,
+        smoothing=trial.smoothing,
+        random_pairs=trial.random_pairs,
+        most_per_label=None,
+        evaluate_every=None,
+        early_stop=None,
+        seed=trial.seed,
+    )
+
+
+_silent: Callable[[Any], None] = lambda _: None  # noqa: E731
