@@ -39,5 +39,5 @@ bench-trainer: setup ## measure training here, against sentence-transformers alo
 	@$(PYTHON_IN_VENV) -m scripts.bench_trainer
 
 clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .examples_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find scripts services shared tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from services.generation.__main__ import assemble
-from services.generation.engines.vllm_engine import VllmEngine
+from services.generation.engine import Engine
 from services.generation.settings import GenerationSettings
 from services.generation.tasks import BUILT_IN, load_tasks
 from shared.http import listen, server
@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 
 @contextlib.contextmanager
-def live_generation(engine: VllmEngine, redis_url: str, dataset: str, **own: Any) -> Iterator[httpx.Client]:
+def live_generation(engine: Engine, redis_url: str, dataset: str, **own: Any) -> Iterator[httpx.Client]:
     """Serve in a thread until the block ends; yields a client of it."""
     common = Settings(dataset=dataset)
     started, web = threading.Event(), []

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,8 @@ async def test_an_entry_carries_where_it_comes_from(redis: Redis, dataset: str) 
     await stream.append([Offer(first, "job")], ONE)
     await stream.append([Offer(second, "job")])
     assert [delivery.traceparent for delivery in await stream.read("trainer-0")] == [ONE, None]
-    (_, traced), (_, untraced) = await redis.xrange(stream.key)
+    entries: Any = await redis.xrange(stream.key)
+    (_, traced), (_, untraced) = entries
     assert set(traced) - set(untraced) == {"traceparent"}
 
 
