@@ -29,7 +29,7 @@ def draw(results: Results, title: str, picture: Path) -> None:
 
 
 def _bars(axis: Any, results: Results) -> None:
-    names = list(reversed(results))
+    names = list(results)[::-1]
     values = [[one["judged"] for one in results[name]] for name in names]
     means = [float(np.mean(found)) for found in values]
     axis.barh(names, means, xerr=[half_width(found) or 0 for found in values], color="#2a6f97", height=0.7)

@@ -21,7 +21,7 @@ def cell(values: Iterable[float | None]) -> str:
     if not found:
         return "-"
     half = half_width(found)
-    return f"{np.mean(found):.2f}" + (f" ± {half:.2f}" if half else "")
+    return f"{np.mean(found):.2f}" + (f" ± {half:.2f}" if half is not None and half >= 0.005 else "")
 
 
 def markdown(results: Mapping[str, Sequence[Mapping[str, Any]]], human: bool, details: bool = False) -> str:
