@@ -147,7 +147,7 @@ class EmbeddedServer:
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.directory), "--save", "", "--appendonly", "yes"),
             *("--appendfsync", "always", "--aof-use-rdb-preamble", "yes"),
-            *("--maxmemory", "256mb", "--maxmemory-policy", "noeviction"),
+            *("--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
             *("--enable-debug-command", "no", "--enable-module-command", "no", "--daemonize", "no"),
         ]
 
