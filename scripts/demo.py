@@ -25,7 +25,8 @@ from rich.table import Table
 
 from scripts.stack import ROOT, Stack
 from scripts.up import prepare_teacher
-from shared.model_store import Manifest, ModelStore
+from shared.manifest import Manifest
+from shared.model_store import ModelStore
 from shared.process import Fatal, configure_logging, exit_with
 from shared.redis_client import command_client
 from shared.settings import Settings, load

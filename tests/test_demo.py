@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.model_store import VERSION_ID, ModelStore
+from shared.manifest import VERSION_ID
+from shared.model_store import ModelStore
 from tests.ports import free_port
 
 STS_ROWS = [

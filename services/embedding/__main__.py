@@ -20,7 +20,8 @@ from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader, Versions
 from shared import __version__, tracing
 from shared.http import listen, loop_factory, server
-from shared.model_store import Manifest, ModelStore
+from shared.manifest import Manifest
+from shared.model_store import ModelStore
 from shared.process import configure_logging, run
 from shared.redis_client import command_client
 from shared.settings import Settings

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from services.embedding.embedder import VERSION_HEADER
 from services.embedding.versions import NotReady, Versions
 from shared.http import Problem
-from shared.model_store import BrokenVersion, Int8, Manifest, NoVersion
+from shared.manifest import Int8, Manifest
+from shared.model_store import BrokenVersion, NoVersion
 
 State = Literal["current", "previous", "published", "quarantined"]
 

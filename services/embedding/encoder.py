@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from shared.model_store import PROBE_SENTENCES, PROBE_TOLERANCE, BrokenVersion, Manifest
+from shared.manifest import PROBE_SENTENCES, PROBE_TOLERANCE, Manifest
+from shared.model_store import BrokenVersion
 
 Vectors = npt.NDArray[np.float32]
 Side = Literal["left", "right"]

@@ -19,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 from services.embedding.encoder import Encoder, Options, Precision, Token, Tokens, Vectors
 from services.embedding.onnx_session import OnnxSession
 from services.embedding.settings import PrecisionSetting
-from shared.model_store import PROBE_SENTENCES, BrokenVersion, Manifest
+from shared.manifest import PROBE_SENTENCES, Manifest
+from shared.model_store import BrokenVersion
 
 log = logging.getLogger(__name__)
 

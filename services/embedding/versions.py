@@ -17,7 +17,8 @@ from services.embedding.encoder import Encoder, prove
 from services.embedding.machine import free_memory
 from services.embedding.metrics import Metrics
 from shared.logs import about
-from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.manifest import Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 log = logging.getLogger(__name__)
 

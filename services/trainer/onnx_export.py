@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 
 from services.trainer.evaluation import Row, Undefined, score
 from services.trainer.progress import first_line
-from shared.model_store import PROBE_SENTENCES, Int8
+from shared.manifest import PROBE_SENTENCES, Int8
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.training import Outcome
 from services.trainer.upkeep import best, retain
 from shared import __version__
-from shared.model_store import PROBE_SENTENCES, BrokenVersion, Card, Manifest, ModelStore, NoVersion
+from shared.manifest import PROBE_SENTENCES, Card, Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.process import Fatal
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from services.trainer import plots
 from services.trainer.confusion import Disagreement, disagree
 from services.trainer.dataset import Origin
 from services.trainer.evaluation import Row
-from shared.model_store import Card
+from shared.manifest import Card
 
 WORST = 12
 MOST_ORIGINS = 20

@@ -19,7 +19,8 @@ from services.trainer.recipe import Recipe, recipe_for
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.upkeep import heal
 from shared import __version__, tracing
-from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.manifest import Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.process import Fatal
 from shared.settings import Settings
 

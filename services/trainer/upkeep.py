@@ -2,7 +2,8 @@
 
 import logging
 
-from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.manifest import Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from services.embedding.encoder import Encoder, Options, Token, Tokens, Vectors
 from services.embedding.settings import EmbeddingSettings
 from services.embedding.versions import Loader
 from shared.http import listen, server
-from shared.model_store import Manifest
+from shared.manifest import Manifest
 from shared.settings import Settings
 
 PATIENCE_S = 30

@@ -9,7 +9,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from shared.model_store import PROBE_SENTENCES, Card, Manifest, ModelStore
+from shared.manifest import PROBE_SENTENCES, Card, Manifest
+from shared.model_store import ModelStore
 
 TEXT = (
     "a an the is are man woman child dog cat guitar market stock music playing eating running fell sharply on monday "

@@ -7,8 +7,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from services.trainer.onnx_export import add_int8
-from shared import model_store
-from shared.model_store import PROBE_SENTENCES, Card, Int8, Manifest, ModelStore
+from shared.manifest import PROBE_SENTENCES, Card, Int8, Manifest
+from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
 from tests.embedding.live import LiveService
 from tests.embedding.students import DIMENSIONS, publish, transformer_student
@@ -35,7 +35,7 @@ def serving(service: LiveService) -> tuple[str, str]:
 @pytest.fixture(autouse=True)
 def speed_is_no_matter_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of 16 dimensions gains none."""
-    monkeypatch.setattr(model_store, "INT8_LEAST_SPEEDUP", 0.0)
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
 
 
 def off(service: LiveService, student: SentenceTransformer) -> float:

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from services.embedding.encoder import Vectors
-from shared.model_store import PROBE_SENTENCES, Card, ModelStore
+from shared.manifest import PROBE_SENTENCES, Card
+from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
 from shared.redis_client import command_client
 from shared.status import StatusBoard

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared.model_store import Card, ModelStore
+from shared.manifest import Card
+from shared.model_store import ModelStore
 
 
 def card(round_number: int) -> Card:

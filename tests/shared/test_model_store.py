@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.model_store import MANIFEST, BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.manifest import Manifest
+from shared.model_store import MANIFEST, BrokenVersion, ModelStore, NoVersion
 from tests.shared import publisher
 from tests.shared.publisher import card, write_model
 

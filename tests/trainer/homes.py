@@ -11,7 +11,8 @@ from services.trainer.dataset import Dataset, Round
 from services.trainer.progress import Progress
 from services.trainer.round import run_round
 from services.trainer.settings import TrainerSettings
-from shared.model_store import Manifest, ModelStore
+from shared.manifest import Manifest
+from shared.model_store import ModelStore
 from shared.settings import Settings
 from tests.trainer.live import ROOT
 

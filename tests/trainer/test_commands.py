@@ -11,7 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from services.trainer.dataset import open_dataset
-from shared.model_store import Card, ModelStore
+from shared.manifest import Card
+from shared.model_store import ModelStore
 from shared.pairs import Pair
 from tests.shared.publisher import write_model
 from tests.trainer.live import ROOT

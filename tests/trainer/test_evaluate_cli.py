@@ -11,7 +11,8 @@ import pytest
 
 from services.trainer import encoder
 from services.trainer.evaluation import score
-from shared.model_store import Card, ModelStore
+from shared.manifest import Card
+from shared.model_store import ModelStore
 from tests.trainer.live import ROOT
 from tests.trainer.made_pairs import make_pairs
 

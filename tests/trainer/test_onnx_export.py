@@ -9,8 +9,8 @@ from sentence_transformers import SentenceTransformer
 
 from services.trainer import onnx_export
 from services.trainer.onnx_export import FILE, add_int8
-from shared import model_store
-from shared.model_store import PROBE_SENTENCES, Int8, ModelStore
+from shared.manifest import PROBE_SENTENCES, Int8
+from shared.model_store import ModelStore
 from tests.embedding.students import publish, static_student, transformer_student
 
 TEXTS = ["a man is playing a guitar", "the stock market fell", "no", "red green blue house river"]
@@ -33,7 +33,7 @@ def test_the_record_is_what_the_file_does(
     folder: Path, student: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A model of 16 dimensions gains no speed from int8; this test is about truth.
-    monkeypatch.setattr(model_store, "INT8_LEAST_SPEEDUP", 0.0)
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
     record = add_int8(folder, DEV)
     assert record is not None
     assert record.file == FILE
@@ -50,7 +50,7 @@ def test_the_record_is_what_the_file_does(
 
 
 def test_a_copy_that_is_not_true_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_store, "INT8_LEAST_COSINE", 1.1)
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_COSINE", 1.1)
     before = sorted(folder.rglob("*"))
     assert add_int8(folder, DEV) is None
     assert sorted(folder.rglob("*")) == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.trainer import encoder
-from shared.model_store import PROBE_SENTENCES
+from shared.manifest import PROBE_SENTENCES
 from shared.process import Fatal
 from tests.trainer.homes import Home
 from tests.trainer.made_pairs import make_pairs, plan, records

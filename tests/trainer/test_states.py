@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.model_store import Card, ModelStore
+from shared.manifest import Card
+from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
 from tests.trainer.conftest import Start
 from tests.trainer.live import ROOT, LiveTrainer

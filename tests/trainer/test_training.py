@@ -10,7 +10,7 @@ import pytest
 from services.trainer import encoder
 from services.trainer.recipe import recipe_for
 from services.trainer.settings import TrainerSettings
-from shared.model_store import Manifest
+from shared.manifest import Manifest
 from shared.process import Fatal
 from tests.trainer.homes import Home
 from tests.trainer.made_pairs import make_pairs, plan, records

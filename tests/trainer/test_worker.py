@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from shared.model_store import Card, ModelStore
+from shared.manifest import Card
+from shared.model_store import ModelStore
 from shared.pairs import Pair
 from shared.queue import EmbeddedServer
 from shared.redis_client import command_client

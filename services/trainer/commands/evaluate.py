@@ -11,7 +11,8 @@ from services.trainer.commands.score_sets import mteb_scores, pair_set
 from services.trainer.evaluation import SUFFIX, StsFile, Undefined, sts_files
 from services.trainer.quality import Quality, measure
 from shared import teacher
-from shared.model_store import VERSION_ID, BrokenVersion, ModelStore, NoVersion
+from shared.manifest import VERSION_ID
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.process import Fatal
 from shared.settings import Settings
 

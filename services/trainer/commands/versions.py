@@ -7,7 +7,8 @@ from typing import Any
 from services.trainer.progress import first_line
 from services.trainer.settings import TrainerSettings
 from services.trainer.upkeep import best
-from shared.model_store import BrokenVersion, Manifest, ModelStore, NoVersion
+from shared.manifest import Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.process import Fatal
 from shared.settings import Settings
 

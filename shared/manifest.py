@@ -1,0 +1,121 @@
+"""What a published version says of itself: its card, its files, and how it must answer the probe.
+
+The trainer writes it, the embedding service reads it; `model_store` keeps it as `manifest.json`, beside the files.
+"""
+
+import re
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION_ID = re.compile(r"^r\d{6}-[0-9a-f]{8}$")
+PROBE_SENTENCES = (
+    "A man is playing a guitar.",
+    "The stock market fell sharply on Monday.",
+    "Zürich's café opens at 7 a.m.; it's 3 km away!",
+    "no",
+)
+PROBE_TOLERANCE = 1e-3
+INT8_LEAST_COSINE = 0.99
+INT8_MOST_LOST = 0.5
+"""Points of Spearman x 100."""
+INT8_LEAST_SPEEDUP = 1.1
+
+
+class FileEntry(BaseModel):
+    """One file of a version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    size: int
+
+
+class Int8(BaseModel):
+    """How true a version's int8 export is to its exact model, as measured at publication."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    """Where it is in the version's folder: the transformer in ONNX, from token ids to token vectors."""
+    cosine: float
+    """The lowest one between its vectors and the exact ones, on the probe sentences."""
+    dev_cosine: float | None = None
+    """Their mean on sentences of the synthetic dev split; None when there is no split."""
+    dev_exact: float | None = None
+    """Spearman x 100 of the exact model on the dev split."""
+    dev_int8: float | None = None
+    speedup: float = 0.0
+    """Its speed as a multiple of the exact model's, on the machine that published it."""
+
+    @property
+    def verdict(self) -> str:
+        """ "" when it may stand in for the exact model, otherwise why not."""
+        cosine = min(self.cosine, self.cosine if self.dev_cosine is None else self.dev_cosine)
+        if not cosine >= INT8_LEAST_COSINE:
+            return f"its cosine to the exact model is {cosine:.4f} (at least {INT8_LEAST_COSINE})"
+        if self.dev_exact is not None and self.dev_int8 is not None:
+            lost = abs(self.dev_exact - self.dev_int8)
+            if not lost <= INT8_MOST_LOST:
+                return f"its dev score is off by {lost:.2f} points (at most {INT8_MOST_LOST})"
+        if not self.speedup >= INT8_LEAST_SPEEDUP:
+            return f"it is only {self.speedup:.2f} times as fast as the exact model (at least {INT8_LEAST_SPEEDUP})"
+        return ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it may stand in for the exact model."""
+        return not self.verdict
+
+
+class Card(BaseModel):
+    """What the trainer says of a version when it publishes it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    """The model the student was trained from: a hub id, a path or `default`."""
+    parent: str | None = None
+    """The version that was current before."""
+    round: int = Field(ge=0)
+    """0 for the untrained base, which is published first so that `/embed` answers from the start."""
+    pairs: int = Field(ge=0)
+    dataset: str = "default"
+    dataset_hash: str | None = None
+    dimensions: int = Field(gt=0)
+    matryoshka: list[int] = []
+    """Lengths of prefixes of its vectors that training made good alone; [] for none."""
+    max_seq_length: int | None = None
+    start: str | None = None
+    """The version that training continued from; None from the base."""
+    scores: dict[str, float] = {}
+    """Metric to value, Spearman x 100, on the *generated* dev split alone; `dev_before` is the base's or start's."""
+    human_scores: dict[str, dict[str, float]] = {}
+    """`before` and `after` on human-scored sets, by name. Kept apart: the two kinds never meet in one figure."""
+    selected_by: str | None = None
+    """Which pairs chose the checkpoint that was kept; None when the last one was."""
+    split: dict[str, Any] = {}
+    """How many pairs were trained on, held out and left out."""
+    gate: dict[str, Any] = {}
+    """What the gate compared and found."""
+    recipe: dict[str, Any] = {}
+    int8: Int8 | None = None
+    """Its int8 export; None when there is none."""
+    training: dict[str, Any] = {}
+    """What the run took: seconds, pairs a second, memory. Differs from run to run, unlike all above."""
+    code_version: str = "unknown"
+    epoch: int = 0
+    """The fencing token of the trainer that made it."""
+
+
+class Manifest(Card):
+    """A published version: its card, its files and how it must answer the probe."""
+
+    id: str = Field(pattern=VERSION_ID.pattern)
+    created: datetime
+    files: dict[str, FileEntry]
+    probe: list[list[float]]
+    """The vectors of `PROBE_SENTENCES`, [4, dimensions], not normalised by us."""
+    rejection: str | None = None
+    """Why the gate refused it; None for a version that was published."""
