@@ -87,6 +87,11 @@ def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
     }
 
 
+def default_dtype() -> str:
+    """What the service takes on a CPU by itself."""
+    return "bfloat16" if "bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+
+
 def original(settings: Settings, task: dict[str, Any], dtype: str, inputs: int) -> dict[str, Any]:
     """The original's batching, in a process of its own."""
     labels = task["labels"]
@@ -152,7 +157,7 @@ def main() -> None:
             memory = PeakMemory(stack)
             result |= compare(client, given.inputs, given.turns)
             result["peak_mib"] = memory.stop()
-            dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or "bfloat16"
+            dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or default_dtype()
             task = next(task for task in client.get("/tasks").json() if task["task"] == "sts")
         result |= original(settings, task, dtype, given.reference_inputs)
         with running(settings, "transformers") as (_, client):

@@ -55,7 +55,9 @@ class GenerationSettings(BaseSettings):
 
     engine: Literal["vllm", "transformers"] = "vllm"
     """`transformers` is the slow reference, and the fallback where vLLM has no build."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """The teacher's number format. `auto`: its own on a GPU; on a CPU bfloat16 if it has instructions for that, else
+    float32."""
     max_lanes: Annotated[int, Field(ge=8, le=4096)] = 128
     """Prompts decoded at one time (vLLM's max_num_seqs). A sample needs one, and one more for each counter-label."""
     max_batch_tokens: Annotated[int, Field(ge=256)] = 4096

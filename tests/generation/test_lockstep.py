@@ -219,8 +219,8 @@ async def test_exact_on_the_default_teacher_in_fp32() -> None:
 
 
 async def test_the_default_teacher_in_any_company_and_on_every_task() -> None:
-    """In bfloat16, where roundings would tell a sentence what else is in the batch."""
-    await run_on_the_default_teacher("tests.generation.default_teacher_bf16")
+    """In bfloat16, if this CPU has it: there, roundings would tell a sentence what else is in the batch."""
+    await run_on_the_default_teacher("tests.generation.default_teacher_as_used")
 
 
 async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(

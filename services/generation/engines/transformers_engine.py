@@ -13,6 +13,7 @@ from typing import Any
 
 from services.generation.engine import Completion, EngineDead, NoChatTemplate, PromptTooLong, Sample, Turn
 from services.generation.engines.chat import render_chat
+from services.generation.engines.precision import dtype_for
 from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
 from services.generation.settings import GenerationSettings
 
@@ -82,8 +83,8 @@ class _Writer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        on_gpu = torch.cuda.is_available()
+        self._device, dtype = "cuda" if on_gpu else "cpu", dtype_for(settings.dtype, on_gpu)
         self._model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(self._device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(name)
         config = self._model.config.get_text_config()

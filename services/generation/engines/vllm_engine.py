@@ -17,6 +17,7 @@ from typing import Any
 
 from services.generation.engine import Completion, EngineDead, PromptTooLong, Sample, Turn
 from services.generation.engines.chat import render_chat
+from services.generation.engines.precision import dtype_for
 from services.generation.engines.vocabulary import Vocabulary, cut, read_vocabulary
 from services.generation.settings import GenerationSettings
 from shared.process import calm_threads
@@ -237,7 +238,7 @@ def build_llm_engine(
     on_cpu = current_platform.is_cpu()
     arguments: dict[str, Any] = {
         "model": model,
-        "dtype": settings.dtype,
+        "dtype": dtype_for(settings.dtype, on_gpu=not on_cpu),
         "max_num_seqs": settings.max_lanes,
         "max_num_batched_tokens": settings.max_batch_tokens,
         "max_model_len": min(settings.max_model_len, context),

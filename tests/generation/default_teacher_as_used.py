@@ -1,4 +1,4 @@
-"""Run by test_lockstep.py: the default teacher in bfloat16, as it is used: in any company and on every task."""
+"""Run by test_lockstep.py: the default teacher as it is used, in bfloat16 where the CPU has it: in any company and on every task."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ SENTENCES = [f"The {noun} is {verb} in the {place}." for noun in ("dog", "boy", 
 
 async def main() -> None:
     """Fails with an AssertionError."""
-    engine = VllmEngine(teacher.locate("default", Settings().cache_dir), GenerationSettings(dtype="bfloat16"))
+    engine = VllmEngine(teacher.locate("default", Settings().cache_dir), GenerationSettings())
     await engine.start()
     await company_changes_no_sentence(engine)
     await every_task_is_understood(engine)
