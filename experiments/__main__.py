@@ -29,6 +29,7 @@ def main() -> None:
     runs = commands.add_parser("run", help="run the trials of a grid that have no result yet")
     runs.add_argument("grid", type=Path)
     runs.add_argument("--sts", type=Path, help="human-scored sets: measured beside, used for nothing")
+    runs.add_argument("--sentences", type=Path, help="further sentences to show to the teacher, one a line")
     shows = commands.add_parser("table", help="the results of a grid, as a table in Markdown")
     shows.add_argument("grid", type=Path)
     shows.add_argument("--human", action="store_true", help="show the human-scored sets' columns")
@@ -43,21 +44,22 @@ def main() -> None:
         return
     sweep = Sweep(read_grid(given.grid), given.pairs, Results(given.rows))
     if given.command == "run":
-        run(sweep, given.sts)
+        run(sweep, given.sts, given.sentences, given.pairs / "views.npz")
     elif given.command == "picture":
         pictures.draw(sweep.collected(), given.title, given.file)
     else:
         print(markdown(sweep.collected(), given.human, given.details))
 
 
-def run(sweep: Sweep, sts: Path | None) -> None:
+def run(sweep: Sweep, sts: Path | None, sentences: Path | None, views: Path) -> None:
     """Run what is missing, with the default teacher."""
     human = human_sets(sts)
     from experiments import trial
 
     settings = load(Settings)
     located = Path(teacher.locate(settings.teacher, settings.cache_dir))
-    bench = trial.Bench(located, sweep.sets, human)
+    further = sentences.read_text(encoding="utf-8").splitlines() if sentences else []
+    bench = trial.Bench(located, sweep.sets, human, further, views)
     sweep.run(lambda one: trial.run(one, bench), lambda line: print(line, flush=True))
 
 

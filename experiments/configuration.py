@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from shared.process import Fatal
 
-RESULTS = 2
+RESULTS = 3
 """Raise it when a trial's code changes what comes out: results kept before are then not taken."""
 
 
@@ -46,8 +46,19 @@ class Trial:
     pairs: int | None = None
     """How many pairs are taken, by a hash of their sentence1 and whole groups at a time; None takes all."""
     student: str = "static"
-    """`static`: made as `initial` says; `teacher-K`: the teacher's first K layers, mean pooling; or a folder."""
+    """`static`: made as `initial` says; `one-word`: the teacher's lower layers and what they see in a sentence;
+    `teacher-K`: the teacher's first K layers, mean pooling; or a folder."""
+    views: int = 0
+    """So many of the sentences that are trained on are shown to the teacher, and a static student learns from that."""
+    sentences: int = 0
+    """And so many further sentences, from `--sentences`."""
+    soft: float = 0.0
+    """The share of a pair's score that is the teacher's own similarity of the two sentences (of its views)."""
     initial: Initial = Initial()
+    learns: Literal["map", "words", "all"] = "words"
+    """What learns: a static student's words one by one, or a map of them all; `all` of a transformer."""
+    shuffled: bool = False
+    """The placebo: scores are shuffled inside each group of one sentence1."""
     loss: str = "cosine"
     learning_rate: float = 1e-3
     batch_size: int = 32

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -65,6 +66,18 @@ def chosen(rows: Sequence[Row], most: int | None, filters: Iterable[str]) -> lis
             break
         taken += group
     return taken
+
+
+def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The same texts with each sentence1's scores dealt out anew: what a student learns of them is not meaning."""
+    generator = random.Random(seed)
+    dealt: list[Row] = []
+    for _, group in groupby(sorted(rows), key=lambda row: row[0]):
+        own = list(group)
+        scores = [score for _, _, score in own]
+        generator.shuffle(scores)
+        dealt += [(one, other, score) for (one, other, _), score in zip(own, scores, strict=True)]
+    return dealt
 
 
 def apart(judge: Sequence[Row], train: Sequence[Row]) -> list[Row]:

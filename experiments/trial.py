@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,9 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 
 from experiments import initial, pair_sets
 from experiments.configuration import Trial
-from services.trainer import encoder, rows, training
+from services.trainer import distillation, encoder, rows, student, training, views
 from services.trainer.evaluation import Row, StsFile, score, unit
+from services.trainer.one_word import OneWordTeacher
 from services.trainer.recipe import CLASSES, Recipe
 from shared.process import Fatal
 
@@ -32,6 +33,14 @@ class Bench:
     sets: Mapping[str, list[Row]]
     human: Mapping[str, StsFile]
     """Human-scored sets. They measure; no choice may look at them."""
+    sentences: Sequence[str] = ()
+    """Further sentences to show to the teacher."""
+    views_file: Path = Path("views.npz")
+    """Where the teacher's views of sentences are kept."""
+
+    def look(self, texts: Sequence[str]) -> views.Views:
+        """The teacher's views of `texts`, [texts, hidden]."""
+        return views.look(texts, self.views_file, lambda: OneWordTeacher(str(self.teacher)).views, lambda _: None)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
@@ -40,9 +49,13 @@ def run(trial: Trial, bench: Bench) -> dict[str, Any]:
     began = time.monotonic()
     train = [row for name in trial.train for row in bench.sets[name]]
     train = pair_sets.chosen(train, trial.pairs, trial.filters)
+    if trial.shuffled:
+        train = pair_sets.shuffled(train, trial.seed)
+    if trial.soft:
+        train = _softened(train, trial.soft, bench)
     model = _student(trial, bench, train)
     encode = partial(encoder.encode, model)
-    dev, steps = _fine_tune(model, trial, train) if train and trial.epochs else ([], 0)
+    dev, steps = _fine_tune(model, trial, train, bench) if train else ([], 0)
     judges = {name: score(encode, pair_sets.apart(bench.sets[name], train)) for name in trial.judges}
     return {
         "pairs": len(train),
@@ -58,6 +71,8 @@ def run(trial: Trial, bench: Bench) -> dict[str, Any]:
 def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
     if trial.student == "static":
         return _static(trial, bench, train)
+    if trial.student == "one-word":
+        return encoder.load(student.locate("teacher", str(bench.teacher), bench.views_file.parent), "student")
     if trial.student.startswith("teacher-"):
         return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
     return encoder.load(os.path.expandvars(trial.student), "student")
@@ -97,14 +112,20 @@ def _first_layers(teacher: Path, count: int) -> Any:
     )
 
 
-def _fine_tune(model: Any, trial: Trial, train: list[Row]) -> tuple[list[Row], int]:
+def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tuple[list[Row], int]:
     """Train in place; the dev side and the number of steps."""
     recipe = _recipe(trial)
     folder = Path(tempfile.mkdtemp(prefix="pairwright-trial-"))
     try:
         found = rows.prepare(pair_sets.stored(train), recipe, folder / "rows")
+        file = folder / "rows" / rows.TRAIN
+        texts = [*(views.chosen(file, trial.views) if trial.views else []), *bench.sentences[: trial.sentences]]
+        if texts:
+            _learn_views(model, texts, bench)
+        if not trial.epochs:
+            return [], 0
         work = training.Work(
-            train=folder / "rows" / rows.TRAIN,
+            train=file,
             judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
             folder=folder / "checkpoints",
             checkpoint_s=NO_CHECKPOINTS_S,
@@ -115,9 +136,28 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row]) -> tuple[list[Row], i
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _learn_views(model: Any, texts: Sequence[str], bench: Bench) -> None:
+    """As the trainer's round does it before it trains."""
+    table = distillation.learned(encoder.words(model), encoder.bags(model, texts), bench.look(texts))
+    encoder.set_words(model, table)
+
+
+def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
+    """Scores that are in part the cosine of the teacher's views."""
+    texts = sorted({text for one, other, _ in train for text in (one, other)})
+    seen = dict(zip(texts, distillation.targets(bench.look(texts)), strict=True))
+    cosine = [float(np.clip(seen[one] @ seen[other], 0, 1)) for one, other, _ in train]
+    return [
+        (one, other, (1 - share) * score + share * near)
+        for (one, other, score), near in zip(train, cosine, strict=True)
+    ]
+
+
 def _recipe(trial: Trial) -> Recipe:
     return Recipe(
         preset="experiment",
+        learns=trial.learns if trial.student == "static" else "all",
+        views=trial.views,
         loss=CLASSES[trial.loss],
         matryoshka=(),
         epochs=trial.epochs,

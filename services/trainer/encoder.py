@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import safe_open
+from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from transformers import AutoModel, AutoTokenizer
@@ -59,6 +60,26 @@ def encode(model: Any, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False, convert_to_numpy=True
     )
     return vectors.astype(np.float32, copy=False)
+
+
+def bags(model: Any, texts: Sequence[str]) -> Any:
+    """A static student's reading of `texts`: the share of each token, a SciPy CSR matrix [texts, tokens]."""
+    encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    counts = [len(encoding.ids) for encoding in encodings]
+    columns = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
+    shares = np.repeat(1 / np.maximum(counts, 1), counts)
+    places = np.concatenate([[0], np.cumsum(counts)])
+    return csr_matrix((shares, columns, places), shape=(len(texts), model[0].num_embeddings))
+
+
+def words(model: Any) -> Table:
+    """A static student's word vectors, [tokens, dimensions]."""
+    return _numpy(model[0].embedding.weight.detach().cpu())
+
+
+def set_words(model: Any, table: Table) -> None:
+    """Give a static student other word vectors of the same shape."""
+    model[0].embedding.weight.data.copy_(torch.from_numpy(table))
 
 
 def save(model: Any, folder: Path) -> None:

@@ -46,6 +46,15 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Viewed:
+    """What a static student has learned from before it trained."""
+
+    views: int = 0
+    """Sentences that the teacher has looked at."""
+    views_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A student in memory and how it came about. Round 0 has no rows, recipe or outcome."""
 
@@ -60,6 +69,7 @@ class Candidate:
     outcome: Outcome | None = None
     before: Scored = Scored()
     prepare_s: float = 0.0
+    viewed: Viewed = Viewed()
     origins: list[Origin] = field(default_factory=list)
 
 
@@ -144,6 +154,7 @@ def _card(candidate: Candidate, after: Scored, gate: dict[str, Any], parent: str
     training = asdict(outcome) if outcome else {}
     training.pop("history", None)
     if outcome and outcome.seconds:
+        training |= asdict(candidate.viewed)
         training["prepare_s"] = round(candidate.prepare_s, 1)
         training["pairs_s"] = round(outcome.rows / outcome.seconds, 1)
     return Card(

@@ -9,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.trainer import encoder, rows, student, training
+from services.trainer import distillation, encoder, rows, student, training, views
 from services.trainer.dataset import Dataset, Round
 from services.trainer.distributed import Team
 from services.trainer.evaluation import StsFile, sts_files
+from services.trainer.one_word import OneWordTeacher
 from services.trainer.progress import Progress
-from services.trainer.publication import Candidate, Say, Scored, publish, score_before
+from services.trainer.publication import Candidate, Say, Scored, Viewed, publish, score_before
 from services.trainer.recipe import Recipe, recipe_for
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.upkeep import heal
-from shared import __version__, tracing
+from shared import __version__, teacher, tracing
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.process import Fatal
@@ -106,7 +107,8 @@ class _Work:
         start = self._start()
         model = self._load(start)
         static = encoder.is_static(model)
-        recipe = recipe_for(self._own, static, encoder.dimensions(model), self._round.seed)
+        embedded = self._round.base == self._common.teacher == "default"
+        recipe = recipe_for(self._own, static, encoder.dimensions(model), self._round.seed, embedded)
         began = time.monotonic()
         self._team.first(partial(self._prepare, recipe, start))
         prepare_s = time.monotonic() - began
@@ -118,6 +120,8 @@ class _Work:
             log.warning("round %d has no dev scores: %s", self._round.id, found.dev_fault)
         judges, selected_by = self._judges(found)
         before = score_before(model, found, self._human) if self._team.is_first else Scored()
+        # A warm start's words have learned it already.
+        viewed = self._learn_views(model, recipe.views, say) if start is None else Viewed()
         say(Progress(state="training"))
         work = training.Work(
             train=self._folder / "rows" / rows.TRAIN,
@@ -135,8 +139,25 @@ class _Work:
             outcome=outcome,
             before=before,
             prepare_s=prepare_s,
+            viewed=viewed,
             origins=self._dataset.origins(self._round.pairs) if self._team.is_first else [],
         )
+
+    def _learn_views(self, model: Any, most: int, say: Say) -> Viewed:
+        """Move a static student's words towards what the teacher sees in the sentences that are trained on."""
+        texts = views.chosen(self._folder / "rows" / rows.TRAIN, most) if most else []
+        if len(texts) < distillation.FEWEST:
+            return Viewed()
+        began = time.monotonic()
+        source = student.teacher_folder(teacher.locate(self._common.teacher, self._common.cache_dir))
+        file = self._common.dataset_dir / f"views-{student.identity(source)}.npz"
+
+        def count(done: int) -> None:
+            say(Progress(state="viewing", step=done, steps=len(texts)))
+
+        seen = views.look(texts, file, lambda: OneWordTeacher(str(source)).views, count)
+        encoder.set_words(model, distillation.learned(encoder.words(model), encoder.bags(model, texts), seen))
+        return Viewed(len(texts), round(time.monotonic() - began, 1))
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         return Candidate(model=model, round=self._round, dataset=self._common.dataset, human=self._human, **trained)

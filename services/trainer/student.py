@@ -1,10 +1,14 @@
-"""Where the base student is: a folder, a hub id, or the default one, made once from the teacher's token table."""
+"""Where the base student is: a folder, a hub id, or one that is made once of the teacher.
+
+`default` is a table of word vectors made of the teacher's token table, `teacher` the teacher's own lower layers.
+"""
 
 import fcntl
 import hashlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from services.trainer import static
@@ -17,13 +21,14 @@ log = logging.getLogger(__name__)
 SETTING = "PAIRWRIGHT_STUDENT"
 MAKER = 2
 """Raise it when the default student is made differently: old caches are then left alone."""
+MADE = ("default", "teacher")
 MODEL_FILES = ("modules.json", "config.json")
 TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
 def check(name: str) -> None:
     """Raise `Fatal` for a student that can't be one, as far as that shows without loading it."""
-    if name != "default":
+    if name not in MADE:
         teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
 
 
@@ -34,23 +39,23 @@ def is_static(name: str) -> bool:
 
 
 def locate(name: str, teacher_name: str, cache: Path) -> str:
-    """A folder or a hub id that `encoder.load` takes. May make the default student first. Raises `Fatal`."""
-    if name != "default":
+    """A folder or a hub id that `encoder.load` takes. May make the student first. Raises `Fatal`."""
+    if name not in MADE:
         return teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
-    source = _teacher_folder(teacher.locate(teacher_name, cache))
-    target = cache / f"student-static-{_identity(source)}"
+    source = teacher_folder(teacher.locate(teacher_name, cache))
+    target = cache / f"student-{'static' if name == 'default' else name}-{identity(source)}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / "student.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the trainer and `evaluate` may both come: one makes it
             if not target.is_dir():
-                _make_into(target, source)
+                _make_into(target, source, _static if name == "default" else _of_lower_layers)
     except OSError as error:
-        raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default student in {cache}: {error}") from None
+        raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the student in {cache}: {error}") from None
     return str(target)
 
 
-def _teacher_folder(located: str) -> Path:
+def teacher_folder(located: str) -> Path:
     """The teacher's folder; one on the hub is downloaded, or found in the hub's own cache."""
     if Path(located).is_dir():
         return Path(located)
@@ -59,10 +64,12 @@ def _teacher_folder(located: str) -> Path:
     try:
         return Path(snapshot_download(located, allow_patterns=TEACHER_FILES))
     except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
-        raise Fatal(f"PAIRWRIGHT_TEACHER: can't get {located} for the default student: {first_line(error)}") from None
+        raise Fatal(
+            f"PAIRWRIGHT_TEACHER: can't get {located} for the student made of it: {first_line(error)}"
+        ) from None
 
 
-def _identity(folder: Path) -> str:
+def identity(folder: Path) -> str:
     """Names the teacher's files without reading gigabytes of weights."""
     digest = hashlib.sha256(f"{MAKER} {static.DIMENSIONS} {static.DROPPED}\n".encode())
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
@@ -71,18 +78,28 @@ def _identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make_into(target: Path, source: Path) -> None:
+def _make_into(target: Path, source: Path, make: Callable[[Path, Path], None]) -> None:
     """Make the student beside `target` and rename it into place: a half-written one is never found."""
-    from services.trainer import encoder
-
     for leftover in target.parent.glob(".making-student-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    log.info("making the default student from %s (once, a few seconds)", source)
+    log.info("making the student from %s (once, less than a minute)", source)
     staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
     try:
-        tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
-        tokens = encoder.tokens(tokenizer, len(table))
-        encoder.save_static(tokenizer, static.word_vectors(table, tokens), staging)
+        make(source, staging)
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _static(source: Path, folder: Path) -> None:
+    from services.trainer import encoder
+
+    tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
+    tokens = encoder.tokens(tokenizer, len(table))
+    encoder.save_static(tokenizer, static.word_vectors(table, tokens), folder)
+
+
+def _of_lower_layers(source: Path, folder: Path) -> None:
+    from services.trainer import one_word
+
+    one_word.make_student(str(source), folder)

@@ -1,4 +1,7 @@
-"""Run by test_lockstep.py: the default teacher as it is used, in bfloat16 where the CPU has it: in any company and on every task."""
+"""Run by test_lockstep.py: the default teacher as it is used: in any company and on every task.
+
+That is in bfloat16 where the CPU has it.
+"""
 
 import asyncio
 import os

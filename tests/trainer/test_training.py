@@ -15,7 +15,7 @@ from shared.process import Fatal
 from tests.trainer.homes import Home
 from tests.trainer.made_pairs import make_pairs, plan, records
 
-LEARN: dict[str, Any] = {"learning_rate": 0.05, "epochs": 8}
+LEARN: dict[str, Any] = {"learning_rate": 0.01, "epochs": 8}
 
 
 def train(home: Home, student: Path, count: int = 450, **settings: Any) -> Manifest:

@@ -1,0 +1,114 @@
+"""The teacher's views of sentences: a real teacher, each sentence looked at once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.trainer import encoder, one_word, rows, student, views
+from services.trainer.one_word import OneWordTeacher
+from services.trainer.table import TableWriter
+from shared.process import Fatal
+from tests.trainer.students import write_teacher
+
+TEXTS = ["a noun7 sees noun1", "noun2", "the noun3 sees a noun4 and noun4 sees noun5"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    write_teacher(folder, tied=True, layers=5)
+    return folder
+
+
+class Eyes:
+    """A teacher, and what it was shown."""
+
+    def __init__(self, teacher: Path) -> None:
+        self.teacher, self.shown = teacher, list[str]()
+
+    def open(self) -> views.Look:
+        look = OneWordTeacher(str(self.teacher)).views
+
+        def counted(texts: Sequence[str]) -> views.Views:
+            self.shown += texts
+            return look(texts)
+
+        return counted
+
+
+def test_a_view_is_the_state_before_the_one_word(teacher: Path) -> None:
+    """Against the whole model, one sentence at a time and with a prompt written by hand; the first 4 of 5 layers."""
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    found = OneWordTeacher(str(teacher)).views(TEXTS)
+    for text, view in zip(TEXTS, found, strict=True):
+        prompt = f'This sentence: "{text}" means in one word: "'
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        states = model(ids, output_hidden_states=True).hidden_states[round(0.9 * 5)]
+        np.testing.assert_allclose(view, model.model.norm(states)[0, -1].detach().numpy(), atol=1e-5)
+
+
+def test_the_teacher_as_a_student_sees_the_same_less_what_all_views_share(teacher: Path, tmp_path: Path) -> None:
+    made = student.locate("teacher", str(teacher), tmp_path)
+    model = encoder.load(made, student.SETTING)
+    assert not encoder.is_static(model)
+    assert encoder.max_seq_length(model) == one_word.LONGEST
+    apart = OneWordTeacher(str(teacher)).views(TEXTS) - encoder.encode(model, TEXTS)
+    np.testing.assert_allclose(apart, np.broadcast_to(apart[0], apart.shape), atol=1e-5)
+    assert np.abs(apart).max() > 0
+    assert student.locate("teacher", str(teacher), tmp_path) == made
+    assert student.locate("default", str(teacher), tmp_path) != made
+
+
+def test_a_long_text_is_cut_and_the_prompt_is_not(teacher: Path) -> None:
+    tokenizer = one_word.prompted_tokenizer(str(teacher))
+    whole, cut = (tokenizer("noun1 " * 500, **how)["input_ids"] for how in ({}, one_word.HOW))
+    ending = len(tokenizer(one_word.SUFFIX, add_special_tokens=False)["input_ids"]) // 2
+    assert (len(cut), len(whole) > 500) == (one_word.LONGEST, True)
+    assert cut[-ending:] == whole[-ending:]
+
+
+def test_each_sentence_is_looked_at_once_through_deaths_and_damage(teacher: Path, tmp_path: Path) -> None:
+    file, eyes, said = tmp_path / "views.npz", Eyes(teacher), list[int]()
+    first = views.look(TEXTS[:2], file, eyes.open, said.append)
+    again = views.look([*TEXTS, TEXTS[0]], file, eyes.open, said.append)
+    assert sorted(eyes.shown) == sorted(TEXTS)
+    assert said[-1] == 4
+    np.testing.assert_array_equal(again[:2], first)
+    np.testing.assert_array_equal(again[3], first[0])
+    np.testing.assert_allclose(first, OneWordTeacher(str(teacher)).views(TEXTS[:2]), atol=0.01)
+    file.write_bytes(file.read_bytes()[:100])
+    assert views.look(TEXTS, file, eyes.open, said.append).shape == again[:3].shape
+    assert len(eyes.shown) == 2 * len(TEXTS)
+
+
+def test_nothing_is_loaded_when_all_is_known(teacher: Path, tmp_path: Path) -> None:
+    file = tmp_path / "views.npz"
+    views.look(TEXTS, file, Eyes(teacher).open, lambda _: None)
+
+    def never() -> views.Look:
+        raise AssertionError("the teacher was loaded")
+
+    assert len(views.look(TEXTS, file, never, lambda _: None)) == len(TEXTS)
+
+
+def test_a_growing_dataset_shows_mostly_the_same_sentences(tmp_path: Path) -> None:
+    def texts(count: int) -> set[str]:
+        with TableWriter(tmp_path / "rows.arrow", rows.PAIRS) as writer:
+            for number in range(count):
+                writer.write((f"sentence {number}", f"another {number}", 0.5))
+        return set(views.chosen(tmp_path / "rows.arrow", 300))
+
+    some, more = texts(500), texts(600)
+    assert len(some) == len(more) == 300
+    assert len(some & more) > 200
+    assert len(texts(40)) == 80
+
+
+def test_a_teacher_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Fatal, match="PAIRWRIGHT_TEACHER: can't load"):
+        OneWordTeacher(str(tmp_path / "nowhere"))
