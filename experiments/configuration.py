@@ -55,8 +55,6 @@ class Trial:
     soft: float = 0.0
     """The share of a pair's score that is the teacher's own similarity of the two sentences (of its views)."""
     initial: Initial = Initial()
-    learns: Literal["map", "words", "all"] = "words"
-    """What learns: a static student's words one by one, or a map of them all; `all` of a transformer."""
     shuffled: bool = False
     """The placebo: scores are shuffled inside each group of one sentence1."""
     loss: str = "cosine"

@@ -156,7 +156,6 @@ def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
 def _recipe(trial: Trial) -> Recipe:
     return Recipe(
         preset="experiment",
-        learns=trial.learns if trial.student == "static" else "all",
         views=trial.views,
         loss=CLASSES[trial.loss],
         matryoshka=(),

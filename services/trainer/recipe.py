@@ -5,9 +5,8 @@ leaks of its split mended (see `rows`). `default` is ours.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from services.trainer.settings import TrainerSettings
 
@@ -18,8 +17,6 @@ EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
 EVALUATED_SHARE = 0.06
 """Pairs that are evaluated for each one that is trained on. Encoding takes a third of the time of training, so that is
 two percent."""
-Learns = Literal["map", "words", "all"]
-RATES: Mapping[Learns, float] = {"map": 1e-3, "words": 3e-3, "all": 2e-5}
 CLASSES = {
     "cosine": "CosineSimilarityLoss",
     "cosent": "CoSENTLoss",
@@ -33,8 +30,6 @@ class Recipe:
     """All that decides, with the pairs, the base and the seed, what comes out."""
 
     preset: str
-    learns: Learns
-    """What of the student: `map` and `words` are a static one's (see `word_map`), `all` is a transformer's."""
     views: int
     """At most so many sentences are shown to the teacher (see `one_word`), for a static student to learn from."""
     loss: str
@@ -86,21 +81,21 @@ class Recipe:
 
 
 def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, embedded: bool = False) -> Recipe:
-    """The preset, with what the settings change of it. `embedded`: the default student of the default teacher, which
-    is small enough to look at sentences anywhere."""
+    """The preset, with what the settings change of it; for static students, rates that move single word vectors.
+
+    `embedded`: the default student of the default teacher, which is small enough to look at sentences anywhere.
+    """
     dino = settings.preset == "dino"
-    learns: Learns = (settings.static_learns or ("words" if dino else "map")) if static else "all"
     wanted = [int(part) for part in (settings.matryoshka or "").split(",") if part]
     shorter = sorted({size for size in wanted if size < dimensions}, reverse=True)
     return Recipe(
         preset=settings.preset,
-        learns=learns,
         views=_views(settings, dino, embedded) if static else 0,
         loss=CLASSES[settings.loss or "cosine"],
         matryoshka=(dimensions, *shorter) if shorter else (),
         epochs=settings.epochs or (1 if dino else 0),
         max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate or (2e-5 if dino else RATES[learns]),
+        learning_rate=settings.learning_rate or (1e-2 if static and not dino else 2e-5),
         batch_size=settings.batch_size or 32,
         gradient_accumulation=settings.gradient_accumulation,
         warm_up=0.1,

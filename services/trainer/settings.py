@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-StaticLearns = Literal["map", "words"]
 Wait = Literal["auto", "always", "never"]
 Preset = Literal["default", "dino"]
 Loss = Literal["cosine", "cosent", "angle", "mnrl"]
@@ -37,9 +36,6 @@ class TrainerSettings(BaseSettings):
     preset: Preset = "default"
     """`dino` is the paper's recipe; `default` is ours. What is set below changes single numbers of either."""
     loss: Loss | None = None
-    static_learns: StaticLearns | None = None
-    """What a static student learns: `map`, one map of all words and how much each weighs, or `words`, each by itself.
-    Left out: `map`, and with the preset `dino`, `words`."""
     views: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     """So many of the dataset's sentences are shown to the teacher, and a static student learns what it sees in them
     before it trains; 0: none. Left out: 2,000 for the default student of the default teacher, else none."""

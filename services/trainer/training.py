@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
@@ -27,7 +23,6 @@ from services.trainer.evaluation import Row
 from services.trainer.memory import PeakMemory
 from services.trainer.progress import Progress
 from services.trainer.recipe import Recipe
-from services.trainer.word_map import WordMap
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +64,20 @@ def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None
     disable_progress_bars()
     # It warns when two checkpoints are written within a second, and then sorts them rightly all the same.
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
-    learner, sparse = _learner(model, recipe), recipe.learns == "words"
+    static = is_static(model)
+    if static:
+        # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
+        model[0].embedding.sparse = True
     data = Dataset.from_file(str(work.train))
-    best, memory = Best(learner, DEV_METRIC, recipe.early_stop), PeakMemory()
-    trainer = (_SparseTrainer if sparse else _Trainer)(
-        model=learner,
-        args=_arguments(recipe, work, len(data), sparse),
+    best, memory = Best(model, DEV_METRIC, recipe.early_stop), PeakMemory()
+    trainer = (_SparseTrainer if static else _Trainer)(
+        model=model,
+        args=_arguments(recipe, work, len(data), static),
         train_dataset=data,
-        loss=losses.build(recipe, learner),
+        loss=losses.build(recipe, model),
         evaluator=_evaluator(work.judges) if work.judges else None,
         callbacks=[best, Sealing(best, work.checkpoint_s), _Telling(say, memory)],
-        optimizers=(torch.optim.SparseAdam(learner.parameters(), lr=recipe.learning_rate) if sparse else None, None),
+        optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = newest_whole(work.folder)
@@ -90,7 +88,9 @@ def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     best.put_back()
-    _take_over(model, learner)
+    model.eval()
+    if static:
+        model[0].embedding.sparse = False
     resumed_at = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
     steps = trainer.state.global_step
     return Outcome(
@@ -107,26 +107,7 @@ def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None
     )
 
 
-def _learner(model: Any, recipe: Recipe) -> Any:
-    """The model as it trains. It shares nothing with `model` where it is another."""
-    if recipe.learns == "map":
-        return SentenceTransformer(modules=[WordMap.of(model[0]), *list(model)[1:]], device=str(model.device))
-    if recipe.learns == "words":
-        # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
-        model[0].embedding.sparse = True
-    return model
-
-
-def _take_over(model: Any, learner: Any) -> None:
-    """Give `model` what was learned, ready to encode."""
-    if learner is not model:
-        model[0].embedding.weight.data.copy_(learner[0].folded())
-    if is_static(model):
-        model[0].embedding.sparse = False
-    model.eval()
-
-
-def _arguments(recipe: Recipe, work: Work, rows: int, sparse: bool) -> Any:
+def _arguments(recipe: Recipe, work: Work, rows: int, static: bool) -> Any:
     gpu = torch.cuda.is_available()
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     steps = recipe.steps(rows, processes)
@@ -143,8 +124,8 @@ def _arguments(recipe: Recipe, work: Work, rows: int, sparse: bool) -> Any:
         warmup_steps=recipe.warm_up,
         seed=recipe.seed,
         data_seed=recipe.seed,
-        max_grad_norm=0.0 if sparse else 1.0,  # sparse gradients can't be clipped
-        bf16=gpu and recipe.learns == "all" and torch.cuda.is_bf16_supported(),
+        max_grad_norm=0.0 if static else 1.0,  # sparse gradients can't be clipped
+        bf16=gpu and not static and torch.cuda.is_bf16_supported(),
         use_cpu=not gpu,
         eval_strategy="steps" if work.judges else "no",
         eval_steps=recipe.evaluation_steps(steps, processes, len(work.judges)) if work.judges else None,

@@ -49,7 +49,8 @@ def test_views_that_mean_nothing_teach_nothing() -> None:
 def test_the_size_of_the_table_stays() -> None:
     table, bags, views = world(3)
     found = learned(table, bags, views)
-    assert (found.shape, found.dtype) == (table.shape, np.float32)
+    assert found.shape == table.shape
+    assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1).mean(), np.linalg.norm(table, axis=1).mean(), rtol=1e-5)
     assert learned(table, bags, views).tobytes() == found.tobytes()
 

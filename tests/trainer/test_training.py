@@ -14,8 +14,9 @@ from shared.manifest import Manifest
 from shared.process import Fatal
 from tests.trainer.homes import Home
 from tests.trainer.made_pairs import make_pairs, plan, records
+from tests.trainer.students import write_teacher
 
-LEARN: dict[str, Any] = {"learning_rate": 0.01, "epochs": 8}
+LEARN: dict[str, Any] = {"learning_rate": 0.05, "epochs": 8}
 
 
 def train(home: Home, student: Path, count: int = 450, **settings: Any) -> Manifest:
@@ -100,6 +101,36 @@ def test_a_warm_start_goes_on_from_the_current_version(home: Home, static_studen
     assert abs(second.scores["dev_before"] - first.scores["dev_after"]) < 15, "before is the start, not the base"
     assert second.scores["dev_after"] > first.scores["dev_after"] - 5 > first.scores["dev_before"]
     assert second.split["train"] < 0.6 * (first.split["train"] + 200)
+
+
+def test_a_static_student_learns_what_the_teacher_sees(home: Home, static_student: Path, tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher", tied=True)
+    home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})
+    first = train(home, static_student, 450, views=300, max_steps=1)
+    assert (first.recipe["views"], first.training["views"]) == (300, 300)
+    plain = home.run(plan(home.dataset, 2, static_student), max_steps=1)[-1].version
+    assert plain is not None
+    words = [encoder.words(encoder.load(str(folder), "test")) for folder in
+             (static_student, home.store.path(first.id), home.store.path(plain))]  # fmt: skip
+    assert np.abs(words[1] - words[0]).max() > 10 * np.abs(words[2] - words[0]).max(), "the step alone moves little"
+    [kept] = home.settings.dataset_dir.glob("views-*.npz")
+    looked = kept.stat().st_mtime_ns
+    home.run(plan(home.dataset, 1, static_student), views=300, max_steps=1)
+    assert kept.stat().st_mtime_ns == looked, "each sentence is looked at once"
+    home.dataset.finish(3, first.id)
+    home.dataset.add(records(make_pairs(600)))
+    going_on = home.run(plan(home.dataset, 1, static_student, start=first.id), warm_start=True, views=300, max_steps=1)
+    assert going_on[-1].version is not None
+    assert home.store.manifest(going_on[-1].version).training["views"] == 0
+
+
+def test_views_are_the_default_students_own() -> None:
+    def views(embedded: bool, **settings: Any) -> int:
+        return recipe_for(TrainerSettings(**settings), True, 512, 1, embedded).views
+
+    assert [views(True), views(False), views(False, views=50), views(True, views=0)] == [2000, 0, 50, 0]
+    assert views(True, preset="dino") == 0
+    assert recipe_for(TrainerSettings(views=50), False, 768, 1, False).views == 0
 
 
 def test_human_scores_stand_apart_and_choose_only_when_told_to(home: Home, static_student: Path, sts: Path) -> None:

@@ -35,7 +35,8 @@ class Eyes:
 
         def counted(texts: Sequence[str]) -> views.Views:
             self.shown += texts
-            return look(texts)
+            found: views.Views = look(texts)
+            return found
 
         return counted
 
