@@ -24,7 +24,7 @@ class PairSet:
     sentences: tuple[int, int] | None = None
     """First line and number of lines of the sentence file that are sentence1; None: the teacher writes them."""
     teacher: str | None = None
-    """Another teacher than the environment's."""
+    """Another teacher than the environment's: a folder, also as an environment variable, or a hub id."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -56,7 +56,11 @@ def generate(sets: list[PairSet], folder: Path, sentences: Path | None) -> None:
         command += ["--plan", str(plan)]
         if one.sentences is not None:
             command += ["--inputs", str(_inputs(one, folder, sentences))]
-        environment = os.environ | dict(one.environment) | ({"PAIRWRIGHT_TEACHER": one.teacher} if one.teacher else {})
+        environment = (
+            os.environ
+            | dict(one.environment)
+            | ({"PAIRWRIGHT_TEACHER": os.path.expandvars(one.teacher)} if one.teacher else {})
+        )
         with (folder / f"{one.name}.log").open("a") as log:
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         if done.returncode:

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.trainer.settings import TrainerSettings
 
-STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 600
+STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 200
 VIEWS = 2_000
 """Sentences that the default teacher looks at for its student: minutes on two cores, once a sentence."""
 EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
