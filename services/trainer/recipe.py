@@ -95,7 +95,7 @@ def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: i
         matryoshka=(dimensions, *shorter) if shorter else (),
         epochs=settings.epochs or (1 if dino else 0),
         max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate or (1e-2 if static and not dino else 2e-5),
+        learning_rate=settings.learning_rate or (1e-3 if static and not dino else 2e-5),
         batch_size=settings.batch_size or 32,
         gradient_accumulation=settings.gradient_accumulation,
         warm_up=0.1,

@@ -53,7 +53,7 @@ def test_a_version_holds_what_serving_needs_and_nothing_else(home: Home, static_
     np.testing.assert_allclose(encoder.encode(model, PROBE_SENTENCES), np.array(manifest.probe), atol=1e-6)
     assert (manifest.recipe["epochs"], manifest.recipe["learning_rate"], manifest.recipe["batch_size"]) == (
         20,
-        1e-2,
+        1e-3,
         32,
     )
     card = (folder / "README.md").read_text()
