@@ -32,7 +32,8 @@ class Settings(BaseSettings):
     teacher: str = "default"
     """Any causal language model: a folder, a hub id, or `default` (SmolLM2-135M-Instruct)."""
     student: str = "default"
-    """Any sentence-transformers model or encoder: a folder, a hub id, or `default` (static, made from the teacher)."""
+    """Any sentence-transformers model or encoder: a folder, a hub id, `default` (static, made from the
+    teacher's token table) or `teacher` (its lower layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"

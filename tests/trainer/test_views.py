@@ -12,6 +12,8 @@ from services.trainer import encoder, one_word, rows, student, views
 from services.trainer.one_word import OneWordTeacher
 from services.trainer.table import TableWriter
 from shared.process import Fatal
+from tests.trainer.homes import Home
+from tests.trainer.made_pairs import make_pairs, plan, records
 from tests.trainer.students import write_teacher
 
 TEXTS = ["a noun7 sees noun1", "noun2", "the noun3 sees a noun4 and noun4 sees noun5"]
@@ -113,3 +115,14 @@ def test_a_growing_dataset_shows_mostly_the_same_sentences(tmp_path: Path) -> No
 def test_a_teacher_that_is_gone_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="PAIRWRIGHT_TEACHER: can't load"):
         OneWordTeacher(str(tmp_path / "nowhere"))
+
+
+def test_the_teacher_as_a_student_is_published_and_trains(home: Home, teacher: Path, tmp_path: Path) -> None:
+    home.settings = home.settings.model_copy(update={"teacher": str(teacher), "cache": tmp_path / "cache"})
+    base = home.published(home.run(home.dataset.plan_base(1, "teacher")))
+    assert (base.dimensions, base.max_seq_length, base.int8) == (24, one_word.LONGEST, None)
+    home.dataset.add(records(make_pairs(90)))
+    trained = home.published(home.run(plan(home.dataset, 1, "teacher"), learning_rate=1e-3))
+    assert (trained.recipe["views"], trained.training["views"]) == (0, 0), "views are for static students"
+    vectors = [encoder.encode(encoder.load(str(home.store.path(one.id)), "test"), TEXTS) for one in (base, trained)]
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-4
