@@ -22,8 +22,9 @@ COMPONENTS, WHITENING = 400, 0.5
 MAP_RIDGE, WORD_RIDGE = 1.0, 1.0
 WORD_FREEDOM = 5.0
 """How far a single word may move; it is multiplied with the word's length, so that a function word hardly moves."""
-OLD_SHARE = 0.5
-"""What stays of the student beside what it learns: the length of its old vectors in a sum of both spaces."""
+OLD_SHARE, ENOUGH = 0.5, 2_000
+"""What stays of the student beside what it learns: the length of its old vectors in a sum of both spaces, with so many
+sentences or more; with fewer it grows as they get fewer."""
 ITERATIONS, SMALL = 300, 1e-5
 
 
@@ -39,7 +40,8 @@ def learned(table: Table, bags: Any, views: npt.NDArray[np.float32]) -> Table:
     means = bags @ old
     mapping = np.linalg.solve(means.T @ means + MAP_RIDGE * np.eye(old.shape[1]), means.T @ wanted)
     moved = old @ mapping + _of_single_words(old, bags, wanted - means @ mapping)
-    return _as_long_as(table, _main_components(np.hstack([moved, OLD_SHARE * old]), table.shape[1]))
+    share = OLD_SHARE * max(1.0, ENOUGH / len(views))
+    return _as_long_as(table, _main_components(np.hstack([moved, share * old]), table.shape[1]))
 
 
 def targets(views: npt.NDArray[np.float32]) -> Array:
