@@ -36,7 +36,8 @@ def test_sentences_that_were_not_looked_at_come_nearer_too() -> None:
         agreement(learned(table, bags[part], views[part]), bags[unseen], views[unseen])
         for part in (slice(0, 200), seen)
     )
-    assert before + 0.03 < few < many
+    assert before < few < many
+    assert many > before + 0.05
 
 
 def test_views_that_mean_nothing_teach_nothing() -> None:
