@@ -38,7 +38,7 @@ class TrainerSettings(BaseSettings):
     loss: Loss | None = None
     views: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     """So many of the dataset's sentences are shown to the teacher, and a static student learns what it sees in them
-    before it trains; 0: none. Left out: 2,000 for the default student of the default teacher, else none."""
+    before it trains; 0: none. Left out: 10,000 for the default student of the default teacher, else none."""
     matryoshka: str | None = None
     """Shorter vectors that must be good too, as in `256,128,64`: Matryoshka around the loss."""
     epochs: PositiveInt | None = None

@@ -128,7 +128,7 @@ def test_views_are_the_default_students_own() -> None:
     def views(embedded: bool, **settings: Any) -> int:
         return recipe_for(TrainerSettings(**settings), True, 512, 1, embedded).views
 
-    assert [views(True), views(False), views(False, views=50), views(True, views=0)] == [2000, 0, 50, 0]
+    assert [views(True), views(False), views(False, views=50), views(True, views=0)] == [10_000, 0, 50, 0]
     assert views(True, preset="dino") == 0
     assert recipe_for(TrainerSettings(views=50), False, 768, 1, False).views == 0
 
