@@ -44,14 +44,14 @@ def main() -> None:
         return
     sweep = Sweep(read_grid(given.grid), given.pairs, Results(given.rows))
     if given.command == "run":
-        run(sweep, given.sts, given.sentences, given.pairs / "views.npz")
+        run(sweep, given.sts, given.sentences)
     elif given.command == "picture":
         pictures.draw(sweep.collected(), given.title, given.file)
     else:
         print(markdown(sweep.collected(), given.human, given.details))
 
 
-def run(sweep: Sweep, sts: Path | None, sentences: Path | None, views: Path) -> None:
+def run(sweep: Sweep, sts: Path | None, sentences: Path | None) -> None:
     """Run what is missing, with the default teacher."""
     human = human_sets(sts)
     from experiments import trial
@@ -59,7 +59,7 @@ def run(sweep: Sweep, sts: Path | None, sentences: Path | None, views: Path) -> 
     settings = load(Settings)
     located = Path(teacher.locate(settings.teacher, settings.cache_dir))
     further = sentences.read_text(encoding="utf-8").splitlines() if sentences else []
-    bench = trial.Bench(located, sweep.sets, human, further, views)
+    bench = trial.Bench(located, sweep.sets, human, settings.cache_dir / "experiments", further)
     sweep.run(lambda one: trial.run(one, bench), lambda line: print(line, flush=True))
 
 

@@ -120,10 +120,11 @@ def _of_layer(layer: int, teacher: Path, tokens: int) -> Array:
 def first_layers(teacher: Path, count: int) -> Any:
     """The teacher's first layers, without its head and its last norm. Saved and loaded, it gets a norm of ones."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig
 
-    model = AutoModel.from_pretrained(teacher, local_files_only=True, dtype=torch.float32)
-    model.layers = model.layers[:count]
-    model.config.num_hidden_layers = count
+    from services.trainer.one_word import lower_layers
+
+    layers = AutoConfig.from_pretrained(teacher, local_files_only=True).num_hidden_layers
+    model = lower_layers(teacher, count / layers, torch.float32)
     model.norm = torch.nn.Identity()
-    return model.eval()
+    return model

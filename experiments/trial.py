@@ -33,20 +33,23 @@ class Bench:
     sets: Mapping[str, list[Row]]
     human: Mapping[str, StsFile]
     """Human-scored sets. They measure; no choice may look at them."""
+    cache: Path
+    """Takes the teacher's views of sentences, and the student that is made of the teacher."""
     sentences: Sequence[str] = ()
     """Further sentences to show to the teacher."""
-    views_file: Path = Path("views.npz")
-    """Where the teacher's views of sentences are kept."""
 
     def look(self, texts: Sequence[str]) -> views.Views:
         """The teacher's views of `texts`, [texts, hidden]."""
-        return views.look(texts, self.views_file, lambda: OneWordTeacher(str(self.teacher)).views, lambda _: None)
+        file = self.cache / f"views-{student.identity(self.teacher)}.npz"
+        return views.look(texts, file, lambda: OneWordTeacher(self.teacher).views, lambda _: None)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
     """Train and measure. Spearman x 100: `judges` on the measuring pair sets, `dev` on the training pairs' held-out
     side, `human` on human-scored sets."""
     began = time.monotonic()
+    if len(bench.sentences) < trial.sentences:
+        raise Fatal(f"--sentences: a trial asks for {trial.sentences:,}, and there are {len(bench.sentences):,}")
     train = [row for name in trial.train for row in bench.sets[name]]
     train = pair_sets.chosen(train, trial.pairs, trial.filters)
     if trial.shuffled:
@@ -72,7 +75,7 @@ def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
     if trial.student == "static":
         return _static(trial, bench, train)
     if trial.student == "one-word":
-        return encoder.load(student.locate("teacher", str(bench.teacher), bench.views_file.parent), "student")
+        return encoder.load(student.locate("teacher", str(bench.teacher), bench.cache), "student")
     if trial.student.startswith("teacher-"):
         return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
     return encoder.load(os.path.expandvars(trial.student), "student")

@@ -72,7 +72,9 @@ class Ours:
         own = {f"PAIRWRIGHT_TRAINER_{name.upper()}": str(value) for name, value in settings.items()}
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PAIRWRIGHT_TRAINER_")},
-            "PAIRWRIGHT_HOME": str(folder), "PAIRWRIGHT_DATASET": "bench", "PAIRWRIGHT_LOG_LEVEL": "WARNING", **own,
+            "PAIRWRIGHT_HOME": str(folder), "PAIRWRIGHT_DATASET": "bench", "PAIRWRIGHT_LOG_LEVEL": "WARNING",
+            "PAIRWRIGHT_TRAINER_VIEWS": "0",  # the other side has no teacher to look at
+            **own,
         }  # fmt: skip
         self.import_s = self.run("dataset", "import", str(pairs)).seconds
 

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
+from services.trainer import encoder
 from services.trainer.progress import first_line
 from services.trainer.static import SPACES
+from services.trainer.views import Views
 from shared.process import Fatal
 
 log = logging.getLogger(__name__)
-
-Views = npt.NDArray[np.float32]
 
 PREFIX, SUFFIX = 'This sentence: "', '" means in one word: "'
 DEPTH = 0.9
@@ -33,6 +32,7 @@ DEPTH = 0.9
 LONGEST = 256
 """Tokens of a text that are read, prompt included."""
 BATCH = 32
+HOW = {"padding": True, "truncation": True, "max_length": LONGEST}
 WORDS = 512
 """Words of the vocabulary whose mean view stands for what all views have in common."""
 
@@ -40,24 +40,27 @@ WORDS = 512
 class OneWordTeacher:
     """The lower layers of a teacher, ready to look at sentences."""
 
-    def __init__(self, teacher: str) -> None:
-        """`teacher`: a folder or a hub id. Raises `Fatal`."""
+    def __init__(self, teacher: Path) -> None:
+        """Load it from its folder. Raises `Fatal`."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self._tokenizer = prompted_tokenizer(teacher)
-            self._model = lower_layers(teacher).to(self._device)
+            self.tokenizer = prompted_tokenizer(teacher)
+            dtype = "auto" if torch.cuda.is_available() else torch.float32
+            self.model = lower_layers(teacher, DEPTH, dtype).to(self._device)
+        except Fatal:
+            raise
         except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
-            raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher!r} to learn from it: {first_line(error)}") from None
+            raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher} to learn from it: {first_line(error)}") from None
 
     @torch.inference_mode()
     def views(self, texts: Sequence[str], say: Callable[[int], None] = lambda _: None) -> Views:
         """float32 [texts, hidden]. `say` hears how many are done. Texts of a length go together: less padding."""
-        found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        found = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         for first in range(0, len(order), BATCH):
             places = order[first : first + BATCH]
-            given = self._tokenizer([texts[place] for place in places], return_tensors="pt", **HOW).to(self._device)
-            states = self._model(given.input_ids, attention_mask=given.attention_mask, use_cache=False)
+            given = self.tokenizer([texts[place] for place in places], return_tensors="pt", **HOW).to(self._device)
+            states = self.model(given.input_ids, attention_mask=given.attention_mask, use_cache=False)
             last = given.attention_mask.sum(dim=1) - 1
             rows = torch.arange(len(places), device=self._device)
             found[places] = states.last_hidden_state[rows, last].float().cpu().numpy()
@@ -65,21 +68,17 @@ class OneWordTeacher:
         return found
 
 
-HOW = {"padding": True, "truncation": True, "max_length": LONGEST}
-
-
-def make_student(teacher: str, folder: Path) -> None:
+def make_student(teacher: Path, folder: Path) -> None:
     """Write the teacher's view as a student of its own into `folder`: lower layers, prompt, last token, centred.
 
     The prompt is part of its tokenizer, so that whoever loads the student gets it. All views lie around a common
     mean, which says nothing: the mean view of words is taken away. Raises `Fatal`.
     """
     looking = OneWordTeacher(teacher)
-    tokenizer = prompted_tokenizer(teacher)
-    centre = torch.from_numpy(looking.views(_words(tokenizer)).mean(axis=0))
+    centre = torch.from_numpy(looking.views(_words(looking.tokenizer)).mean(axis=0))
     # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
-    looking._model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    looking.model.save_pretrained(folder)
+    looking.tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=LONGEST)
     size = transformer.get_embedding_dimension()
     head = Dense(size, size, bias=True, activation_function=torch.nn.Identity())
@@ -90,12 +89,11 @@ def make_student(teacher: str, folder: Path) -> None:
     student.save(str(folder), create_model_card=False, safe_serialization=True)
 
 
-def lower_layers(teacher: str) -> Any:
-    """The teacher's lower layers with its last norm, in float32 on a CPU, in its own format on a GPU."""
-    dtype = "auto" if torch.cuda.is_available() else torch.float32
-    model = AutoModel.from_pretrained(teacher, dtype=dtype).eval()
+def lower_layers(teacher: Path, share: float, dtype: Any) -> Any:
+    """So much of a teacher's layers, from below, with its last norm and without its head."""
+    model = AutoModel.from_pretrained(teacher, local_files_only=True, dtype=dtype).eval()
     config = copy.deepcopy(model.config)
-    count = max(1, round(DEPTH * config.num_hidden_layers))
+    count = max(1, round(share * config.num_hidden_layers))
     for name, layers in list(model.named_children()):
         if isinstance(layers, torch.nn.ModuleList) and len(layers) == config.num_hidden_layers:
             setattr(model, name, layers[:count])
@@ -106,11 +104,9 @@ def lower_layers(teacher: str) -> Any:
     return model
 
 
-def prompted_tokenizer(teacher: str) -> Any:
+def prompted_tokenizer(teacher: Path) -> Any:
     """The teacher's tokenizer, which puts every text between the prompt's two halves. Raises `Fatal`."""
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
-    if not tokenizer.is_fast:
-        raise Fatal(f"PAIRWRIGHT_TEACHER: {teacher} has no fast tokenizer")
+    tokenizer = encoder.tokenizer(teacher)
     begins = tokenizer("")["input_ids"][:1] if tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1] else []
     before = [*begins, *tokenizer(PREFIX, add_special_tokens=False)["input_ids"]]
     after = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]

@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 
 from services.trainer.evaluation import Row, Undefined, score
 from services.trainer.progress import first_line
@@ -40,7 +40,7 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
     Never raises for a model that can't be exported: the version is published without.
     """
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
-    if type(model[0]) is not Transformer or _reads_the_last_token(model):
+    if type(model[0]) is not Transformer:
         return None
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
@@ -61,11 +61,6 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
     if (folder / FILE).parent.is_dir():
         (folder / FILE).parent.rmdir()
     return None
-
-
-def _reads_the_last_token(model: Any) -> bool:
-    """A language model as a student: in int8 it was untrue (cosine 0.79), and to learn that took five minutes."""
-    return any(isinstance(module, Pooling) and module.pooling_mode == "lasttoken" for module in model)
 
 
 class _TokenVectors(torch.nn.Module):

@@ -12,7 +12,7 @@ from services.trainer.settings import TrainerSettings
 
 STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 200
 VIEWS = 10_000
-"""Sentences that the default teacher looks at for its student: a tenth of a second each on two cores, and once only."""
+"""Sentences that the default teacher looks at for its student: a tenth of a second each on one core, and once only."""
 EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
 EVALUATED_SHARE = 0.06
 """Pairs that are evaluated for each one that is trained on. Encoding takes a third of the time of training, so that is
@@ -115,7 +115,6 @@ def _views(settings: TrainerSettings, dino: bool, embedded: bool) -> int:
 
 
 def _static_epochs(rows: int, batch_size: int) -> int:
-    """Three, and more of them for few rows: a step moves a word vector by at most the learning rate, so a hundred steps
-    leave it where it was (docs/benchmarks.md, recipe). The best step on the dev side is kept in any case."""
+    """Three, and more of them for few rows, up to about 200 steps. The best step on the dev side is kept anyway."""
     wanted = math.ceil(STATIC_STEPS * batch_size / max(1, rows))
     return min(max(wanted, STATIC_EPOCHS), STATIC_MOST_EPOCHS)

@@ -155,7 +155,7 @@ class _Work:
         def count(done: int) -> None:
             say(Progress(state="viewing", step=done, steps=len(texts)))
 
-        seen = views.look(texts, file, lambda: OneWordTeacher(str(source)).views, count)
+        seen = views.look(texts, file, lambda: OneWordTeacher(source).views, count)
         encoder.set_words(model, distillation.learned(encoder.words(model), encoder.bags(model, texts), seen))
         return Viewed(len(texts), round(time.monotonic() - began, 1))
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SETTING = "PAIRWRIGHT_STUDENT"
 MAKER = 2
-"""Raise it when the default student is made differently: old caches are then left alone."""
+"""Raise it when a student or a view (`one_word`) is made differently: old caches are then left alone."""
 MADE = ("default", "teacher")
 MODEL_FILES = ("modules.json", "config.json")
 TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -102,4 +102,4 @@ def _static(source: Path, folder: Path) -> None:
 def _of_lower_layers(source: Path, folder: Path) -> None:
     from services.trainer import one_word
 
-    one_word.make_student(str(source), folder)
+    one_word.make_student(source, folder)

@@ -1,7 +1,7 @@
 """The teacher's views of a dataset's sentences: each is looked at once, and kept beside the dataset.
 
-A view costs a pass of the teacher, about as much as writing a token of a pair. What is kept is a cache: a damaged or
-foreign file is made anew.
+A view costs a pass of the teacher over the sentence and its prompt. What is kept is a cache: a damaged or foreign file
+is made anew.
 """
 
 import hashlib
@@ -36,20 +36,20 @@ def chosen(rows: Path, most: int) -> list[str]:
     return [found[key] for key in sorted(found)[:most]]
 
 
-def look(texts: Sequence[str], file: Path, open_eyes: Callable[[], Look], say: Callable[[int], None]) -> Views:
+def look(texts: Sequence[str], file: Path, load: Callable[[], Look], say: Callable[[int], None]) -> Views:
     """The views of `texts`, [texts, hidden], from `file` as far as they are there, and then all of them are.
 
-    `open_eyes` loads the teacher, if it is needed at all; `say` hears how many texts are done. Raises what loading
+    `load` loads the teacher, if it is needed at all; `say` hears how many texts are done. Raises what loading
     raises, and OSError.
     """
     known = _read(file)
     missing = [text for text in dict.fromkeys(texts) if _digest(text) not in known]
     say(len(texts) - len(missing))
     if missing:
-        eyes = open_eyes()
+        shown = load()
         for first in range(0, len(missing), AT_ONCE):
             some = missing[first : first + AT_ONCE]
-            known.update(zip(map(_digest, some), eyes(some).astype(np.float16), strict=True))
+            known.update(zip(map(_digest, some), shown(some).astype(np.float16), strict=True))
             _write(file, known)
             say(len(texts) - len(missing) + first + len(some))
     return np.stack([known[_digest(text)] for text in texts]).astype(np.float32)

@@ -1,8 +1,9 @@
 """The experiment harness: trials on real training with a tiny student, results that are kept, and the table of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from services.trainer.evaluation import StsFile
 from shared.process import Fatal
 from tests.trainer.made_pairs import make_pairs
 from tests.trainer.students import write_static, write_teacher
+
+if TYPE_CHECKING:
+    from experiments.trial import Bench
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def run(folder: Path, results: Results) -> tuple[Sweep, int]:
 
     sweep = Sweep(read_grid(folder / "grid.json"), folder, results)
     human = {"human": StsFile(pair_sets.read(folder, "other"), [])}
-    bench = trial.Bench(folder / "teacher", sweep.sets, human)
+    bench = trial.Bench(folder / "teacher", sweep.sets, human, folder / "cache")
     return sweep, sweep.run(lambda one: trial.run(one, bench), print)
 
 
@@ -62,10 +66,48 @@ def test_a_sweep_trains_judges_and_goes_on_where_it_was(folder: Path) -> None:
     assert not Sweep(read_grid(folder / "grid.json"), folder, Results(file)).collected()
 
 
+def bench_of(folder: Path, sentences: Sequence[str] = ()) -> "Bench":
+    from experiments import trial
+
+    sets = {name: pair_sets.read(folder, name) for name in ("one", "other")}
+    return trial.Bench(folder / "teacher", sets, {}, folder / "cache", sentences)
+
+
+def test_views_soft_scores_and_the_placebo_change_what_comes_out(folder: Path) -> None:
+    """Each of them, or its result would be the plain trial's under another name."""
+    from experiments import trial
+
+    further = [f"the noun{number} sees a noun{number + 1}" for number in range(30)]
+    bench = bench_of(folder, further)
+    base = {"train": ["one"], "judges": ["other"], "initial.dimensions": 8, "learning_rate": 0.05}
+    options: list[dict[str, Any]] = [{}, {"views": 200}, {"views": 200, "sentences": 30}, {"soft": 1.0}]
+    found = [trial.run(make_trial(base | one), bench)["judged"] for one in [*options, {"shuffled": True}]]
+    assert len(set(found)) == len(found)
+    assert found[0] > found[-1] + 5, "shuffled scores teach no meaning"
+    with pytest.raises(Fatal, match="--sentences: a trial asks for 31, and there are 30"):
+        trial.run(make_trial(base | {"sentences": 31}), bench)
+
+
+def test_the_teacher_in_one_word_can_be_judged(folder: Path) -> None:
+    from experiments import trial
+
+    found = trial.run(make_trial({"judges": ["other"], "student": "one-word"}), bench_of(folder))
+    assert found["judged"] != trial.run(make_trial({"judges": ["other"]}), bench_of(folder))["judged"]
+
+
+def test_the_placebo_keeps_texts_and_each_groups_scores() -> None:
+    rows = [(pair.sentence1, pair.sentence2, pair.score) for pair in make_pairs(90)]
+    dealt = pair_sets.shuffled(rows, 1)
+    assert sorted((one, other) for one, other, _ in dealt) == sorted((one, other) for one, other, _ in rows)
+    assert sorted((one, score) for one, _, score in dealt) == sorted((one, score) for one, _, score in rows)
+    assert sorted(dealt) != sorted(rows)
+    assert pair_sets.shuffled(rows[::-1], 1) == dealt
+
+
 def test_a_static_student_is_made_and_changed_as_the_trial_says(folder: Path) -> None:
     from experiments import trial
 
-    bench = trial.Bench(folder / "teacher", {name: pair_sets.read(folder, name) for name in ("one", "other")}, {})
+    bench = bench_of(folder)
     options: list[dict[str, Any]] = [
         {},
         {"initial.fold": "mean"},

@@ -32,8 +32,8 @@ class Eyes:
     def __init__(self, teacher: Path) -> None:
         self.teacher, self.shown = teacher, list[str]()
 
-    def open(self) -> views.Look:
-        look = OneWordTeacher(str(self.teacher)).views
+    def load(self) -> views.Look:
+        look = OneWordTeacher(self.teacher).views
 
         def counted(texts: Sequence[str]) -> views.Views:
             self.shown += texts
@@ -47,7 +47,7 @@ def test_a_view_is_the_state_before_the_one_word(teacher: Path) -> None:
     """Against the whole model, one sentence at a time and with a prompt written by hand; the first 4 of 5 layers."""
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(teacher)
-    found = OneWordTeacher(str(teacher)).views(TEXTS)
+    found = OneWordTeacher(teacher).views(TEXTS)
     for text, view in zip(TEXTS, found, strict=True):
         prompt = f'This sentence: "{text}" means in one word: "'
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -60,7 +60,7 @@ def test_the_teacher_as_a_student_sees_the_same_less_what_all_views_share(teache
     model = encoder.load(made, student.SETTING)
     assert not encoder.is_static(model)
     assert encoder.max_seq_length(model) == one_word.LONGEST
-    apart = OneWordTeacher(str(teacher)).views(TEXTS) - encoder.encode(model, TEXTS)
+    apart = OneWordTeacher(teacher).views(TEXTS) - encoder.encode(model, TEXTS)
     np.testing.assert_allclose(apart, np.broadcast_to(apart[0], apart.shape), atol=1e-5)
     assert np.abs(apart).max() > 0
     assert student.locate("teacher", str(teacher), tmp_path) == made
@@ -68,7 +68,7 @@ def test_the_teacher_as_a_student_sees_the_same_less_what_all_views_share(teache
 
 
 def test_a_long_text_is_cut_and_the_prompt_is_not(teacher: Path) -> None:
-    tokenizer = one_word.prompted_tokenizer(str(teacher))
+    tokenizer = one_word.prompted_tokenizer(teacher)
     whole, cut = (tokenizer("noun1 " * 500, **how)["input_ids"] for how in ({}, one_word.HOW))
     ending = len(tokenizer(one_word.SUFFIX, add_special_tokens=False)["input_ids"]) // 2
     assert (len(cut), len(whole) > 500) == (one_word.LONGEST, True)
@@ -77,21 +77,21 @@ def test_a_long_text_is_cut_and_the_prompt_is_not(teacher: Path) -> None:
 
 def test_each_sentence_is_looked_at_once_through_deaths_and_damage(teacher: Path, tmp_path: Path) -> None:
     file, eyes, said = tmp_path / "views.npz", Eyes(teacher), list[int]()
-    first = views.look(TEXTS[:2], file, eyes.open, said.append)
-    again = views.look([*TEXTS, TEXTS[0]], file, eyes.open, said.append)
+    first = views.look(TEXTS[:2], file, eyes.load, said.append)
+    again = views.look([*TEXTS, TEXTS[0]], file, eyes.load, said.append)
     assert sorted(eyes.shown) == sorted(TEXTS)
     assert said[-1] == 4
     np.testing.assert_array_equal(again[:2], first)
     np.testing.assert_array_equal(again[3], first[0])
-    np.testing.assert_allclose(first, OneWordTeacher(str(teacher)).views(TEXTS[:2]), atol=0.01)
+    np.testing.assert_allclose(first, OneWordTeacher(teacher).views(TEXTS[:2]), atol=0.01)
     file.write_bytes(file.read_bytes()[:100])
-    assert views.look(TEXTS, file, eyes.open, said.append).shape == again[:3].shape
+    assert views.look(TEXTS, file, eyes.load, said.append).shape == again[:3].shape
     assert len(eyes.shown) == 2 * len(TEXTS)
 
 
 def test_nothing_is_loaded_when_all_is_known(teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "views.npz"
-    views.look(TEXTS, file, Eyes(teacher).open, lambda _: None)
+    views.look(TEXTS, file, Eyes(teacher).load, lambda _: None)
 
     def never() -> views.Look:
         raise AssertionError("the teacher was loaded")
@@ -114,7 +114,7 @@ def test_a_growing_dataset_shows_mostly_the_same_sentences(tmp_path: Path) -> No
 
 def test_a_teacher_that_is_gone_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="PAIRWRIGHT_TEACHER: can't load"):
-        OneWordTeacher(str(tmp_path / "nowhere"))
+        OneWordTeacher(tmp_path / "nowhere")
 
 
 def test_the_teacher_as_a_student_is_published_and_trains(home: Home, teacher: Path, tmp_path: Path) -> None:

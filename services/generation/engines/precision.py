@@ -9,7 +9,7 @@ def dtype_for(wanted: str, on_gpu: bool) -> str:
     """vLLM's and torch's name of the format. `auto` is the teacher's own on a GPU; on a CPU, what the CPU multiplies.
 
     bfloat16 on a CPU without instructions for it is emulated number by number: on AVX2 alone, no pair came within the
-    time in which float32 wrote sixty.
+    time in which float32 wrote fifty.
     """
     if wanted != "auto" or on_gpu:
         return wanted
