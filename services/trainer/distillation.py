@@ -16,7 +16,7 @@ from services.trainer.static import Table
 Array = npt.NDArray[np.float64]
 
 FEWEST = 200
-"""Fewer sentences than this say nothing reliable."""
+"""Fewer sentences are not worth loading the teacher for."""
 COMPONENTS, WHITENING = 400, 0.5
 """Of the views: so many principal components, each divided by its standard deviation to this power."""
 MAP_RIDGE, WORD_RIDGE = 1.0, 1.0

@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 Views = npt.NDArray[np.float32]
 Look = Callable[[Sequence[str]], Views]
 
-AT_ONCE = 256
-"""Looked at between two writes of the file: what a death in the middle costs."""
+AT_ONCE, SHARE = 256, 0.1
+"""Looked at between two writes of the file, and what a death in the middle costs: so many, or this share of what is
+known, if that is more: the file is written whole."""
 
 
 def chosen(rows: Path, most: int) -> list[str]:
@@ -46,12 +47,16 @@ def look(texts: Sequence[str], file: Path, load: Callable[[], Look], say: Callab
     missing = [text for text in dict.fromkeys(texts) if _digest(text) not in known]
     say(len(texts) - len(missing))
     if missing:
-        shown = load()
+        shown, written = load(), len(known)
         for first in range(0, len(missing), AT_ONCE):
             some = missing[first : first + AT_ONCE]
             known.update(zip(map(_digest, some), shown(some).astype(np.float16), strict=True))
-            _write(file, known)
             say(len(texts) - len(missing) + first + len(some))
+            if len(known) - written >= SHARE * written:
+                _write(file, known)
+                written = len(known)
+        if written < len(known):
+            _write(file, known)
     return np.stack([known[_digest(text)] for text in texts]).astype(np.float32)
 
 

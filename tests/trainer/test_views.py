@@ -89,6 +89,25 @@ def test_each_sentence_is_looked_at_once_through_deaths_and_damage(teacher: Path
     assert len(eyes.shown) == 2 * len(TEXTS)
 
 
+def test_what_was_looked_at_before_a_death_is_kept(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "AT_ONCE", 1)
+    file, look = tmp_path / "views.npz", OneWordTeacher(teacher).views
+
+    def die(texts: Sequence[str]) -> views.Views:
+        if texts == TEXTS[2:]:
+            raise KeyboardInterrupt
+        found: views.Views = look(texts)
+        return found
+
+    with pytest.raises(KeyboardInterrupt):
+        views.look(TEXTS, file, lambda: die, lambda _: None)
+    eyes = Eyes(teacher)
+    views.look(TEXTS, file, eyes.load, lambda _: None)
+    assert eyes.shown == TEXTS[2:]
+
+
 def test_nothing_is_loaded_when_all_is_known(teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "views.npz"
     views.look(TEXTS, file, Eyes(teacher).load, lambda _: None)
