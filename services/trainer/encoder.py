@@ -87,9 +87,9 @@ def save(model: Any, folder: Path) -> None:
     model.save(str(folder), create_model_card=False, safe_serialization=True)
 
 
-def save_static(tokenizer_: Any, table: Table, folder: Path) -> None:
-    """A static student: the mean of its tokens' rows."""
-    save(SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table)], device="cpu"), folder)
+def static_student(tokenizer_: Any, table: Table) -> Any:
+    """A student that embeds a text as the mean of its tokens' rows."""
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table)], device="cpu")
 
 
 def tokenizer(folder: Path) -> Any:

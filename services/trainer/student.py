@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from services.trainer import static
+from services.trainer import corpus, distillation, static
 from services.trainer.progress import first_line
 from shared import teacher
 from shared.process import Fatal
@@ -19,7 +19,7 @@ from shared.process import Fatal
 log = logging.getLogger(__name__)
 
 SETTING = "PAIRWRIGHT_STUDENT"
-MAKER = 2
+MAKER = 3
 """Raise it when a student or a view (`one_word`) is made differently: old caches are then left alone."""
 MADE = ("default", "teacher")
 MODEL_FILES = ("modules.json", "config.json")
@@ -96,7 +96,12 @@ def _static(source: Path, folder: Path) -> None:
 
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
     tokens = encoder.tokens(tokenizer, len(table))
-    encoder.save_static(tokenizer, static.word_vectors(table, tokens), folder)
+    made = encoder.static_student(tokenizer, static.word_vectors(table, tokens))
+    known = corpus.written_by(table)
+    if known is not None:
+        bags = encoder.bags(made, known.texts)
+        encoder.set_words(made, distillation.learned(encoder.words(made), bags, known.views))
+    encoder.save(made, folder)
 
 
 def _of_lower_layers(source: Path, folder: Path) -> None:

@@ -1,0 +1,69 @@
+"""`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and view it.
+
+It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
+one. Half an hour on two cores; interrupted, the same command goes on. The sentences differ from machine to machine,
+because the engine runs without batch invariance, for speed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from shared import teacher
+from shared.process import Fatal, exit_with
+from shared.settings import Settings, load
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = Path(__file__).with_name("corpus_task.json")
+CORPUS = ROOT / "services" / "trainer" / "teacher_corpus" / "sentences.txt"
+WORK = ROOT / ".pairwright" / "corpus"
+SPACE, SHORTEST = "\u0120", 3
+DECODING = {"top_k": 40, "top_p": 1.0}
+"""Cut by rank: to sort the whole vocabulary for top-p costs as much time as the teacher takes."""
+
+
+def main() -> None:
+    """Write, then view. Raises `Fatal`."""
+    parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and view it.")
+    parser.add_argument("--words", type=int, default=7000, help="a sentence about each of so many words (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=WORK, help="for what is in the making (%(default)s)")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    inputs, plan, pairs = (given.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
+    inputs.write_text("\n".join(_words(given.words)) + "\n", encoding="utf-8")
+    plan.write_text(json.dumps({"decoding": DECODING}), encoding="utf-8")
+    _run("services.generation", "generate", "--task", TASK, "--inputs", inputs, "--plan", plan, "--out", pairs)
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    texts = dict.fromkeys(" ".join(row["sentence2"].split()) for row in rows)
+    CORPUS.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    _run("services.trainer.corpus")
+
+
+def _words(count: int) -> list[str]:
+    """The vocabulary's words, the commonest first, each in its commonest spelling."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(teacher.default_teacher(load(Settings).cache_dir), local_files_only=True)
+    spellings: dict[str, str] = {}
+    for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))):
+        word = token[len(SPACE) :]
+        if token.startswith(SPACE) and word.isalpha() and word.isascii() and len(word) >= SHORTEST:
+            spellings.setdefault(word.lower(), word)
+    return list(spellings.values())[:count]
+
+
+def _run(module: str, *arguments: object) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PAIRWRIGHT_GENERATION_BATCH_INVARIANT": "false"}
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    if subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        raise Fatal(f"`python -m {module}` failed, see above")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Fatal as fatal:
+        exit_with("corpus", fatal)

@@ -1,0 +1,68 @@
+"""What the default student learns before any pair: the real teacher, its corpus and its views."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer import corpus, distillation, encoder, static, student
+from services.trainer.one_word import OneWordTeacher
+from shared.pairs import check_sentence
+from shared.settings import Settings, load
+from shared.teacher import default_teacher
+from tests.trainer.students import write_teacher
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Path:
+    return default_teacher(load(Settings).cache_dir)
+
+
+@pytest.fixture(scope="module")
+def kept(teacher: Path) -> corpus.Corpus:
+    found = corpus.written_by(encoder.token_table(teacher))
+    assert found is not None, "the corpus isn't the default teacher's: run `python -m scripts.make_corpus`"
+    return found
+
+
+def test_each_sentence_is_one_and_has_a_view(kept: corpus.Corpus) -> None:
+    for text in kept.texts:
+        check_sentence(text)
+    assert len(set(kept.texts)) == len(kept.texts) == len(kept.views)
+    assert np.isfinite(kept.views).all()
+
+
+def test_the_views_are_what_the_teacher_sees(teacher: Path, kept: corpus.Corpus) -> None:
+    places = range(0, len(kept.texts), len(kept.texts) // 8)
+    seen = OneWordTeacher(teacher).views([kept.texts[place] for place in places])
+    np.testing.assert_allclose(kept.views[list(places)], seen, atol=0.02 * float(np.abs(seen).max()))
+
+
+def test_the_default_student_is_nearer_to_the_teacher_in_sentences_that_it_did_not_learn_from(
+    teacher: Path, kept: corpus.Corpus
+) -> None:
+    table, tokenizer = encoder.token_table(teacher), encoder.tokenizer(teacher)
+    plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
+    model = encoder.static_student(tokenizer, plain)
+    half = len(kept.texts) // 2
+    learned = distillation.learned(plain, encoder.bags(model, kept.texts[:half]), kept.views[:half])
+    unseen, wanted = encoder.bags(model, kept.texts[half:]), distillation.targets(kept.views[half:])
+    before, after = (_agreement(unseen @ words, wanted) for words in (plain, learned))
+    assert after > before + 0.1
+
+
+def test_it_is_made_so_and_only_of_its_own_teacher(teacher: Path, kept: corpus.Corpus, tmp_path: Path) -> None:
+    made = encoder.load(student.locate("default", "default", load(Settings).cache_dir), student.SETTING)
+    table, tokenizer = encoder.token_table(teacher), encoder.tokenizer(teacher)
+    plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
+    expected = distillation.learned(plain, encoder.bags(made, kept.texts), kept.views)
+    np.testing.assert_allclose(encoder.words(made), expected, atol=1e-3 * float(np.abs(expected).max()))
+    write_teacher(tmp_path, tied=True)
+    assert corpus.written_by(encoder.token_table(tmp_path)) is None
+
+
+def _agreement(vectors: np.ndarray, wanted: np.ndarray) -> float:
+    """Correlation of the cosines of all pairs of sentences."""
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    upper = np.triu_indices(len(wanted), k=1)
+    return float(np.corrcoef((vectors @ vectors.T)[upper], (wanted @ wanted.T)[upper])[0, 1])
