@@ -1,7 +1,7 @@
 """`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and view it.
 
 It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
-one. Half an hour on two cores; interrupted, the same command goes on. The sentences differ from machine to machine,
+one. 45 minutes on two cores; interrupted, the same command goes on. The sentences differ from machine to machine,
 because the engine runs without batch invariance, for speed.
 """
 
@@ -28,7 +28,9 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 def main() -> None:
     """Write, then view. Raises `Fatal`."""
     parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and view it.")
-    parser.add_argument("--words", type=int, default=7000, help="a sentence about each of so many words (%(default)s)")
+    parser.add_argument(
+        "--words", type=int, default=10_500, help="a sentence about each of so many words (%(default)s)"
+    )
     parser.add_argument("--folder", type=Path, default=WORK, help="for what is in the making (%(default)s)")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
