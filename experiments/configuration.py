@@ -46,7 +46,8 @@ class Trial:
     pairs: int | None = None
     """How many pairs are taken, by a hash of their sentence1 and whole groups at a time; None takes all."""
     student: str = "static"
-    """`static`: made as `initial` says; `one-word`: the teacher's lower layers and what they see in a sentence;
+    """`static`: made as `initial` says; `default`: as the service makes it; `one-word`: the teacher's lower layers and
+    what they see in a sentence;
     `teacher-K`: the teacher's first K layers, mean pooling; or a folder."""
     views: int = 0
     """So many of the sentences that are trained on are shown to the teacher, and a static student learns from that."""

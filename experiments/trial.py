@@ -23,6 +23,8 @@ from services.trainer.recipe import CLASSES, Recipe
 from shared.process import Fatal
 
 NO_CHECKPOINTS_S = 1e9
+MADE = {"default": "default", "one-word": "teacher"}
+"""Students that the trainer itself makes, by their names here and there."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ def run(trial: Trial, bench: Bench) -> dict[str, Any]:
 def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
     if trial.student == "static":
         return _static(trial, bench, train)
-    if trial.student == "one-word":
-        return encoder.load(student.locate("teacher", str(bench.teacher), bench.cache), "student")
+    if trial.student in MADE:
+        return encoder.load(student.locate(MADE[trial.student], str(bench.teacher), bench.cache), "student")
     if trial.student.startswith("teacher-"):
         return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
     return encoder.load(os.path.expandvars(trial.student), "student")
