@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from experiments import initial, pair_sets
 from experiments.configuration import Trial
@@ -101,8 +101,7 @@ def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
 
 
 def _module(tokenizer: Any, table: Any) -> Any:
-    module = StaticEmbedding(tokenizer, embedding_weights=np.ascontiguousarray(table, dtype=np.float32))
-    return SentenceTransformer(modules=[module], device="cpu")
+    return encoder.static_student(tokenizer, np.ascontiguousarray(table, dtype=np.float32))
 
 
 def _first_layers(teacher: Path, count: int) -> Any:

@@ -69,3 +69,5 @@ if __name__ == "__main__":
         main()
     except Fatal as fatal:
         exit_with("corpus", fatal)
+    except KeyboardInterrupt:
+        sys.exit(130)
