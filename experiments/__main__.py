@@ -26,6 +26,7 @@ def main() -> None:
     writes = commands.add_parser("generate", help="write the sets of a generation grid that are not there yet")
     writes.add_argument("grid", type=Path, nargs="?", default=GRIDS / "generation.json")
     writes.add_argument("--sentences", type=Path, help="a file of sentences, one a line")
+    writes.add_argument("--together", type=int, default=1, help="write so many sets at one time (%(default)s)")
     runs = commands.add_parser("run", help="run the trials of a grid that have no result yet")
     runs.add_argument("grid", type=Path)
     runs.add_argument("--sts", type=Path, help="human-scored sets: measured beside, used for nothing")
@@ -40,7 +41,7 @@ def main() -> None:
     draws.add_argument("--title", default="Label-free score")
     given = parser.parse_args()
     if given.command == "generate":
-        generation.generate(generation.read_grid(given.grid), given.pairs, given.sentences)
+        generation.generate(generation.read_grid(given.grid), given.pairs, given.sentences, given.together)
         return
     sweep = Sweep(read_grid(given.grid), given.pairs, Results(given.rows))
     if given.command == "run":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,30 +43,35 @@ def read_grid(file: Path) -> list[PairSet]:
     return sets
 
 
-def generate(sets: list[PairSet], folder: Path, sentences: Path | None) -> None:
-    """Write every set that is not there yet. Interrupted, it goes on from the batch command's journal."""
+def generate(sets: list[PairSet], folder: Path, sentences: Path | None, together: int = 1) -> None:
+    """Write every set that is not there yet, `together` at one time. Interrupted, it goes on from the batch command's
+    journal. Raises `Fatal`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for one in sets:
-        target = folder / f"{one.name}.jsonl"
-        if target.is_file():
-            print(f"{one.name}: is there", flush=True)
-            continue
-        command = [sys.executable, "-m", "services.generation", "generate", "--out", str(target)]
-        plan = folder / f"{one.name}.plan.json"
-        plan.write_text(json.dumps(one.plan))
-        command += ["--plan", str(plan)]
-        if one.sentences is not None:
-            command += ["--inputs", str(_inputs(one, folder, sentences))]
-        environment = (
-            os.environ
-            | dict(one.environment)
-            | ({"PAIRWRIGHT_TEACHER": os.path.expandvars(one.teacher)} if one.teacher else {})
-        )
-        with (folder / f"{one.name}.log").open("a") as log:
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-        if done.returncode:
-            raise Fatal(f"{one.name}: generation failed; see {log.name}")
-        print(f"{one.name}: {done.stdout.strip()}", flush=True)
+    with ThreadPoolExecutor(together) as processes:
+        list(processes.map(lambda one: _write(one, folder, sentences), sets))
+
+
+def _write(one: PairSet, folder: Path, sentences: Path | None) -> None:
+    target = folder / f"{one.name}.jsonl"
+    if target.is_file():
+        print(f"{one.name}: is there", flush=True)
+        return
+    command = [sys.executable, "-m", "services.generation", "generate", "--out", str(target)]
+    plan = folder / f"{one.name}.plan.json"
+    plan.write_text(json.dumps(one.plan))
+    command += ["--plan", str(plan)]
+    if one.sentences is not None:
+        command += ["--inputs", str(_inputs(one, folder, sentences))]
+    environment = (
+        os.environ
+        | dict(one.environment)
+        | ({"PAIRWRIGHT_TEACHER": os.path.expandvars(one.teacher)} if one.teacher else {})
+    )
+    with (folder / f"{one.name}.log").open("a") as log:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    if done.returncode:
+        raise Fatal(f"{one.name}: generation failed; see {log.name}")
+    print(f"{one.name}: {done.stdout.strip()}", flush=True)
 
 
 def _inputs(one: PairSet, folder: Path, sentences: Path | None) -> Path:

@@ -134,6 +134,27 @@ async def test_the_transformers_engine_writes_the_same_sentences(engine: VllmEng
         await reference.complete(samples()[0])
 
 
+async def test_the_transformers_engine_writes_the_same_sentences_together(tiny_teacher: Path) -> None:
+    settings = GenerationSettings(dtype="float32", max_model_len=256, max_lanes=40)
+    alone, together = (TransformersEngine(str(tiny_teacher), settings, together=one) for one in (False, True))
+    await asyncio.gather(alone.start(), together.start())
+    assert (alone.capacity, together.capacity) == (8, 40)
+    free = Decoding(temperature=3.0, top_k=0, top_p=1.0, max_tokens=30, line_breaks="reject")
+    wanted = [*samples(WIDE), *samples(Decoding(max_tokens=12, decay_constant=0.0)), *samples(free)]
+    long = Sample(("word1 " * 300,), 1, WIDE)
+    calls = [asyncio.create_task(together.complete(sample)) for sample in (*wanted, long, wanted[0])]
+    calls[-1].cancel()
+    *found, refused, cancelled = await asyncio.gather(*calls, return_exceptions=True)
+    assert found == list(await asyncio.gather(*map(alone.complete, wanted)))
+    assert {one.end for one in found if isinstance(one, Completion)} == {"quote", "length", "line_break"}
+    assert isinstance(refused, PromptTooLong)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert together.lanes_running == 0
+    assert together.tokens_drawn == alone.tokens_drawn
+    alone.stop()
+    together.stop()
+
+
 async def test_same_seed_same_sentence_whatever_else_runs(engine: VllmEngine) -> None:
     wanted = samples(Decoding())
     together = await complete_all(engine, wanted)
