@@ -2,14 +2,15 @@
 
 Made for one GPU and few minutes: several trainings share the card, each phase takes up what the last one found best,
 and all of it ends at a given second. What may choose is `score`, and nothing else; the phases are written here before
-they are run. In: pairs and judges as one file each (see `read`). Out: `trials.jsonl`, the best student's adapter, and
-its views of all sentences.
+they are run. In: pairs and judges as one file each (see `read`). Out: `trials.jsonl`, from which a rerun goes on, and
+the best student's adapter, in the form in which the trainer reads it (`services/trainer/adapter.py`).
 """
 
 import argparse
 import json
 import lzma
 import random
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from experiments.transformer import Lesson, Student, Unit, train
+from services.trainer import adapter
 from services.trainer.evaluation import score as spearman
 
 LABELS = ("1", "0.5", "0")
@@ -32,8 +34,6 @@ another teacher's. A gain must show on the second one too."""
 SAME = ("same-default", "same-cool", "same-chat", "same-chat-cool", "same-decay-50")
 OWN = ("own-1", "own-2", "own-3")
 EVERYTHING = (*OWN, *SAME)
-ROWS, COMPONENTS = 39_000, 400
-"""Of a file of views: 16 MB."""
 FEW = 2_400
 """First sentences by which settings of the generation are compared."""
 
@@ -156,14 +156,16 @@ def _save(student: Student, file: Path) -> None:
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(student.adapter() | {"centre": student.centre.cpu()}, file)
+    save_file(student.adapter() | {adapter.CENTRE: student.centre.cpu()}, file, {"teacher": student.fingerprint})
 
 
 class Search:
     """The phases, one after another."""
 
     def __init__(self, material: Material, workers: int) -> None:
-        self._material = material
+        self._material, self._file = material, material.out / "trials.jsonl"
+        lines = self._file.read_text().splitlines() if self._file.is_file() else []
+        self._known = {json.dumps(row["trial"]): row for row in map(json.loads, lines) if row["whole"]}
         self.rows: list[dict[str, Any]] = []
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _settle, (material,))
 
@@ -174,21 +176,32 @@ class Search:
     def run(self, trials: Iterable[Trial], beside: Iterable[Future[Any]] = ()) -> list[dict[str, Any]]:
         """Run them; rows that time cut short, or that failed, are not among those returned. Waits for `beside` too."""
         found = []
-        for trial, waiting in [(trial, self._pool.submit(_run, trial)) for trial in trials]:
+        for trial, waiting in [(trial, self._begin(trial)) for trial in trials]:
             try:
-                row = waiting.result() | {"whole": time.time() < self._material.deadline}
+                row = waiting.result()
+                new = "whole" not in row
+                row = {"whole": time.time() < self._material.deadline} | row
             except Exception as error:  # one trial must not take the others with it
                 print(f"{trial.name}: {error!r}", flush=True)
                 continue
             told = f"{row['judged']} {row['steps']} steps {row['seconds']} s"
             print(f"{row['name']:40s} {self.score(row):6.2f} {told}", flush=True)
-            with (self._material.out / "trials.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            if new:
+                with self._file.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
             if row["whole"]:
                 found.append(row)
         for one in beside:
             print(one.result(), flush=True)
         self.rows += found
+        return found
+
+    def _begin(self, trial: Trial) -> Future[dict[str, Any]]:
+        known = self._known.get(json.dumps(asdict(trial)))
+        if known is None:
+            return self._pool.submit(_run, trial)
+        found: Future[dict[str, Any]] = Future()
+        found.set_result(known | {"trial": asdict(trial)})  # JSON made lists of its tuples
         return found
 
     def judge(self) -> Future[str]:
@@ -278,17 +291,17 @@ def main() -> None:
     best = phases(Search(material, given.workers))
     print("best:", best and best["name"], flush=True)
     if best is not None:
-        (given.out / "adapters" / best["name"]).rename(given.out / "adapter.safetensors")
-        _view(material, given.out)
+        shutil.copyfile(given.out / "adapters" / best["name"], given.out / "adapter.safetensors")
 
 
 def _judge_pass() -> str:
     """Judge all pairs of the training sets; what is told of it."""
-    from experiments.likelihood import log_likelihoods, posteriors
-    from services.generation.tasks import BUILT_IN, load_tasks
+    from experiments.likelihood import log_likelihoods, posteriors, sts
 
     material: Material = _here["material"]
-    task = load_tasks([BUILT_IN]).get("sts")
+    if (material.out / "posteriors.npy").is_file():
+        return "judge pass: is there"
+    task = sts()
     order = [list(task.labels).index(label) for label in LABELS]
     rows = [row for name in EVERYTHING for row in material.pairs[name]]
     labels = np.array([LABELS.index(label) for _, _, label in rows])
@@ -316,35 +329,6 @@ def _posteriors(material: Material) -> dict[str, Any]:
     """p(label), [pairs, labels], by set."""
     chances, first = _all_posteriors(material.out / "posteriors.npy"), 0
     return {name: chances[first : (first := first + len(material.pairs[name]))] for name in EVERYTHING}
-
-
-def _view(material: Material, out: Path) -> None:
-    """The best student's views of the sentences, and the untrained one's of a part of them."""
-    from safetensors.torch import load_file
-
-    learned = load_file(out / "adapter.safetensors")
-    student = Student(Path(material.teacher), learned["centre"])
-    texts = sentences(Trial("", EVERYTHING, Lesson(())), material)
-    more = sorted({two for name in EVERYTHING for _, two, _ in material.pairs[name]} - set(texts))
-    random.Random(7).shuffle(more)
-    texts = [*texts, *more][: 2 * ROWS]
-    with lzma.open(out / "texts.json.xz", "wt", preset=4, encoding="utf-8") as file:
-        json.dump(texts, file, ensure_ascii=False)
-    _keep(student.encode(texts[:ROWS]), out / "views-untrained.npz")
-    student.put(learned)
-    views = student.encode(texts)
-    _keep(views, out / "views.npz", out / "views-more.npz")
-
-
-def _keep(views: Any, *files: Path) -> None:
-    """Principal components, 8 bits a number with a scale a component, split evenly over the files."""
-    centred = views - views.mean(axis=0)
-    _, components = np.linalg.eigh(centred.T @ centred / len(centred))
-    turned = centred @ components[:, ::-1][:, :COMPONENTS]
-    scale = np.abs(turned).max(axis=0) / 127
-    parts = np.array_split(np.round(turned / scale).astype(np.int8), len(files))
-    for file, part in zip(files, parts, strict=True):
-        np.savez(file, views=part, scale=scale)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,17 @@ import numpy.typing as npt
 import torch
 
 from services.generation import prompts
-from services.generation.tasks import TaskSpec
+from services.generation.tasks import BUILT_IN, TaskSpec, load_tasks
 
 EXEMPLARS = (0, 1)
 """The same for all pairs, so that likelihoods can be compared."""
 AT_ONCE = 256
 Likelihoods = npt.NDArray[np.float64]
+
+
+def sts() -> TaskSpec:
+    """The built-in task."""
+    return load_tasks([BUILT_IN]).get("sts")
 
 
 def log_likelihoods(pairs: Sequence[tuple[str, str]], task: TaskSpec, teacher: Path) -> Likelihoods:

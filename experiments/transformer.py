@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.trainer import encoder, one_word
+from services.trainer.static import fingerprint
 from services.trainer.views import Views
 
 TEMPLATES = ((one_word.PREFIX, one_word.SUFFIX), ('The sentence "', '" can be summed up in one word: "'))
@@ -27,6 +28,8 @@ TEMPERATURE, SCALE = 0.05, 20.0
 """Of the in-batch softmax; of CoSENT's differences."""
 SMOOTHED = {1.0: 0.9, 0.5: 0.5, 0.0: 0.1}
 RANDOM_PAIRS = 2
+STRENGTH = 2.0
+"""By which the product of an adapter's matrices is multiplied."""
 WARM_UP, CLIP, WEIGHT_DECAY = 0.1, 1.0, 0.0
 CHUNK, AT_ONCE = 192, 512
 
@@ -71,7 +74,7 @@ class _Adapted(torch.nn.Module):  # type: ignore[misc]
     def forward(self, given: Tensor) -> Tensor:
         """What the layer gives, and what was learned."""
         moved = functional.linear(functional.linear(given, self.down.to(given.dtype)), self.up.to(given.dtype))
-        found: Tensor = self.layer(given) + 2.0 * moved
+        found: Tensor = self.layer(given) + STRENGTH * moved
         return found
 
 
@@ -80,17 +83,20 @@ class Student:
 
     def __init__(self, teacher: Path, centre: Tensor | None = None) -> None:
         """`centre`: the mean view of words, [hidden]; computed if left out."""
-        looking = one_word.OneWordTeacher(teacher)
-        self.device = next(looking.model.parameters()).device
-        self._model = looking.model.requires_grad_(False)
-        words = one_word._words(looking.tokenizer)
         self._plain = encoder.tokenizer(teacher)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = "auto" if torch.cuda.is_available() else torch.float32
+        # Not `OneWordTeacher`: it has learned already, from what came of this.
+        self._model = one_word.lower_layers(teacher, one_word.DEPTH, dtype).to(self.device).requires_grad_(False)
+        self.fingerprint = fingerprint(encoder.table_of(self._model))
+        words = one_word.words(self._plain)
         self._ends = [
             tuple(self._plain(half, add_special_tokens=False)["input_ids"] for half in halves) for halves in TEMPLATES
         ]
         self._ids: dict[str, list[int]] = {}
         self.centre = torch.zeros(self._model.config.hidden_size, device=self.device)
-        self.centre = torch.from_numpy(self.encode(words).mean(axis=0)).to(self.device) if centre is None else centre
+        centre = torch.from_numpy(self.encode(words).mean(axis=0)) if centre is None else centre
+        self.centre = centre.to(self.device)
         self._layers: list[tuple[torch.nn.Module, str, torch.nn.Linear]] = [
             (parent, name, layer)
             for parent in self._model.modules()
@@ -107,12 +113,15 @@ class Student:
         return [parameter for one in adapted for parameter in (one.down, one.up)]
 
     def adapter(self) -> dict[str, Tensor]:
-        """What was learned, by the layers' names: `NAME.down` [rank, in] and `NAME.up` [out, rank]; half precision."""
+        """What was learned, by the layers' names: `NAME.down` [rank, in] and `NAME.up` [out, rank], in half precision.
+
+        Their product is what is added to a layer's weight.
+        """
         return {
-            f"{name}.{part}": getattr(module, part).detach().to(torch.float16).cpu().contiguous()
+            f"{name}.{part}": (factor * tensor.detach()).to(torch.float16).cpu()
             for name, module in self._model.named_modules()
             if isinstance(module, _Adapted)
-            for part in ("down", "up")
+            for part, factor, tensor in (("down", 1.0, module.down), ("up", STRENGTH, module.up))
         }
 
     def put(self, adapter: Mapping[str, Tensor]) -> None:
@@ -122,7 +131,7 @@ class Student:
         for name, module in modules.items():
             if isinstance(module, _Adapted):
                 module.down.data.copy_(adapter[f"{name}.down"])
-                module.up.data.copy_(adapter[f"{name}.up"])
+                module.up.data.copy_(adapter[f"{name}.up"] / STRENGTH)
 
     def embed(self, texts: Sequence[str], template: int = 0) -> Tensor:
         """[texts, hidden], centred, not normalised. Texts of a length go together: less padding."""

@@ -1,17 +1,20 @@
-"""Sentences that the default teacher wrote, and its views of them: what its static student learns before any pair.
+"""What the default teacher wrote and sees, from which its static student learns when it is made.
 
-They lie in `teacher_corpus/`, so that nobody has to wait for them; how they came to be is told there. They mean nothing
-to the student of another teacher. `python -m services.trainer.corpus` views the sentences again.
+Sentences, its views of them, and pairs. They lie in `teacher_corpus/`, so that nobody has to wait for them; how they
+came to be is told there. They mean nothing to the student of another teacher. `python -m services.trainer.corpus` views
+the sentences again.
 """
 
-import hashlib
+import json
 import logging
+import lzma
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from services.trainer.static import Table
+from services.trainer.evaluation import Row
+from services.trainer.static import Table, fingerprint
 from services.trainer.views import Views
 from shared import teacher
 from shared.process import Fatal, configure_logging, exit_with
@@ -20,22 +23,26 @@ from shared.settings import Settings, load
 log = logging.getLogger("services.trainer.corpus")  # not __name__: this module is also run
 
 FOLDER = Path(__file__).with_name("teacher_corpus")
-SENTENCES, VIEWS = FOLDER / "sentences.txt", FOLDER / "views.npz"
+SENTENCES, VIEWS, PAIRS = FOLDER / "sentences.txt", FOLDER / "views.npz", FOLDER / "pairs.jsonl.xz"
 
 
 class Corpus(NamedTuple):
-    """Sentences, and what the teacher sees in each: [sentences, hidden]."""
+    """What there is."""
 
     texts: list[str]
+    """Sentences."""
     views: Views
+    """What the teacher sees in each: [sentences, hidden]."""
+    pairs: list[Row]
+    """sentence1, sentence2, score; grouped by sentence1."""
 
 
 def written_by(table: Table) -> Corpus | None:
     """The corpus, if the teacher that has this token table wrote it."""
     with np.load(VIEWS, allow_pickle=False) as kept:
-        if str(kept["teacher"]) != _fingerprint(table):
+        if str(kept["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), kept["views"].astype(np.float32))
+        return Corpus(_sentences(), kept["views"].astype(np.float32), _pairs())
 
 
 def main() -> None:
@@ -50,16 +57,18 @@ def main() -> None:
     log.info("viewing %d sentences", len(texts))
     views = OneWordTeacher(folder).views(texts)
     # Half precision, as the views of a dataset's sentences are kept: it is far below what a view means.
-    fingerprint = _fingerprint(encoder.token_table(folder))
-    np.savez_compressed(VIEWS, views=views.astype(np.float16), teacher=np.array(fingerprint))
+    whose = np.array(fingerprint(encoder.token_table(folder)))
+    np.savez_compressed(VIEWS, views=views.astype(np.float16), teacher=whose)
 
 
 def _sentences() -> list[str]:
     return SENTENCES.read_text(encoding="utf-8").splitlines()
 
 
-def _fingerprint(table: Table) -> str:
-    return hashlib.sha256(np.ascontiguousarray(table, np.float32).tobytes()).hexdigest()
+def _pairs() -> list[Row]:
+    with lzma.open(PAIRS, "rt", encoding="utf-8") as lines:
+        rows = map(json.loads, lines)
+        return [(row["sentence1"], row["sentence2"], row["score"]) for row in rows]
 
 
 if __name__ == "__main__":

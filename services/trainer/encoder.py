@@ -112,7 +112,12 @@ def token_table(folder: Path) -> Table:
         with safe_open(file, framework="pt") as tensors:
             if TOKEN_TABLE in tensors.keys():  # noqa: SIM118 -- not a dict
                 return _numpy(tensors.get_tensor(TOKEN_TABLE))
-    return _numpy(AutoModel.from_pretrained(folder, local_files_only=True).get_input_embeddings().weight.detach())
+    return table_of(AutoModel.from_pretrained(folder, local_files_only=True))
+
+
+def table_of(model: Any) -> Table:
+    """The input embeddings of a model that is loaded, [tokens, hidden]."""
+    return _numpy(model.get_input_embeddings().weight.detach().cpu())
 
 
 def _file_of_token_table(folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel
 
-from services.trainer import encoder
+from services.trainer import adapter, encoder
 from services.trainer.progress import first_line
 from services.trainer.static import SPACES
 from services.trainer.views import Views
@@ -46,7 +46,12 @@ class OneWordTeacher:
         try:
             self.tokenizer = prompted_tokenizer(teacher)
             dtype = "auto" if torch.cuda.is_available() else torch.float32
-            self.model = lower_layers(teacher, DEPTH, dtype).to(self._device)
+            self.model = lower_layers(teacher, DEPTH, dtype)
+            self.adapter = adapter.learned_by(encoder.table_of(self.model))
+            """What its view has learned of its own pairs, merged into `model`; None for all but the default teacher."""
+            if self.adapter is not None:
+                adapter.merge(self.model, self.adapter)
+            self.model.to(self._device)
         except Fatal:
             raise
         except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
@@ -72,10 +77,11 @@ def make_student(teacher: Path, folder: Path) -> None:
     """Write the teacher's view as a student of its own into `folder`: lower layers, prompt, last token, centred.
 
     The prompt is part of its tokenizer, so that whoever loads the student gets it. All views lie around a common
-    mean, which says nothing: the mean view of words is taken away. Raises `Fatal`.
+    mean, which says nothing: the mean view of words is taken away, or what an adapter was trained without. Raises
+    `Fatal`.
     """
     looking = OneWordTeacher(teacher)
-    centre = torch.from_numpy(looking.views(_words(looking.tokenizer)).mean(axis=0))
+    centre = looking.adapter.centre if looking.adapter else mean_view_of_words(looking)
     # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
     looking.model.save_pretrained(folder)
     looking.tokenizer.save_pretrained(folder)
@@ -123,9 +129,14 @@ def prompted_tokenizer(teacher: Path) -> Any:
     return tokenizer
 
 
-def _words(tokenizer: Any) -> list[str]:
+def mean_view_of_words(looking: OneWordTeacher) -> torch.Tensor:
+    """What all views have in common, nearly: [hidden]."""
+    return torch.from_numpy(looking.views(words(looking.tokenizer)).mean(axis=0))
+
+
+def words(tokenizer: Any) -> list[str]:
     """Words of the vocabulary, spread over its commoner half; of a vocabulary without any, whatever it has."""
     special = set(tokenizer.all_special_tokens)
     tokens = [token for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) if token not in special]
-    words = [token[1:] for token in tokens[: len(tokens) // 2] if token[0] in SPACES and token[1:].isalpha()] or tokens
-    return words[:: max(1, len(words) // WORDS)][:WORDS]
+    found = [token[1:] for token in tokens[: len(tokens) // 2] if token[0] in SPACES and token[1:].isalpha()] or tokens
+    return found[:: max(1, len(found) // WORDS)][:WORDS]

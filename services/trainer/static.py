@@ -1,5 +1,6 @@
 """The arithmetic that turns a language model's token table into static word vectors. It knows no framework."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,11 @@ HALF_WEIGHT = 1000
 """The id at which a token has half of the largest weight."""
 SPACES = ("\u0120", "\u2581")
 """What stands for a leading space in byte-level and in SentencePiece vocabularies."""
+
+
+def fingerprint(table: Table) -> str:
+    """Names a teacher by its token table."""
+    return hashlib.sha256(np.ascontiguousarray(table, np.float32).tobytes()).hexdigest()
 
 
 def word_vectors(table: Table, tokens: Sequence[str]) -> Table:

@@ -41,9 +41,9 @@ def write_encoder(folder: Path) -> None:
     _fast_tokenizer().save_pretrained(folder)
 
 
-def write_teacher(folder: Path, tied: bool, layers: int = 1) -> None:
+def write_teacher(folder: Path, tied: bool, layers: int = 1, seed: int = 7) -> None:
     """A Llama of random layers."""
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(WORDS), hidden_size=24, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=2, intermediate_size=32, tie_word_embeddings=tied,
