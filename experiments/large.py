@@ -2,13 +2,13 @@
 
 Made for one GPU and few minutes: several trainings share the card, each phase takes up what the last one found best,
 and all of it ends at a given second. What may choose is `score`, and nothing else; the phases are written here before
-they are run. In: pairs and judges as one file each (see `read`). Out: `trials.jsonl`, from which a rerun goes on, and
-the best student's adapter, in the form in which the trainer reads it (`services/trainer/adapter.py`).
+they are run. In: a folder of pair sets, those of `grids/generation-large.json` and the judges. Out: `trials.jsonl`,
+from which a rerun goes on, and the best student's adapter, in the form in which the trainer reads it
+(`services/trainer/adapter.py`).
 """
 
 import argparse
 import json
-import lzma
 import random
 import shutil
 import time
@@ -22,18 +22,23 @@ from typing import Any
 
 import numpy as np
 
+from experiments import pair_sets
 from experiments.transformer import Lesson, Student, Unit, train
 from services.trainer import adapter
+from services.trainer.evaluation import Row
 from services.trainer.evaluation import score as spearman
+from shared.process import Fatal, exit_with
 
-LABELS = ("1", "0.5", "0")
-SCORES = {"1": 1.0, "0.5": 0.5, "0": 0.0}
+SCORES = (1.0, 0.5, 0.0)
+"""Of the labels, in the order in which the judge pass has them."""
 DECIDING = ("people", "gemma")
 """Judging sets by their weight in a decision, which is equal: the same teacher's pairs on sentences by people, and
 another teacher's. A gain must show on the second one too."""
 SAME = ("same-default", "same-cool", "same-chat", "same-chat-cool", "same-decay-50")
 OWN = ("own-1", "own-2", "own-3")
 EVERYTHING = (*OWN, *SAME)
+WORDS = "words"
+"""Not pairs, but a sentence about each word of the vocabulary."""
 FEW = 2_400
 """First sentences by which settings of the generation are compared."""
 
@@ -58,28 +63,19 @@ class Material:
     """What trials share."""
 
     teacher: str
-    pairs: dict[str, list[tuple[str, str, str]]]
-    """(sentence1, sentence2, label) by set."""
-    judges: dict[str, list[tuple[str, str, float]]]
+    pairs: dict[str, list[Row]]
+    """By set."""
+    judges: dict[str, list[Row]]
     out: Path
     """Takes what comes out, the judge pass's probabilities among it."""
     deadline: float
 
 
-def read(pairs: Path, judges: Path) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, Any]]:
-    """Pairs: xz of JSON, {set: {"pairs": [[sentence1, sentence2, label], ...]}}. Judges: {set: [[one, other, score]]}.
-
-    Pairs with a sentence of a judge are left out.
-    """
-    with lzma.open(pairs, "rt", encoding="utf-8") as file:
-        sets = json.load(file)
-    judging = {name: [tuple(row) for row in rows] for name, rows in json.loads(judges.read_text()).items()}
-    known = {text for rows in judging.values() for one, other, _ in rows for text in (one, other)}
-    kept = {
-        name: [(one, other, label) for one, other, label in found["pairs"] if one not in known and other not in known]
-        for name, found in sets.items()
-    }
-    return kept, judging
+def read(folder: Path, judges: Sequence[str]) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
+    """The sets to train on, without pairs that have a sentence of a judge, and the judges. Raises `Fatal`."""
+    judging = {name: pair_sets.read(folder, name) for name in judges}
+    every = [row for rows in judging.values() for row in rows]
+    return {name: pair_sets.apart(pair_sets.read(folder, name), every) for name in (*EVERYTHING, WORDS)}, judging
 
 
 def units(trial: Trial, material: Material) -> list[Unit]:
@@ -89,14 +85,13 @@ def units(trial: Trial, material: Material) -> list[Unit]:
     for name in trial.sets:
         rows: dict[str, list[tuple[str, float]]] = {}
         chances = _posteriors(material).get(name) if trial.judged != "no" else None
-        for place, (one, other, label) in enumerate(material.pairs[name]):
-            value = SCORES[label]
+        for place, (one, other, value) in enumerate(material.pairs[name]):
             if chances is not None:
                 chance = chances[place]
-                if trial.judged == "keep" and LABELS[int(chance.argmax())] != label:
+                if trial.judged == "keep" and SCORES[int(chance.argmax())] != value:
                     continue
                 if trial.judged == "soft":
-                    value = float(sum(SCORES[each] * share for each, share in zip(LABELS, chance, strict=True)))
+                    value = float(np.dot(SCORES, chance))
             rows.setdefault(one, []).append((other, value))
         found += [Unit(one, tuple(partners)) for one, partners in rows.items()]
     if trial.placebo:
@@ -114,7 +109,7 @@ def _shuffled(unit: Unit, draw: random.Random) -> Unit:
 def sentences(trial: Trial, material: Material) -> list[str]:
     """What the loss `templates` learns from: first sentences of the trial's sets, and those about words."""
     found = dict.fromkeys(one for name in trial.sets for one, _, _ in material.pairs[name])
-    found.update((two, None) for _, two, _ in material.pairs.get("words", ()))
+    found.update((two, None) for _, two, _ in material.pairs[WORDS])
     texts = sorted(found)
     random.Random(7).shuffle(texts)
     return texts
@@ -278,15 +273,15 @@ def main() -> None:
     """Parse, judge, search, view."""
     parser = argparse.ArgumentParser(prog="python -m experiments.large")
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True, help="the sets' folder")
+    parser.add_argument("--judges", nargs="*", default=[], help="further sets to show; people and gemma decide")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3600, help="end by then")
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     deadline = time.time() + given.seconds
-    pairs, judges = read(given.pairs, given.judges)
+    pairs, judges = read(given.pairs, [*DECIDING, *given.judges])
     material = Material(given.teacher, pairs, judges, given.out, deadline)
     best = phases(Search(material, given.workers))
     print("best:", best and best["name"], flush=True)
@@ -302,9 +297,10 @@ def _judge_pass() -> str:
     if (material.out / "posteriors.npy").is_file():
         return "judge pass: is there"
     task = sts()
-    order = [list(task.labels).index(label) for label in LABELS]
+    scores = [label.score for label in task.labels.values()]
+    order = [scores.index(score) for score in SCORES]
     rows = [row for name in EVERYTHING for row in material.pairs[name]]
-    labels = np.array([LABELS.index(label) for _, _, label in rows])
+    labels = np.array([SCORES.index(score) for _, _, score in rows])
     began = time.time()
     found = log_likelihoods([(one, other) for one, other, _ in rows], task, Path(material.teacher))[:, order]
     np.savez_compressed(material.out / "likelihoods.npz", found=found.astype(np.float32))
@@ -315,7 +311,7 @@ def _judge_pass() -> str:
     for name in EVERYTHING:
         part = slice(first, first := first + len(material.pairs[name]))
         right = chances[part].argmax(axis=1) == labels[part]
-        shares = {label: round(float(right[labels[part] == place].mean()), 3) for place, label in enumerate(LABELS)}
+        shares = {score: round(float(right[labels[part] == place].mean()), 3) for place, score in enumerate(SCORES)}
         lines.append(f"  {name}: {shares}")
     return "\n".join(lines)
 
@@ -332,4 +328,7 @@ def _posteriors(material: Material) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Fatal as fatal:
+        exit_with("experiments", fatal)

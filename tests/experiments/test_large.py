@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import large
-from experiments.large import LABELS, Material, Trial
+from experiments import keep_pairs, large
+from experiments.large import SCORES, Material, Trial
 from experiments.likelihood import log_likelihoods, posteriors, sts
 from experiments.transformer import Lesson, Student, Unit, train
 from services.generation import prompts
@@ -21,10 +21,10 @@ from services.trainer.one_word import OneWordTeacher
 from tests.generation.tiny_teacher import make_tiny_teacher
 
 PAIRS = [
-    (f"word{number} word{number + 1}", f"word{number + 1} word{number} word{number % 7}", LABELS[number % 3])
+    (f"word{number} word{number + 1}", f"word{number + 1} word{number} word{number % 7}", SCORES[number % 3])
     for number in range(60)
 ]
-PAIRS += [(one, f"word{149 - number} word5", LABELS[(number + 1) % 3]) for number, (one, _, _) in enumerate(PAIRS)]
+PAIRS += [(one, f"word{149 - number} word5", SCORES[(number + 1) % 3]) for number, (one, _, _) in enumerate(PAIRS)]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_every_loss_is_learned(teacher: Path, losses: tuple[str, ...]) -> None:
 def test_the_trainer_sees_what_the_trained_student_saw(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    units = [Unit(one, ((other, large.SCORES[label]),)) for one, other, label in PAIRS]
+    units = [Unit(one, ((other, score),)) for one, other, score in PAIRS]
     student, texts = Student(teacher), [one for one, _, _ in PAIRS[:20]]
     plain = student.encode(texts)
     train(student, units, (), Lesson(("cosine",), 1e-2, epochs=3, batch=20, rank=4))
@@ -92,7 +92,7 @@ def test_no_label_is_favoured_for_its_prompt() -> None:
 
 
 def test_units_are_what_the_judge_pass_and_the_placebo_leave(tmp_path: Path) -> None:
-    sets = {name: [("one", "same", "1"), ("one", "other", "0"), ("two", "half", "0.5")] for name in large.EVERYTHING}
+    sets = {name: [("one", "same", 1.0), ("one", "other", 0.0), ("two", "half", 0.5)] for name in large.EVERYTHING}
     chances = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.0, 1.0, 0.0]])
     np.save(tmp_path / "posteriors.npy", np.concatenate([chances] * len(large.EVERYTHING)))
     material = Material("", sets, {}, tmp_path, 0.0)
@@ -110,15 +110,18 @@ def test_units_are_what_the_judge_pass_and_the_placebo_leave(tmp_path: Path) -> 
     assert len(found(most=1)) == 1
 
 
+def write_sets(folder: Path) -> None:
+    judge = [(f"word{number} word1", f"word{number} word{number % 5}", number % 3 / 2) for number in range(30, 90)]
+    sets = dict.fromkeys((*large.EVERYTHING, large.WORDS), PAIRS) | dict.fromkeys(large.DECIDING, judge)
+    for name, rows in sets.items():
+        lines = (json.dumps({"sentence1": one, "sentence2": two, "score": score}) for one, two, score in rows)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def test_a_search_writes_an_adapter_and_a_rerun_goes_on(teacher: Path, tmp_path: Path) -> None:
-    sets = {name: {"pairs": PAIRS} for name in (*large.EVERYTHING, "words")}
-    with lzma.open(tmp_path / "pairs.xz", "wt", encoding="utf-8") as file:
-        json.dump(sets, file)
-    judge = [[f"word{number} word1", f"word{number} word{number % 5}", number % 3 / 2] for number in range(30, 90)]
-    (tmp_path / "judges.json").write_text(json.dumps(dict.fromkeys(large.DECIDING, judge)))
-    files = {"pairs": tmp_path / "pairs.xz", "judges": tmp_path / "judges.json", "out": tmp_path / "out"}
+    write_sets(tmp_path)
     command = [sys.executable, "-m", "experiments.large", "--teacher", str(teacher)]
-    command += [part for name, file in files.items() for part in (f"--{name}", str(file))]
+    command += ["--pairs", str(tmp_path), "--out", str(tmp_path / "out")]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone).stdout
     rows = (tmp_path / "out" / "trials.jsonl").read_text()
@@ -128,3 +131,16 @@ def test_a_search_writes_an_adapter_and_a_rerun_goes_on(teacher: Path, tmp_path:
     assert (tmp_path / "out" / "trials.jsonl").read_text() == rows
     if "best: None" not in first:
         assert (tmp_path / "out" / "adapter.safetensors").is_file()
+
+
+def test_pairs_are_kept_once_without_judges_and_unwanted_words(tmp_path: Path) -> None:
+    write_sets(tmp_path)
+    unwanted, judged = ("word3 Nazis", "word4", 1.0), ("word30 word1", "word9", 0.0)
+    with (tmp_path / "own-1.jsonl").open("a") as file:
+        for one, two, score in (unwanted, judged):
+            file.write(json.dumps({"sentence1": one, "sentence2": two, "score": score}) + "\n")
+    keep_pairs.main(tmp_path, tmp_path / "kept.xz")
+    with lzma.open(tmp_path / "kept.xz", "rt", encoding="utf-8") as file:
+        found = [tuple(json.loads(line).values()) for line in file]
+    seen = {text for number in range(30, 90) for text in (f"word{number} word1", f"word{number} word{number % 5}")}
+    assert found == sorted(row for row in set(PAIRS) if not seen & set(row[:2]))
