@@ -24,7 +24,7 @@ SMOOTHING, RANDOM_PAIRS, WARM_UP = 0.2, 2, 0.1
 class Lesson:
     """How long and how strongly. How the numbers were chosen, without human scores: docs/quality.md."""
 
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     epochs: int = 1
     batch: int = 128
     seed: int = 42
