@@ -1,17 +1,17 @@
-"""`python -m experiments.keep_pairs DIR FILE`: the sets' pairs as the default student learns them when it is made.
+"""`python -m experiments.keep_pairs DIR FILE`: the sets that were trained on, in one compressed file; and back again.
 
 Left out: pairs with a sentence of a judge, and pairs on what a teacher of 135M parameters had better not be quoted on.
-That sieve is coarse, and knows words, not meanings.
+That sieve is coarse, and knows words, not meanings. If `FILE` is there, its sets are written into `DIR`.
 """
 
 import json
 import lzma
 import re
 import sys
+from itertools import groupby
 from pathlib import Path
 
 from experiments import large
-from services.trainer.evaluation import Row
 from shared.process import Fatal, exit_with
 
 UNWANTED = re.compile(
@@ -23,17 +23,31 @@ UNWANTED = re.compile(
 )
 
 
-def kept(sets: dict[str, list[Row]]) -> list[Row]:
-    """Each pair once, by sentence1."""
-    found = {row for name in large.EVERYTHING for row in sets[name]}
-    return sorted(row for row in found if not any(map(UNWANTED.search, row[:2])))
-
-
-def main(folder: Path, target: Path) -> None:
-    """Read, sift, write. Raises `Fatal`."""
+def pack(folder: Path, target: Path) -> None:
+    """Sets to file. Raises `Fatal`."""
+    sets, _ = large.read(folder, large.DECIDING)
     with lzma.open(target, "wt", preset=9, encoding="utf-8") as file:
-        for one, other, score in kept(large.read(folder, large.DECIDING)[0]):
-            file.write(json.dumps({"sentence1": one, "sentence2": other, "score": score}, ensure_ascii=False) + "\n")
+        for name in large.EVERYTHING:
+            for one, other, score in sets[name]:
+                if not UNWANTED.search(one) and not UNWANTED.search(other):
+                    row = {"set": name, "sentence1": one, "sentence2": other, "score": score}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """File to sets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lzma.open(source, "rt", encoding="utf-8") as file:
+        for name, lines in groupby(file, key=lambda line: str(json.loads(line)["set"])):
+            (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def main(folder: Path, file: Path) -> None:
+    """Whichever is there."""
+    if file.is_file():
+        unpack(file, folder)
+    else:
+        pack(folder, file)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     inputs, plan, pairs = (given.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
     inputs.write_text("\n".join(_words(given.words)) + "\n", encoding="utf-8")
-    plan.write_text(json.dumps({"decoding": DECODING}), encoding="utf-8")
+    plan.write_text(json.dumps({"prompt_form": "plain", "decoding": DECODING}), encoding="utf-8")
     _run("services.generation", "generate", "--task", TASK, "--inputs", inputs, "--plan", plan, "--out", pairs)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     texts = dict.fromkeys(" ".join(row["sentence2"].split()) for row in rows)

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from services.generation import prompts
-from services.generation.engine import Decoding, Engine, PromptTooLong, Sample
+from services.generation.engine import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.filters import ALL, Draft, normalised, reject
 from services.generation.ledger import Assignment
 from services.generation.plan import Plan
-from services.generation.prompts import Prompt
+from services.generation.prompts import Form, Prompt
 from services.generation.tasks import TaskSpec
 from shared.pairs import Pair
 
@@ -70,6 +70,8 @@ class PairGenerator:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._topics, self._genres = _pool("topics"), _pool("genres")
+        self._can_chat: bool | None = None
+        """Whether the teacher has a chat template, once that has been asked for."""
 
     def units_in_flight(self, job: Job) -> int:
         """How many units to make at one time so that the engine is full and a few samples wait."""
@@ -182,7 +184,7 @@ class PairGenerator:
         self, job: Job, lanes: Sequence[Prompt], seed: int, decoding: Decoding, sentence1: str = ""
     ) -> Draft | None:
         """What the engine writes; None if the prompts are too long for it."""
-        chat = job.plan.prompt_form == "chat"
+        chat = self._chats(job.plan.prompt_form, lanes[0], bool(sentence1))
         texts = tuple(self._engine.render_chat(lane.turns) if chat else lane.text for lane in lanes)
         try:
             completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.client))
@@ -190,6 +192,15 @@ class PairGenerator:
             return None
         shown = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
         return Draft(completion.text, completion.end, sentence1, shown)
+
+    def _chats(self, form: Form, prompt: Prompt, second: bool) -> bool:
+        """Whether a prompt is asked as a chat. `auto` was measured on second sentences and is for them alone."""
+        if form == "auto" and second and self._can_chat is None:
+            try:
+                self._can_chat = bool(self._engine.render_chat(prompt.turns))
+            except NoChatTemplate:
+                self._can_chat = False
+        return form == "chat" or (form == "auto" and second and bool(self._can_chat))
 
     def _exemplars(self, job: Job, pool: int, number: int) -> tuple[int, ...]:
         """Which exemplars a prompt shows: places in a pool."""

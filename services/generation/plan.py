@@ -105,8 +105,9 @@ class Plan(BaseModel):
     """Where first sentences could stand; left out, a built-in pool."""
     sentence1_task: Task | None = None
     """A task without `<X1>`, such as the original's `sts-x1`, whose instructions ask for the first sentences."""
-    prompt_form: Form = "plain"
-    """`chat` uses the teacher's own chat template."""
+    prompt_form: Form = "auto"
+    """`chat` uses the teacher's own chat template; `auto` does so for second sentences, if it has one: pairs teach more
+    for it (docs/quality.md)."""
     filters: list[Annotated[str, AfterValidator(_known_filter)]] | None = None
     """Which filters throw written sentences away; left out, all of them."""
     decoding: Decoding = Decoding()

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 from services.generation.engine import Turn
 from services.generation.tasks import GENRE, TOPIC, X1, Label, TaskSpec
 
-Form = Literal["plain", "chat"]
+Form = Literal["auto", "plain", "chat"]
+"""`auto`: the chat form for second sentences if the teacher's tokenizer brings a chat template, else the plain one."""
 
 
 class Shown(NamedTuple):

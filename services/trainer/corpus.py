@@ -1,19 +1,15 @@
-"""What the default teacher wrote and sees, from which its static student learns when it is made.
+"""Sentences that the default teacher wrote, and its views of them: what its static student learns before any pair.
 
-Sentences, its views of them, and pairs. They lie in `teacher_corpus/`, so that nobody has to wait for them; how they
-came to be is told there. They mean nothing to the student of another teacher. `python -m services.trainer.corpus` views
-the sentences again.
+They lie in `teacher_corpus/`, so that nobody has to wait for them; how they came to be is told there. They mean nothing
+to the student of another teacher. `python -m services.trainer.corpus` views the sentences again.
 """
 
-import json
 import logging
-import lzma
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from services.trainer.evaluation import Row
 from services.trainer.static import Table, fingerprint
 from services.trainer.views import Views
 from shared import teacher
@@ -23,18 +19,14 @@ from shared.settings import Settings, load
 log = logging.getLogger("services.trainer.corpus")  # not __name__: this module is also run
 
 FOLDER = Path(__file__).with_name("teacher_corpus")
-SENTENCES, VIEWS, PAIRS = FOLDER / "sentences.txt", FOLDER / "views.npz", FOLDER / "pairs.jsonl.xz"
+SENTENCES, VIEWS = FOLDER / "sentences.txt", FOLDER / "views.npz"
 
 
 class Corpus(NamedTuple):
-    """What there is."""
+    """Sentences, and what the teacher sees in each: [sentences, hidden]."""
 
     texts: list[str]
-    """Sentences."""
     views: Views
-    """What the teacher sees in each: [sentences, hidden]."""
-    pairs: list[Row]
-    """sentence1, sentence2, score; grouped by sentence1."""
 
 
 def written_by(table: Table) -> Corpus | None:
@@ -42,7 +34,7 @@ def written_by(table: Table) -> Corpus | None:
     with np.load(VIEWS, allow_pickle=False) as kept:
         if str(kept["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), kept["views"].astype(np.float32), _pairs())
+        return Corpus(_sentences(), kept["views"].astype(np.float32))
 
 
 def main() -> None:
@@ -63,12 +55,6 @@ def main() -> None:
 
 def _sentences() -> list[str]:
     return SENTENCES.read_text(encoding="utf-8").splitlines()
-
-
-def _pairs() -> list[Row]:
-    with lzma.open(PAIRS, "rt", encoding="utf-8") as lines:
-        rows = map(json.loads, lines)
-        return [(row["sentence1"], row["sentence2"], row["score"]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The transformer student's training, the judge pass, and the search around both, on a tiny teacher."""
 
 import json
-import lzma
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import keep_pairs, large
+from experiments import keep_pairs, large, pair_sets
 from experiments.large import SCORES, Material, Trial
 from experiments.likelihood import log_likelihoods, posteriors, sts
 from experiments.transformer import Lesson, Student, Unit, train
@@ -133,14 +132,15 @@ def test_a_search_writes_an_adapter_and_a_rerun_goes_on(teacher: Path, tmp_path:
         assert (tmp_path / "out" / "adapter.safetensors").is_file()
 
 
-def test_pairs_are_kept_once_without_judges_and_unwanted_words(tmp_path: Path) -> None:
+def test_sets_are_kept_without_judges_and_unwanted_words(tmp_path: Path) -> None:
     write_sets(tmp_path)
     unwanted, judged = ("word3 Nazis", "word4", 1.0), ("word30 word1", "word9", 0.0)
     with (tmp_path / "own-1.jsonl").open("a") as file:
         for one, two, score in (unwanted, judged):
             file.write(json.dumps({"sentence1": one, "sentence2": two, "score": score}) + "\n")
     keep_pairs.main(tmp_path, tmp_path / "kept.xz")
-    with lzma.open(tmp_path / "kept.xz", "rt", encoding="utf-8") as file:
-        found = [tuple(json.loads(line).values()) for line in file]
+    keep_pairs.main(tmp_path / "again", tmp_path / "kept.xz")
     seen = {text for number in range(30, 90) for text in (f"word{number} word1", f"word{number} word{number % 5}")}
-    assert found == sorted(row for row in set(PAIRS) if not seen & set(row[:2]))
+    wanted = [row for row in dict.fromkeys(PAIRS) if not seen & set(row[:2])]
+    for name in large.EVERYTHING:
+        assert pair_sets.read(tmp_path / "again", name) == wanted

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer import corpus, distillation, encoder, pretraining, static, student
+from services.trainer import corpus, distillation, encoder, static, student
 from services.trainer.one_word import OneWordTeacher
 from shared.pairs import check_sentence
 from shared.settings import Settings, load
@@ -30,15 +30,6 @@ def test_each_sentence_is_one_and_has_a_view(kept: corpus.Corpus) -> None:
         check_sentence(text)
     assert len(set(kept.texts)) == len(kept.texts) == len(kept.views)
     assert np.isfinite(kept.views).all()
-
-
-def test_pairs_are_grouped_and_have_the_task_s_grades(kept: corpus.Corpus) -> None:
-    assert len(set(kept.pairs)) == len(kept.pairs) > 10_000
-    assert kept.pairs == sorted(kept.pairs)
-    assert {score for _, _, score in kept.pairs} == {0.0, 0.5, 1.0}
-    for one, other, _ in kept.pairs[:: len(kept.pairs) // 500]:
-        check_sentence(one)
-        check_sentence(other)
 
 
 def test_the_views_are_what_the_teacher_sees(teacher: Path, kept: corpus.Corpus) -> None:
@@ -69,13 +60,8 @@ def test_it_is_made_so_and_only_of_its_own_teacher(teacher: Path, kept: corpus.C
     made = encoder.load(student.locate("default", "default", load(Settings).cache_dir), student.SETTING)
     table, tokenizer = encoder.token_table(teacher), encoder.tokenizer(teacher)
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
-    model = encoder.static_student(tokenizer, plain)
-    encoder.set_words(model, distillation.learned(plain.copy(), encoder.bags(made, kept.texts), kept.views))
-    viewed = encoder.words(model).copy()
-    pretraining.learn_pairs(model, kept.pairs)
-    found, expected = encoder.words(made), encoder.words(model)
-    # Sums in another order now and then, so the same to a few thousandths of what the pairs have moved.
-    assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected - viewed)
+    expected = distillation.learned(plain, encoder.bags(made, kept.texts), kept.views)
+    np.testing.assert_allclose(encoder.words(made), expected, atol=1e-3 * float(np.abs(expected).max()))
     write_teacher(tmp_path, tied=True)
     assert corpus.written_by(encoder.token_table(tmp_path)) is None
 
