@@ -49,7 +49,8 @@ class Side:
 
     def turn(self, seed: int) -> float:
         """Sentences written a second, whether accepted or not, from one job that tries each pair once."""
-        plan = self._plan | {"inputs": self._sentences, "attempts": 1, "seed": seed}
+        # Bare text, as the original asks, for all sides.
+        plan = {"prompt_form": "plain", "inputs": self._sentences, "attempts": 1, "seed": seed} | self._plan
         tokens = _tokens_drawn(self._client)
         answer = self._client.post("/generate", json=plan, headers={"Prefer": "wait=600"})
         if answer.status_code != 200:
