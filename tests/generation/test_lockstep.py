@@ -239,6 +239,7 @@ async def test_exact_on_the_default_teacher_in_fp32() -> None:
     await run_on_the_default_teacher("tests.generation.default_teacher_exact")
 
 
+@pytest.mark.timeout(600)  # three and a half minutes on two cores without AVX-512
 async def test_the_default_teacher_in_any_company_and_on_every_task() -> None:
     """In bfloat16, if this CPU has it: there, roundings would tell a sentence what else is in the batch."""
     await run_on_the_default_teacher("tests.generation.default_teacher_as_used")
