@@ -3,8 +3,8 @@
 Made for one GPU and few minutes: several trainings share the card, each phase takes up what the last one found best,
 and all of it ends at a given second. What may choose is `score`, and nothing else; the phases are written here before
 they are run. In: a folder of pair sets, those of `grids/generation-large.json` and the judges. Out: `trials.jsonl`,
-from which a rerun goes on, and the best student's adapter, in the form in which the trainer reads it
-(`services/trainer/adapter.py`).
+from which a rerun goes on; the pairs that the judge pass keeps, as sets (`kept-...`); and the best student's adapter,
+in the form in which the trainer reads it (`services/trainer/adapter.py`).
 """
 
 import argparse
@@ -311,6 +311,8 @@ def _judge_pass() -> str:
     for name in EVERYTHING:
         part = slice(first, first := first + len(material.pairs[name]))
         right = chances[part].argmax(axis=1) == labels[part]
+        kept = [row for row, own in zip(material.pairs[name], right, strict=True) if own]
+        pair_sets.write(material.out / f"kept-{name}.jsonl", kept)
         shares = {score: round(float(right[labels[part] == place].mean()), 3) for place, score in enumerate(SCORES)}
         lines.append(f"  {name}: {shares}")
     return "\n".join(lines)

@@ -45,6 +45,14 @@ def read(folder: Path, name: str) -> list[Row]:
         raise Fatal(f"pair set {name!r}: {error!r}; write it with `python -m experiments generate`") from None
 
 
+def write(file: Path, rows: Iterable[Row]) -> None:
+    """A set as `read` takes it."""
+    with file.open("w", encoding="utf-8") as lines:
+        for one, other, score in rows:
+            row = {"sentence1": one, "sentence2": other, "score": score}
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def digest(rows: Iterable[Row]) -> str:
     """Names a set's content."""
     found = hashlib.sha256()

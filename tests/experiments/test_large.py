@@ -113,8 +113,7 @@ def write_sets(folder: Path) -> None:
     judge = [(f"word{number} word1", f"word{number} word{number % 5}", number % 3 / 2) for number in range(30, 90)]
     sets = dict.fromkeys((*large.EVERYTHING, large.WORDS), PAIRS) | dict.fromkeys(large.DECIDING, judge)
     for name, rows in sets.items():
-        lines = (json.dumps({"sentence1": one, "sentence2": two, "score": score}) for one, two, score in rows)
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        pair_sets.write(folder / f"{name}.jsonl", rows)
 
 
 def test_a_search_writes_an_adapter_and_a_rerun_goes_on(teacher: Path, tmp_path: Path) -> None:
@@ -125,6 +124,9 @@ def test_a_search_writes_an_adapter_and_a_rerun_goes_on(teacher: Path, tmp_path:
     first = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone).stdout
     rows = (tmp_path / "out" / "trials.jsonl").read_text()
     assert "judge pass: " in first
+    kept = pair_sets.read(tmp_path / "out", "kept-own-1")
+    assert 0 < len(kept) < len(PAIRS)
+    assert set(kept) < set(PAIRS)
     assert rows.count("\n") > 20
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=alone)
     assert (tmp_path / "out" / "trials.jsonl").read_text() == rows
