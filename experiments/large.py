@@ -39,6 +39,8 @@ OWN = ("own-1", "own-2", "own-3")
 EVERYTHING = (*OWN, *SAME)
 WORDS = "words"
 """Not pairs, but a sentence about each word of the vocabulary."""
+ORDER = 7
+"""Seed of the order in which units and sentences are taken."""
 FEW = 2_400
 """First sentences by which settings of the generation are compared."""
 
@@ -81,29 +83,24 @@ def read(folder: Path, judges: Sequence[str]) -> tuple[dict[str, list[Row]], dic
 def units(trial: Trial, material: Material) -> list[Unit]:
     """A trial's units, in an order of their own, at most so many."""
     found: list[Unit] = []
-    draw = random.Random(7)
     for name in trial.sets:
-        rows: dict[str, list[tuple[str, float]]] = {}
-        chances = _posteriors(material).get(name) if trial.judged != "no" else None
-        for place, (one, other, value) in enumerate(material.pairs[name]):
-            if chances is not None:
-                chance = chances[place]
-                if trial.judged == "keep" and SCORES[int(chance.argmax())] != value:
-                    continue
-                if trial.judged == "soft":
-                    value = float(np.dot(SCORES, chance))
-            rows.setdefault(one, []).append((other, value))
-        found += [Unit(one, tuple(partners)) for one, partners in rows.items()]
-    if trial.placebo:
-        found = [_shuffled(unit, draw) for unit in found]
-    draw.shuffle(found)
+        rows = _judged_rows(trial, material, name)
+        partners: dict[str, list[tuple[str, float]]] = {}
+        for one, other, score in pair_sets.shuffled(rows, ORDER) if trial.placebo else rows:
+            partners.setdefault(one, []).append((other, score))
+        found += [Unit(one, tuple(own)) for one, own in partners.items()]
+    random.Random(ORDER).shuffle(found)
     return found[: trial.most]
 
 
-def _shuffled(unit: Unit, draw: random.Random) -> Unit:
-    scores = [value for _, value in unit.partners]
-    draw.shuffle(scores)
-    return Unit(unit.sentence1, tuple((text, value) for (text, _), value in zip(unit.partners, scores, strict=True)))
+def _judged_rows(trial: Trial, material: Material, name: str) -> list[Row]:
+    rows = material.pairs[name]
+    if trial.judged == "no":
+        return rows
+    judged = list(zip(rows, _posteriors(material)[name], strict=True))
+    if trial.judged == "keep":
+        return [row for row, chance in judged if SCORES[int(chance.argmax())] == row[2]]
+    return [(one, other, float(np.dot(SCORES, chance))) for (one, other, _), chance in judged]
 
 
 def sentences(trial: Trial, material: Material) -> list[str]:
@@ -111,7 +108,7 @@ def sentences(trial: Trial, material: Material) -> list[str]:
     found = dict.fromkeys(one for name in trial.sets for one, _, _ in material.pairs[name])
     found.update((two, None) for _, two, _ in material.pairs[WORDS])
     texts = sorted(found)
-    random.Random(7).shuffle(texts)
+    random.Random(ORDER).shuffle(texts)
     return texts
 
 
