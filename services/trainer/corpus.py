@@ -2,13 +2,18 @@
 
 They lie in `teacher_corpus/`, so that nobody has to wait for them; how they came to be is told there. They mean nothing
 to the student of another teacher. `python -m services.trainer.corpus` views the sentences again.
+
+Views are kept coarsely: their main components in 31 steps each. What a student learns of them is the same
+(docs/quality.md, "The fifth round"), at an eighth of the size.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from services.trainer.static import Table, fingerprint
 from services.trainer.views import Views
@@ -20,6 +25,8 @@ log = logging.getLogger("services.trainer.corpus")  # not __name__: this module 
 
 FOLDER = Path(__file__).with_name("teacher_corpus")
 SENTENCES, VIEWS = FOLDER / "sentences.txt", FOLDER / "views.npz"
+COMPONENTS, STEPS = 256, 15
+"""What is kept of a view: so many principal components, each in so many steps to either side of the mean."""
 
 
 class Corpus(NamedTuple):
@@ -34,7 +41,27 @@ def written_by(table: Table) -> Corpus | None:
     with np.load(VIEWS, allow_pickle=False) as kept:
         if str(kept["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), kept["views"].astype(np.float32))
+        return Corpus(_sentences(), unpacked(kept))
+
+
+def packed(views: Views) -> dict[str, npt.NDArray[Any]]:
+    """What is kept of `views` [sentences, hidden]: `steps` [sentences, up to 256] along `components` from `mean`."""
+    mean = views.mean(axis=0, dtype=np.float64)
+    centred = views - mean
+    components = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :COMPONENTS]
+    along = centred @ components
+    width = np.maximum(np.abs(along).max(axis=0), 1e-12) / STEPS
+    return {
+        "steps": np.round(along / width).astype(np.int8),
+        "components": (components * width).T.astype(np.float16),
+        "mean": mean.astype(np.float32),
+    }
+
+
+def unpacked(kept: Mapping[str, npt.NDArray[Any]]) -> Views:
+    """The views as far as they were kept, [sentences, hidden]."""
+    views: Views = kept["steps"].astype(np.float32) @ kept["components"].astype(np.float32) + kept["mean"]
+    return views
 
 
 def main() -> None:
@@ -48,9 +75,9 @@ def main() -> None:
     texts = _sentences()
     log.info("viewing %d sentences", len(texts))
     views = OneWordTeacher(folder).views(texts)
-    # Half precision, as the views of a dataset's sentences are kept: it is far below what a view means.
-    whose = np.array(fingerprint(encoder.token_table(folder)))
-    np.savez_compressed(VIEWS, views=views.astype(np.float16), teacher=whose)
+    kept = packed(views)
+    kept["teacher"] = np.array(fingerprint(encoder.token_table(folder)))
+    np.savez_compressed(VIEWS, allow_pickle=False, **kept)
 
 
 def _sentences() -> list[str]:

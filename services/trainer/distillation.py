@@ -19,13 +19,15 @@ FEWEST = 200
 """Fewer sentences are not worth loading the teacher for."""
 COMPONENTS, WHITENING = 400, 0.5
 """Of the views: so many principal components, each divided by its standard deviation to this power."""
+NOTHING = 1e-9
+"""A component with so small a share of the strongest one's variance is arithmetic."""
 MAP_RIDGE, WORD_RIDGE = 1.0, 1.0
 WORD_FREEDOM = 5.0
 """How far a single word may move; it is multiplied with the word's length, so that a function word hardly moves."""
 OLD_SHARE, ENOUGH = 0.5, 2_000
 """What stays of the student beside what it learns: the length of its old vectors in a sum of both spaces, with so many
 sentences or more; with fewer it grows as they get fewer."""
-ITERATIONS, SMALL = 300, 1e-5
+ITERATIONS, SMALL = 300, 1e-3
 
 
 def learned(table: Table, bags: Any, views: npt.NDArray[np.float32]) -> Table:
@@ -49,9 +51,10 @@ def targets(views: npt.NDArray[np.float32]) -> Array:
     centred = views.astype(np.float64)
     centred -= centred.mean(axis=0)
     values, components = np.linalg.eigh(centred.T @ centred / len(centred))
-    count = min(COMPONENTS, len(views) - 1, views.shape[1])
+    known = int((values > values[-1] * NOTHING).sum())  # views may have been kept with fewer components than they had
+    count = min(COMPONENTS, len(views) - 1, known)
     values, components = values[::-1][:count], components[:, ::-1][:, :count]
-    scaled = centred @ (components * np.maximum(values, values[0] * 1e-9) ** (-WHITENING / 2))
+    scaled = centred @ (components * np.maximum(values, values[0] * NOTHING) ** (-WHITENING / 2))
     unit: Array = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
     return unit
 

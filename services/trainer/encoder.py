@@ -89,7 +89,7 @@ def save(model: Any, folder: Path) -> None:
 
 def static_student(tokenizer_: Any, table: Table) -> Any:
     """A student that embeds a text as the mean of its tokens' rows."""
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table)], device="cpu")
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table.copy())], device="cpu")
 
 
 def tokenizer(folder: Path) -> Any:

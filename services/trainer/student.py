@@ -19,7 +19,7 @@ from shared.process import Fatal
 log = logging.getLogger(__name__)
 
 SETTING = "PAIRWRIGHT_STUDENT"
-MAKER = 6
+MAKER = 7
 """Raise it when a student or a view (`one_word`) is made differently: old caches are then left alone."""
 MADE = ("default", "teacher")
 MODEL_FILES = ("modules.json", "config.json")
@@ -82,7 +82,7 @@ def _make_into(target: Path, source: Path, make: Callable[[Path, Path], None]) -
     """Make the student beside `target` and rename it into place: a half-written one is never found."""
     for leftover in target.parent.glob(".making-student-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    log.info("making the student from %s (once, less than a minute)", source)
+    log.info("making the student from %s (once, about a minute)", source)
     staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
     try:
         make(source, staging)
@@ -92,7 +92,7 @@ def _make_into(target: Path, source: Path, make: Callable[[Path, Path], None]) -
 
 
 def _static(source: Path, folder: Path) -> None:
-    from services.trainer import encoder
+    from services.trainer import adapter, encoder, relations
 
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
     tokens = encoder.tokens(tokenizer, len(table))
@@ -101,6 +101,9 @@ def _static(source: Path, folder: Path) -> None:
     if known is not None:
         bags = encoder.bags(made, known.texts)
         encoder.set_words(made, distillation.learned(encoder.words(made), bags, known.views))
+        trained = adapter.learned_by(table)
+        if trained is not None:
+            relations.learn(made, known.texts, known.views - trained.centre.numpy())
     encoder.save(made, folder)
 
 
