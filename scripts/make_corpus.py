@@ -1,5 +1,8 @@
 """`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and view it.
 
+What is in the repository has a second part, from a GPU (`services/trainer/teacher_corpus/README.md`): all of it is
+replaced.
+
 It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
 one. 35 minutes on two cores; interrupted, the same command goes on. The sentences differ from machine to machine,
 because the engine runs without batch invariance, for speed.
