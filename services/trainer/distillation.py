@@ -59,6 +59,17 @@ def targets(views: npt.NDArray[np.float32]) -> Array:
     return unit
 
 
+def turned(table: Table, bags: Any) -> Table:
+    """The same words, turned so that the first dimensions tell most of sentences apart: a vector may be cut short.
+
+    No cosine of two whole vectors changes. `bags` as for `learned`.
+    """
+    means = bags @ table.astype(np.float64)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    found: Table = _along(table.astype(np.float64), np.linalg.eigh(means.T @ means)[1]).astype(np.float32)
+    return found
+
+
 def _of_single_words(old: Array, bags: Any, missing: Array) -> Array:
     """What each word adds to come nearer to `missing` [sentences, components], as ridge regression has it."""
     lengths = np.linalg.norm(old, axis=1)
@@ -88,12 +99,17 @@ def _conjugate_gradients(apply: Any, wanted: Array) -> Array:
 
 
 def _main_components(table: Array, count: int) -> Array:
-    """The same words in fewer dimensions; a component's sign is made the same everywhere."""
-    _, components = np.linalg.eigh(table.T @ table)
-    components = components[:, ::-1][:, :count]
+    """The same words in fewer dimensions."""
+    return _along(table, np.linalg.eigh(table.T @ table)[1])[:, :count]
+
+
+def _along(table: Array, components: Array) -> Array:
+    """The table along `components` [dimensions, components], the last one first; a component's sign is made the same
+    everywhere."""
+    components = components[:, ::-1]
     largest = np.abs(components).argmax(axis=0)
-    cut: Array = table @ (components * np.sign(components[largest, np.arange(components.shape[1])]))
-    return cut
+    found: Array = table @ (components * np.sign(components[largest, np.arange(components.shape[1])]))
+    return found
 
 
 def _as_long_as(table: Table, other: Array) -> Table:

@@ -156,7 +156,8 @@ class _Work:
             say(Progress(state="viewing", step=done, steps=len(texts)))
 
         seen = views.look(texts, file, lambda: OneWordTeacher(source).views, count)
-        encoder.set_words(model, distillation.learned(encoder.words(model), encoder.bags(model, texts), seen))
+        bags = encoder.bags(model, texts)
+        encoder.set_words(model, distillation.turned(distillation.learned(encoder.words(model), bags, seen), bags))
         return Viewed(len(texts), round(time.monotonic() - began, 1))
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:

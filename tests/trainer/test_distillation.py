@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from services.trainer.distillation import _conjugate_gradients, learned, targets
+from services.trainer.distillation import _conjugate_gradients, learned, targets, turned
 
 TOKENS, DIMENSIONS, HIDDEN, SENTENCES = 120, 12, 16, 900
 
@@ -26,6 +26,13 @@ def agreement(table: np.ndarray, bags: csr_matrix, views: np.ndarray) -> float:
     means, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (means, wanted))
     upper = np.triu_indices(len(means), k=1)
     return float(np.corrcoef((means @ means.T)[upper], (wanted @ wanted.T)[upper])[0, 1])
+
+
+def cosines(vectors: np.ndarray) -> np.ndarray:
+    """Of all pairs of rows."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: np.ndarray = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+    return found
 
 
 def test_sentences_that_were_not_looked_at_come_nearer_too() -> None:
@@ -54,6 +61,22 @@ def test_the_size_of_the_table_stays() -> None:
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1).mean(), np.linalg.norm(table, axis=1).mean(), rtol=1e-5)
     assert learned(table, bags, views).tobytes() == found.tobytes()
+
+
+def test_turning_changes_no_cosine_and_puts_most_of_what_sentences_say_first() -> None:
+    table, bags, _ = world(6)
+    table = table @ np.diag(np.arange(1, DIMENSIONS + 1, dtype=np.float32)) + np.roll(table, 1, axis=1)
+    bags = bags[np.asarray(bags.sum(axis=1)).ravel() > 0]
+    found = turned(table, bags)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found @ found.T, table @ table.T, rtol=1e-3, atol=1e-2)
+    short = [cosines(bags @ words[:, :4]) for words in (table, found, found[:, ::-1])]
+    first, then, last = (float(np.corrcoef(some, cosines(bags @ table))[0, 1]) for some in short)
+    assert then > max(first, last) + 0.1
+    means = bags @ found
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert (np.diff((means**2).mean(axis=0)) < 1e-6).all()
+    np.testing.assert_allclose(turned(found, bags), found, atol=1e-3 * np.abs(found).max())
 
 
 def test_targets_are_unit_vectors_around_no_common_direction() -> None:
