@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--pairs-per-label", type=int, metavar="N", help="for each first sentence")
     generate.add_argument("--attempts", type=int, metavar="N")
     generate.add_argument("--exemplars", type=int, metavar="N")
-    generate.add_argument("--prompt-form", choices=["plain", "chat"])
+    generate.add_argument("--prompt-form", choices=["auto", "plain", "chat"])
     generate.add_argument("--sentence1-task", metavar="NAME", help="a task without <X1>, such as the original's sts-x1")
     generate.add_argument("--seed", type=int)
     generate.add_argument("--plan", metavar="FILE", help="more fields, as the body of POST /generate")
