@@ -1,6 +1,6 @@
 """`python -m experiments.relations`: how the default student learns best from its teacher's view.
 
-Rows of students, each made of a part of the default teacher's corpus: by `distillation` alone, by `relations` after
+Trials are students, each made of a part of the default teacher's corpus: by `distillation` alone, by `relations` after
 it, with other lessons, and a placebo. Each is measured by judging pair sets, and by how far its cosines put pairs of
 sentences in the teacher's order: pairs of sentences that nobody graded, and the judges' own.
 """
@@ -50,7 +50,7 @@ class Trial:
     """Each sentence is shown with the view of another."""
 
 
-def rows(sentences: int) -> Iterator[Trial]:
+def trials(sentences: int) -> Iterator[Trial]:
     """What is tried with a corpus of so many sentences."""
     yield Trial("made of the token table", 0, None)
     for part in [part for part in PARTS if part < sentences]:
@@ -66,7 +66,7 @@ def rows(sentences: int) -> Iterator[Trial]:
 
 
 class Measures:
-    """What a static student is measured by; all of it Spearman x 100."""
+    """What a static student is measured by: Spearman x 100."""
 
     def __init__(self, model: object, judges: Mapping[str, Sequence[Row]], texts: Sequence[str], seen: Table) -> None:
         """`seen`: what the teacher sees in `texts`, and after them in the judges' texts (`judged`)."""
@@ -74,17 +74,11 @@ class Measures:
         self._order = _Order(_cosines(seen[: len(texts)]))
         every = judged(judges)
         self._judged, place = encoder.bags(model, every), {text: number for number, text in enumerate(every)}
-        pairs = {
-            name: np.array([[place[one], place[other]] for one, other, _ in all_]) for name, all_ in judges.items()
-        }
-        self._pairs = {
-            name: (
-                found,
-                rankdata([score for _, _, score in judges[name]]),
-                rankdata(_between(seen[len(texts) :], found)),
-            )
-            for name, found in pairs.items()
-        }
+        self._pairs = {}
+        for name, graded in judges.items():
+            pairs = np.array([[place[one], place[other]] for one, other, _ in graded])
+            grades = rankdata([grade for _, _, grade in graded])
+            self._pairs[name] = pairs, grades, rankdata(_between(seen[len(texts) :], pairs))
 
     def of(self, words: Table) -> dict[str, float]:
         """By name: each judge, `order` and `order of the nearest` of all pairs of texts, `order in` each judge."""
@@ -114,27 +108,27 @@ class _Order:
 
 def judged(judges: Mapping[str, Sequence[Row]]) -> list[str]:
     """The judges' sentences, each once."""
-    return list(dict.fromkeys(text for all_ in judges.values() for one, other, _ in all_ for text in (one, other)))
+    return list(dict.fromkeys(text for pairs in judges.values() for one, other, _ in pairs for text in (one, other)))
 
 
-def make(row: Trial, plain: Table, tokenizer: object, taught: Corpus, centre: Table) -> Table:
-    """The row's word vectors, [tokens, dimensions]."""
-    model = encoder.static_student(tokenizer, plain)
-    if not row.sentences:
+def make(trial: Trial, plain: Table, tokenizer: object, taught: Corpus, centre: Table) -> Table:
+    """The trial's word vectors, [tokens, dimensions]."""
+    if not trial.sentences:
         return plain
-    chosen = np.random.default_rng(ORDER).permutation(len(taught.texts))[: row.sentences]
+    model = encoder.static_student(tokenizer, plain)
+    chosen = np.random.default_rng(ORDER).permutation(len(taught.texts))[: trial.sentences]
     texts, seen = [taught.texts[number] for number in chosen], taught.views[chosen]
-    if row.closed:
+    if trial.closed:
         encoder.set_words(model, distillation.learned(plain, encoder.bags(model, texts), seen))
-    if row.lesson:
-        if row.placebo:
-            seen = np.random.default_rng(row.lesson.seed).permutation(seen)
-        relations.learn(model, texts, seen - centre, row.lesson)
+    if trial.lesson:
+        if trial.placebo:
+            seen = np.random.default_rng(trial.lesson.seed).permutation(seen)
+        relations.learn(model, texts, seen - centre, trial.lesson)
     return encoder.words(model)
 
 
 def main() -> None:
-    """Make and measure all rows. Raises `Fatal`."""
+    """Make and measure all of them. Raises `Fatal`."""
     parser = argparse.ArgumentParser(description="How the default student learns best from its teacher's trained view.")
     parser.add_argument("--teacher", type=Path, required=True, help="the default teacher's folder")
     parser.add_argument("--pairs", type=Path, required=True, help=f"a folder of pair sets: {', '.join(JUDGES)}")
@@ -156,11 +150,11 @@ def main() -> None:
     model = encoder.static_student(tokenizer, plain)
     measures = Measures(model, judges, texts, seen - centre)
     with (given.out / "rows.jsonl").open("w", encoding="utf-8") as out:
-        for row in rows(len(taught.texts)):
-            words = make(row, plain, tokenizer, taught, centre)
+        for trial in trials(len(taught.texts)):
+            words = make(trial, plain, tokenizer, taught, centre)
             encoder.set_words(model, words)
-            epochs, seed = (row.lesson.epochs, row.lesson.seed) if row.lesson else (None, None)
-            line = {"row": row.name, "sentences": row.sentences, "epochs": epochs, "seed": seed}
+            epochs, seed = (trial.lesson.epochs, trial.lesson.seed) if trial.lesson else (None, None)
+            line = {"row": trial.name, "sentences": trial.sentences, "epochs": epochs, "seed": seed}
             line |= measures.of(words)
             line["human"] = {
                 name: round(score(partial(encoder.encode, model), file.rows), 2) for name, file in human.items()

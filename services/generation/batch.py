@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from services.generation.journal import Journal
 from services.generation.ledger import Ledger
 from services.generation.plan import Plan, WrongPlan
 from services.generation.postprocess import RawPair, dino_dataset
+from services.generation.prompts import Form
 from services.generation.records import Record, draft_record, entered, shown, without_surplus
 from services.generation.settings import GenerationSettings
 from services.generation.tasks import BUILT_IN, BadTask, load_task, load_tasks
@@ -213,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--pairs-per-label", type=int, metavar="N", help="for each first sentence")
     generate.add_argument("--attempts", type=int, metavar="N")
     generate.add_argument("--exemplars", type=int, metavar="N")
-    generate.add_argument("--prompt-form", choices=["auto", "plain", "chat"])
+    generate.add_argument("--prompt-form", choices=get_args(Form))
     generate.add_argument("--sentence1-task", metavar="NAME", help="a task without <X1>, such as the original's sts-x1")
     generate.add_argument("--seed", type=int)
     generate.add_argument("--plan", metavar="FILE", help="more fields, as the body of POST /generate")

@@ -4,7 +4,7 @@ They lie in `teacher_corpus/`, so that nobody has to wait for them; how they cam
 to the student of another teacher. `python -m services.trainer.corpus` views the sentences again.
 
 Views are kept coarsely: their main components in 31 steps each. What a student learns of them is the same
-(docs/quality.md, "The fifth round"), at an eighth of the size.
+(docs/quality.md, "The fifth round"), at about an eighth of the size in half precision.
 """
 
 import logging

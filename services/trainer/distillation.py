@@ -104,8 +104,9 @@ def _main_components(table: Array, count: int) -> Array:
 
 
 def _along(table: Array, components: Array) -> Array:
-    """The table along `components` [dimensions, components], the last one first; a component's sign is made the same
-    everywhere."""
+    """The table along `components` [dimensions, components], the last one first. A component's sign is made the same
+    everywhere.
+    """
     components = components[:, ::-1]
     largest = np.abs(components).argmax(axis=0)
     found: Array = table @ (components * np.sign(components[largest, np.arange(components.shape[1])]))

@@ -39,13 +39,13 @@ DEFAULT = Lesson()
 
 
 def learn(model: Any, texts: Sequence[str], seen: Views, lesson: Lesson = DEFAULT) -> None:
-    """Train a static student's word vectors in place. `seen`: what the teacher sees in each text, [texts, hidden],
+    """Train a static student's word vectors in place.
 
-    without what all its views have in common (`Adapter.centre`): only directions count. Fewer than two texts teach
-    nothing.
+    `seen`: what the teacher sees in each text, [texts, hidden], without what all its views have in common
+    (`Adapter.centre`); only directions count. Fewer than three texts have no order, and teach nothing.
     """
     size = min(lesson.batch, len(texts))
-    if size < 2:
+    if size < 3:
         return
     words = model[0].embedding
     words.sparse = True  # a batch touches some thousand of 50,000 rows

@@ -74,7 +74,7 @@ def test_relations_bring_the_order_and_the_placebo_does_not(model: object, judge
 
 
 def test_every_part_of_a_corpus_has_the_same_steps_and_all_of_it_has_seeds_and_a_placebo() -> None:
-    trials = list(relations.rows(30_000))
+    trials = list(relations.trials(30_000))
     taken = {
         trial.sentences * trial.lesson.epochs for trial in trials if trial.name == "and relations" and trial.lesson
     }
@@ -82,4 +82,4 @@ def test_every_part_of_a_corpus_has_the_same_steps_and_all_of_it_has_seeds_and_a
     assert sum(trial.placebo for trial in trials) == 1
     seeds = {trial.lesson.seed for trial in trials if trial.sentences == 30_000 and trial.lesson}
     assert len(seeds) == 3
-    assert [trial.sentences for trial in relations.rows(3_000) if trial.name == "views alone"] == [3_000]
+    assert [trial.sentences for trial in relations.trials(3_000) if trial.name == "views alone"] == [3_000]

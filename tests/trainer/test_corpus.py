@@ -10,6 +10,7 @@ from services.trainer.one_word import OneWordTeacher
 from shared.pairs import check_sentence
 from shared.settings import Settings, load
 from shared.teacher import default_teacher
+from tests.trainer.orders import agreement
 from tests.trainer.students import write_teacher
 
 
@@ -68,7 +69,7 @@ def test_the_default_student_is_nearer_to_the_teacher_in_sentences_that_it_did_n
     seen = kept.views - _centre(table)
     relations.learn(model, kept.texts[known], seen[known])
     unseen, wanted = encoder.bags(model, kept.texts[other]), seen[other]
-    first, then, last = (_agreement(unseen @ words, wanted) for words in (plain, learned, encoder.words(model)))
+    first, then, last = (agreement(unseen @ words, wanted) for words in (plain, learned, encoder.words(model)))
     assert first + 0.1 < then < last - 0.05
 
 
@@ -91,10 +92,3 @@ def _centre(table: static.Table) -> np.ndarray:
     assert found is not None
     centre: np.ndarray = found.centre.numpy()
     return centre
-
-
-def _agreement(vectors: np.ndarray, wanted: np.ndarray) -> float:
-    """Correlation of the cosines of all pairs of sentences."""
-    vectors, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, wanted))
-    upper = np.triu_indices(len(wanted), k=1)
-    return float(np.corrcoef((vectors @ vectors.T)[upper], (wanted @ wanted.T)[upper])[0, 1])

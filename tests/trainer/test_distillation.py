@@ -4,6 +4,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
 from services.trainer.distillation import _conjugate_gradients, learned, targets, turned
+from tests.trainer.orders import agreement
 
 TOKENS, DIMENSIONS, HIDDEN, SENTENCES = 120, 12, 16, 900
 
@@ -20,28 +21,17 @@ def world(seed: int) -> tuple[np.ndarray, csr_matrix, np.ndarray]:
     return table.astype(np.float32), bags, (bags @ truth + 3.0).astype(np.float32)
 
 
-def agreement(table: np.ndarray, bags: csr_matrix, views: np.ndarray) -> float:
-    """Correlation of the students' similarities with the views', over pairs of sentences."""
-    means, wanted = bags @ table, views - views.mean(axis=0)
-    means, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (means, wanted))
-    upper = np.triu_indices(len(means), k=1)
-    return float(np.corrcoef((means @ means.T)[upper], (wanted @ wanted.T)[upper])[0, 1])
-
-
-def cosines(vectors: np.ndarray) -> np.ndarray:
-    """Of all pairs of rows."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: np.ndarray = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
-    return found
+def near(table: np.ndarray, bags: csr_matrix, views: np.ndarray) -> float:
+    """Agreement of the student's sentences with the views, less what these have in common."""
+    return agreement(bags @ table, views - views.mean(axis=0))
 
 
 def test_sentences_that_were_not_looked_at_come_nearer_too() -> None:
     table, bags, views = world(1)
     seen, unseen = slice(0, 700), slice(700, None)
-    before = agreement(table, bags[unseen], views[unseen])
+    before = near(table, bags[unseen], views[unseen])
     few, many = (
-        agreement(learned(table, bags[part], views[part]), bags[unseen], views[unseen])
-        for part in (slice(0, 200), seen)
+        near(learned(table, bags[part], views[part]), bags[unseen], views[unseen]) for part in (slice(0, 200), seen)
     )
     assert before < few < many
     assert many > before + 0.05
@@ -51,7 +41,7 @@ def test_views_that_mean_nothing_teach_nothing() -> None:
     table, bags, views = world(2)
     shuffled = np.random.default_rng(0).permutation(views)
     after = learned(table, bags[:700], shuffled[:700])
-    assert agreement(after, bags[700:], views[700:]) < agreement(table, bags[700:], views[700:]) + 0.01
+    assert near(after, bags[700:], views[700:]) < near(table, bags[700:], views[700:]) + 0.01
 
 
 def test_the_size_of_the_table_stays() -> None:
@@ -70,8 +60,8 @@ def test_turning_changes_no_cosine_and_puts_most_of_what_sentences_say_first() -
     found = turned(table, bags)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found @ found.T, table @ table.T, rtol=1e-3, atol=1e-2)
-    short = [cosines(bags @ words[:, :4]) for words in (table, found, found[:, ::-1])]
-    first, then, last = (float(np.corrcoef(some, cosines(bags @ table))[0, 1]) for some in short)
+    short = (words[:, :4] for words in (table, found, found[:, ::-1]))
+    first, then, last = (agreement(bags @ words, bags @ table) for words in short)
     assert then > max(first, last) + 0.1
     means = bags @ found
     means /= np.linalg.norm(means, axis=1, keepdims=True)

@@ -8,6 +8,7 @@ import pytest
 from services.trainer import encoder, relations
 from services.trainer.relations import Lesson
 from tests.trainer.made_pairs import make_pairs
+from tests.trainer.orders import agreement
 from tests.trainer.students import write_static
 
 LESSON = Lesson(learning_rate=0.1, epochs=60, batch=64)
@@ -33,12 +34,8 @@ def seen_by_another(folder: str, texts: list[str]) -> np.ndarray:
 
 
 def order(model: object, texts: list[str], seen: np.ndarray) -> float:
-    """Correlation of the cosines of all pairs with the teacher's."""
-    cosines = []
-    for vectors in (encoder.encode(model, texts), seen):
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        cosines.append((unit @ unit.T)[np.triu_indices(len(texts), 1)])
-    return float(np.corrcoef(*cosines)[0, 1])
+    """How far the student puts pairs in the teacher's order."""
+    return agreement(encoder.encode(model, texts), seen)
 
 
 def test_unseen_sentences_are_ordered_as_the_teacher_orders_them(folder: str, texts: list[str]) -> None:
@@ -64,7 +61,8 @@ def test_only_directions_count_and_the_same_sentences_make_the_same_words(folder
 def test_sentences_without_words_and_too_few_of_them_do_no_harm(folder: str) -> None:
     model = encoder.load(folder, "student")
     before = encoder.words(model).copy()
-    relations.learn(model, ["alone"], np.ones((1, 8), np.float32))
-    np.testing.assert_array_equal(encoder.words(model), before)
+    for few in (["alone"], ["a pair", "of them"]):
+        relations.learn(model, few, np.eye(len(few), 8, dtype=np.float32), LESSON)
+        np.testing.assert_array_equal(encoder.words(model), before)
     relations.learn(model, ["", "", "a b"], np.eye(3, dtype=np.float32), LESSON)
     assert np.isfinite(encoder.words(model)).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from services.trainer import encoder
+from services.trainer.evaluation import unit
 from services.trainer.recipe import recipe_for
 from services.trainer.settings import TrainerSettings
 from shared.manifest import Manifest
@@ -22,6 +23,11 @@ LEARN: dict[str, Any] = {"learning_rate": 0.05, "epochs": 8}
 def train(home: Home, student: Path, count: int = 450, **settings: Any) -> Manifest:
     home.dataset.add(records(make_pairs(count)))
     return home.published(home.run(plan(home.dataset, 1, student), **settings))
+
+
+def falling(spread: np.ndarray) -> bool:
+    """Whether dimensions come with the widest spread of sentences first, nearly."""
+    return bool((np.diff(spread) < 0.05 * spread.max()).all())
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,10 @@ def test_a_static_student_learns_what_the_teacher_sees(home: Home, static_studen
     words = [encoder.words(encoder.load(str(folder), "test")) for folder in
              (static_student, home.store.path(first.id), home.store.path(plain))]  # fmt: skip
     assert np.abs(words[1] - words[0]).max() > 10 * np.abs(words[2] - words[0]).max(), "the step alone moves little"
+    texts = sorted({text for pair in make_pairs(450) for text in (pair.sentence1, pair.sentence2)})
+    bags = encoder.bags(encoder.load(str(static_student), "test"), texts)
+    spread = [(unit(bags @ table) ** 2).mean(axis=0) for table in words]
+    assert [falling(some) for some in spread] == [False, True, False], "the first dimensions tell sentences apart"
     [kept] = home.settings.dataset_dir.glob("views-*.npz")
     looked = kept.stat().st_mtime_ns
     home.run(plan(home.dataset, 1, static_student), views=300, max_steps=1)
