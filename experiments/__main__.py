@@ -9,7 +9,8 @@ from experiments.results import Results
 from experiments.sweep import Sweep, human_sets
 from experiments.table import markdown
 from shared import teacher
-from shared.process import Fatal, exit_with
+from shared.errors import Fatal
+from shared.process import exit_with
 from shared.settings import Settings, load
 
 GRIDS = Path(__file__).with_name("grids")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.process import Fatal
+from shared.errors import Fatal
 
 RESULTS = 3
 """Raise it when a trial's code changes what comes out: results kept before are then not taken."""

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.process import Fatal
-
-ROOT = Path(__file__).resolve().parents[1]
+from shared.errors import Fatal
+from shared.process import ROOT
 
 
 @dataclass(frozen=True)

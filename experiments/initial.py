@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.configuration import Initial
-from services.trainer import encoder
+from services.trainer.models import encoder
 
 Array = npt.NDArray[np.float64]
 BATCH = 1024
@@ -122,7 +122,7 @@ def first_layers(teacher: Path, count: int) -> Any:
     import torch
     from transformers import AutoConfig
 
-    from services.trainer.one_word import lower_layers
+    from services.trainer.models.prompt_eol import lower_layers
 
     layers = AutoConfig.from_pretrained(teacher, local_files_only=True).num_hidden_layers
     model = lower_layers(teacher, count / layers, torch.float32)

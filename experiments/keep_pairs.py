@@ -12,7 +12,8 @@ from itertools import groupby
 from pathlib import Path
 
 from experiments import large
-from shared.process import Fatal, exit_with
+from shared.errors import Fatal
+from shared.process import exit_with
 
 UNWANTED = re.compile(
     r"\b(sex\w*|porn\w*|nud(e|es|ity)|naked|rap(e|es|ed|ist|ists)|breasts?|penis|vagina|erotic\w*|orgasm\w*|"

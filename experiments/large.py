@@ -24,10 +24,11 @@ import numpy as np
 
 from experiments import pair_sets
 from experiments.transformer import Lesson, Student, Unit, train
-from services.trainer import adapter
-from services.trainer.evaluation import Row
-from services.trainer.evaluation import score as spearman
-from shared.process import Fatal, exit_with
+from services.trainer.evaluation.sts import Row
+from services.trainer.evaluation.sts import score as spearman
+from services.trainer.models import adapter
+from shared.errors import Fatal
+from shared.process import exit_with
 
 SCORES = (1.0, 0.5, 0.0)
 """Of the labels, in the order in which the judge pass has them."""

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from services.generation import prompts
-from services.generation.tasks import BUILT_IN, TaskSpec, load_tasks
+from services.generation.pairs import prompts
+from services.generation.pairs.tasks import BUILT_IN, TaskSpec, load_tasks
 
 EXEMPLARS = (0, 1)
 """The same for all pairs, so that likelihoods can be compared."""

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from services.trainer.dataset import StoredPair
-from services.trainer.evaluation import Row
+from services.trainer.dataset.store import StoredPair
+from services.trainer.evaluation.sts import Row
+from shared.errors import Fatal
 from shared.pairs import Pair
-from shared.process import Fatal
 
 
 def words(text: str) -> set[str]:

@@ -18,13 +18,16 @@ from scipy.stats import rankdata
 
 from experiments import pair_sets
 from experiments.sweep import human_sets
-from services.trainer import adapter, corpus, distillation, encoder, relations, static, student, views
-from services.trainer.corpus import Corpus
-from services.trainer.evaluation import Row, score, unit
-from services.trainer.one_word import OneWordTeacher
-from services.trainer.relations import DEFAULT, Lesson
-from services.trainer.static import Table
-from shared.process import Fatal, exit_with
+from services.trainer.distillation import corpus, embedding_cache, ridge, similarity
+from services.trainer.distillation.corpus import Corpus
+from services.trainer.distillation.similarity import DEFAULT, Lesson
+from services.trainer.evaluation.sts import Row, score, unit
+from services.trainer.models import adapter, encoder, static
+from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.static import Table
+from services.trainer.students import locate
+from shared.errors import Fatal
+from shared.process import exit_with
 
 JUDGES = ("people", "gemma", "reference", "own-a")
 NEAREST = 0.01
@@ -119,11 +122,11 @@ def make(trial: Trial, plain: Table, tokenizer: object, taught: Corpus, centre: 
     chosen = np.random.default_rng(ORDER).permutation(len(taught.texts))[: trial.sentences]
     texts, seen = [taught.texts[number] for number in chosen], taught.views[chosen]
     if trial.closed:
-        encoder.set_words(model, distillation.learned(plain, encoder.bags(model, texts), seen))
+        encoder.set_words(model, ridge.learned(plain, encoder.bags(model, texts), seen))
     if trial.lesson:
         if trial.placebo:
             seen = np.random.default_rng(trial.lesson.seed).permutation(seen)
-        relations.learn(model, texts, seen - centre, trial.lesson)
+        similarity.learn(model, texts, seen - centre, trial.lesson)
     return encoder.words(model)
 
 
@@ -142,8 +145,10 @@ def main() -> None:
         raise Fatal(f"--teacher: {given.teacher} is not the default teacher: it has no corpus and no trained view")
     judges = {name: pair_sets.read(given.pairs, name) for name in JUDGES}
     texts = [line for line in given.sentences.read_text(encoding="utf-8").split("\n") if line]
-    cache = given.out / f"views-{student.identity(given.teacher)}.npz"
-    seen = views.look([*texts, *judged(judges)], cache, lambda: OneWordTeacher(given.teacher).views, lambda _: None)
+    cache = given.out / f"views-{locate.identity(given.teacher)}.npz"
+    seen = embedding_cache.look(
+        [*texts, *judged(judges)], cache, lambda: OneWordTeacher(given.teacher).views, lambda _: None
+    )
     centre = learned.centre.numpy()
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
     human = human_sets(given.sts)

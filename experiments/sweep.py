@@ -8,7 +8,7 @@ from typing import Any
 from experiments import pair_sets
 from experiments.configuration import Row, Trial
 from experiments.results import Results
-from services.trainer.evaluation import StsFile, sts_files
+from services.trainer.evaluation.sts import StsFile, sts_files
 
 Runner = Callable[[Trial], Mapping[str, Any]]
 Collected = dict[str, list[Mapping[str, Any]]]

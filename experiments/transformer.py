@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer import encoder, one_word
-from services.trainer.static import fingerprint
-from services.trainer.views import Views
+from services.trainer.distillation.embedding_cache import Views
+from services.trainer.models import encoder, prompt_eol
+from services.trainer.models.static import fingerprint
 
-TEMPLATES = ((one_word.PREFIX, one_word.SUFFIX), ('The sentence "', '" can be summed up in one word: "'))
+TEMPLATES = ((prompt_eol.PREFIX, prompt_eol.SUFFIX), ('The sentence "', '" can be summed up in one word: "'))
 """The view's prompt, and another that asks for the same: two views of one sentence (Jiang et al. 2022, PromptBERT)."""
 LONGEST = 64
 """Tokens of a sentence that are read."""
@@ -87,9 +87,9 @@ class Student:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = "auto" if torch.cuda.is_available() else torch.float32
         # Not `OneWordTeacher`: it has learned already, from what came of this.
-        self._model = one_word.lower_layers(teacher, one_word.DEPTH, dtype).to(self.device).requires_grad_(False)
+        self._model = prompt_eol.lower_layers(teacher, prompt_eol.DEPTH, dtype).to(self.device).requires_grad_(False)
         self.fingerprint = fingerprint(encoder.table_of(self._model))
-        words = one_word.words(self._plain)
+        words = prompt_eol.words(self._plain)
         self._ends = [
             tuple(self._plain(half, add_special_tokens=False)["input_ids"] for half in halves) for halves in TEMPLATES
         ]

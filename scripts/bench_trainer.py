@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 
 from scripts.bench_pairs import make_pairs
-from scripts.stack import ROOT
+from shared.errors import Fatal
 from shared.model_store import ModelStore
-from shared.process import Fatal, configure_logging, exit_with
+from shared.process import ROOT, configure_logging, exit_with
 from shared.settings import Settings
 
 ROWS, TURNS = 20_000, 3

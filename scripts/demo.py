@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from scripts.stack import ROOT, Stack
+from scripts.stack import Stack
 from scripts.up import prepare_teacher
+from shared.errors import Fatal
+from shared.heartbeat import Heartbeats
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
-from shared.process import Fatal, configure_logging, exit_with
-from shared.redis_client import command_client
+from shared.process import ROOT, configure_logging, exit_with
+from shared.redis import command_client
 from shared.settings import Settings, load
-from shared.status import StatusBoard
 
 SENTENCES = Path(__file__).with_name("demo_sentences.txt")
 START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
@@ -149,7 +150,7 @@ class Demo:
         """What the trainer says it does; {} while it is away."""
         redis = command_client(self.stack.redis_url)
         try:
-            return await StatusBoard(redis, self.dataset).read("trainer")
+            return await Heartbeats(redis, self.dataset).read("trainer")
         except (RedisError, OSError):
             return {}
         finally:

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 from shared import teacher
-from shared.process import Fatal, exit_with
+from shared.errors import Fatal
+from shared.process import ROOT, exit_with
 from shared.settings import Settings, load
 
-ROOT = Path(__file__).resolve().parents[1]
 TASK = Path(__file__).with_name("corpus_task.json")
-CORPUS = ROOT / "services" / "trainer" / "teacher_corpus" / "sentences.txt"
+CORPUS = ROOT / "services" / "trainer" / "distillation" / "data" / "sentences.txt"
 WORK = ROOT / ".pairwright" / "corpus"
 SPACE, SHORTEST = "\u0120", 3
 DECODING = {"top_k": 40, "top_p": 1.0}
@@ -44,7 +44,7 @@ def main() -> None:
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     texts = dict.fromkeys(" ".join(row["sentence2"].split()) for row in rows)
     CORPUS.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    _run("services.trainer.corpus")
+    _run("services.trainer.distillation.corpus")
 
 
 def _words(count: int) -> list[str]:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from services.embedding.metrics import Metrics as EmbeddingMetrics
 from services.generation.metrics import Metrics as GenerationMetrics
 from services.trainer.metrics import Metrics as TrainerMetrics
-from shared.http import HttpMetrics
+from shared.http.middleware import HttpMetrics
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 

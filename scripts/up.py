@@ -5,8 +5,9 @@ import subprocess
 import sys
 import threading
 
-from scripts.stack import ROOT, Stack
-from shared.process import Fatal, configure_logging, exit_with
+from scripts.stack import Stack
+from shared.errors import Fatal
+from shared.process import ROOT, configure_logging, exit_with
 from shared.settings import Settings, load
 
 

@@ -7,10 +7,10 @@ import os
 import sys
 from http.client import HTTPConnection, HTTPException
 
-from shared.process import Fatal, exit_with
+from shared.errors import Fatal
+from shared.ports import PORTS
+from shared.process import exit_with
 
-PORTS = {"generation": 8001, "embedding": 8002, "trainer": 8003}
-"""Where services answer when no port is set."""
 ANSWERS_WITHIN_S = 4.0
 
 

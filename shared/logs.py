@@ -16,7 +16,7 @@ _about: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids", def
 
 
 @contextlib.contextmanager
-def about(**ids: str | int | None) -> Iterator[None]:
+def log_context(**ids: str | int | None) -> Iterator[None]:
     """What is logged inside, in this task and those it starts, is about these ids. None leaves one as it is."""
     given = {name: str(value) for name, value in ids.items() if value is not None}
     token = _about.set({**(_about.get() or {}), **given})

@@ -8,18 +8,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from shared.errors import Fatal
 from shared.logs import JsonFormatter
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-LIFELINE = Path(__file__).with_name("lifeline.py")
-
-
-class Fatal(Exception):
-    """The process cannot go on; the message is one line that says what is wrong and what to do."""
-
-
 LogFormat = Literal["human", "json"]
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository: the code is run from here and never installed."""
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 
 
 def configure_logging(level: str, form: LogFormat = "human", service: str = "pairwright") -> None:
@@ -46,7 +44,7 @@ def claim_stdout() -> TextIO:
     return ours
 
 
-def calm_threads() -> None:
+def disable_openmp_spinning() -> None:
     """Have OpenMP's threads sleep, not spin, while they wait for each other. Call it before torch is imported.
 
     Spinning is for machines that one program has to itself. Beside others it uses up the cores' time that the work
@@ -78,9 +76,10 @@ def exit_with(name: str, fatal: Fatal) -> None:
     os._exit(1)
 
 
-def with_lifeline(command: Sequence[str]) -> list[str]:
+def tied_to_parent(command: Sequence[str]) -> list[str]:
     """`command`, wrapped so that the kernel kills it when the process that starts it dies, even by SIGKILL.
 
     The tie is to the *thread* that starts it: start children from a thread that lives as long as the process.
     """
-    return [sys.executable, "-S", "-E", str(LIFELINE), str(os.getpid()), *command]
+    # -P: `queue` and `http` beside the script must not stand in for the standard library's.
+    return [sys.executable, "-S", "-E", "-P", str(DIE_WITH_PARENT), str(os.getpid()), *command]

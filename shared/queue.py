@@ -9,9 +9,7 @@ Measured facts behind the options: `appendfsync always` lost none of 29,812 ackn
 import contextlib
 import fcntl
 import hashlib
-import logging
 import os
-import subprocess
 import tempfile
 import threading
 import time
@@ -21,13 +19,14 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
-from shared.process import Fatal, with_lifeline
-
-log = logging.getLogger(__name__)
+from shared.backoff import Backoff
+from shared.errors import Fatal
+from shared.supervisor import SupervisedProcess
 
 LONGEST_SOCKET_PATH = 100  # the kernel allows 107 bytes
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 5.0
 HEALTHY_AFTER_S = 10.0
+POLL_S, STOP_WITHIN_S = 0.02, 10.0
 
 
 @contextlib.contextmanager
@@ -54,17 +53,25 @@ class EmbeddedServer:
         self.directory = directory
         self.socket = _socket_path(directory)
         self.url = f"unix://{self.socket}"
-        self.restarts = 0
         self._stopping = threading.Event()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._fault: str | None = None
-        # One thread starts every server and outlives them all: the kernel ties a child to the starting thread.
+        self._server = SupervisedProcess(
+            "the embedded queue",
+            self._command(),
+            directory / "server.log",
+            backoff=Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S),
+            healthy_after_s=HEALTHY_AFTER_S,
+        )
         self._supervisor = threading.Thread(target=self._supervise, name="embedded-queue", daemon=True)
 
     @property
     def pid(self) -> int | None:
         """The server's process id, if this process runs it."""
-        return self._server.pid if self._server else None
+        return self._server.pid
+
+    @property
+    def restarts(self) -> int:
+        """How often the server was started again by this process."""
+        return self._server.restarts
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Start or join the server and wait until it answers. Raises `Fatal`."""
@@ -79,7 +86,7 @@ class EmbeddedServer:
         while not self._answers():
             if time.monotonic() > deadline:
                 raise Fatal(
-                    f"the embedded queue did not start within {timeout_s:.0f} s: {self._fault or 'no answer'}. "
+                    f"the embedded queue did not start within {timeout_s:.0f} s: {self._server.error or 'no answer'}. "
                     f"Its log is {self.directory / 'server.log'}; or give a server with PAIRWRIGHT_REDIS_URL."
                 )
             time.sleep(0.02)
@@ -87,8 +94,6 @@ class EmbeddedServer:
     def stop(self) -> None:
         """End the server if this process runs it: everything acknowledged is on disk already."""
         self._stopping.set()
-        if self._server is not None:
-            self._server.terminate()
         self._supervisor.join(timeout=15)
 
     def _answers(self) -> bool:
@@ -101,45 +106,18 @@ class EmbeddedServer:
             return False
 
     def _supervise(self) -> None:
-        backoff = FIRST_BACKOFF_S
         with (self.directory / "lock").open("w") as lock:
             while not self._stopping.is_set():
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 except BlockingIOError:
                     self._stopping.wait(0.2)  # another process runs the server; be ready to take over
-                    continue
-                started = time.monotonic()
-                self._run_once()
-                if self._stopping.is_set():
-                    return
-                self.restarts += 1
-                backoff = FIRST_BACKOFF_S if time.monotonic() - started > HEALTHY_AFTER_S else backoff
-                log.warning("the embedded queue ended (%s); starting it again in %.2f s", self._fault, backoff)
-                self._stopping.wait(backoff)
-                backoff = min(backoff * 2, LAST_BACKOFF_S)
-
-    def _run_once(self) -> None:
-        """Run the server until it ends."""
-        try:
-            with (self.directory / "server.log").open("ab") as output:
-                self._server = subprocess.Popen(
-                    with_lifeline(self._command()),
-                    stdout=output,
-                    stderr=output,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C in a terminal must not end the queue before its users
-                )
-        except OSError as error:
-            self._fault = str(error)
-            return
-        if self._stopping.is_set():  # stop() came before there was a server to end
+            while not self._stopping.is_set():
+                self._server.supervise()
+                self._stopping.wait(POLL_S)
             self._server.terminate()
-        try:
-            self._server.wait(timeout=None if not self._stopping.is_set() else 10)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-        self._fault = f"exit status {self._server.returncode}"
+            self._server.end(STOP_WITHIN_S)
 
     def _command(self) -> list[str]:
         return [

@@ -7,7 +7,8 @@ from typing import Annotated, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from shared.process import Fatal, LogFormat
+from shared.errors import Fatal
+from shared.process import LogFormat
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]

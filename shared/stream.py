@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from shared.pairs import PairRecord
+from shared.redis import key
 
 GROUP = "trainers"
 SEEN_TTL_S = 7 * 24 * 3600
@@ -49,7 +50,7 @@ return answers
 
 
 # KEYS: stream, dead letters, tries.  ARGV: group, id, fault, deliveries.  The entry moves in one step, and only once.
-BURY = """
+DEAD_LETTER = """
 local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if found[1] then
   local fields = {'entry', ARGV[2], 'fault', ARGV[3], 'deliveries', ARGV[4]}
@@ -98,11 +99,10 @@ class PairStream:
     def __init__(self, redis: Redis, dataset: str, limit: int = 100_000) -> None:
         self._redis = redis
         self.limit = limit
-        self.prefix = f"pairwright:{{{dataset}}}"
-        self.key = f"{self.prefix}:pairs"
-        self.dead_key, self._tries_key = f"{self.prefix}:dead", f"{self.prefix}:tries"
+        self._dataset = dataset
+        self.key, self.dead_key, self._tries_key = (key(dataset, name) for name in ("pairs", "dead", "tries"))
         self._append = redis.register_script(APPEND)
-        self._bury = redis.register_script(BURY)
+        self._dead_letter = redis.register_script(DEAD_LETTER)
         self._recover_after: str | None = "0"  # own pending entries first: a crash or a lost reply left them there
         self._group_exists = False
 
@@ -113,7 +113,7 @@ class PairStream:
         """
         if not offers:
             return []
-        keys = [self.key, *(f"{self.prefix}:seen:{offer.record.pair.content_hash}" for offer in offers)]
+        keys = [self.key, *(key(self._dataset, "seen", offer.record.pair.content_hash) for offer in offers)]
         arguments: list[str | int] = [self.limit, SEEN_TTL_S, traceparent or ""]
         for offer in offers:
             arguments += [offer.owner, offer.record.model_dump_json()]
@@ -155,12 +155,12 @@ class PairStream:
             transaction.xdel(self.key, *ids)
             await transaction.execute()
 
-    async def bury(self, delivery: Delivery) -> None:
+    async def dead_letter(self, delivery: Delivery) -> None:
         """Move an entry that can't be kept to the dead-letter stream with its fault, so that the others flow.
 
         Safe to repeat.
         """
-        await self._bury(
+        await self._dead_letter(
             keys=[self.key, self.dead_key, self._tries_key],
             args=[GROUP, delivery.id, delivery.fault or "unknown", delivery.deliveries],
         )
@@ -177,8 +177,8 @@ class PairStream:
         """The try came to its end, well or not."""
         await self._redis.hdel(self._tries_key, delivery.id)
 
-    async def dead(self) -> int:
-        """How many entries were buried."""
+    async def count_dead_letters(self) -> int:
+        """How many entries were put aside."""
         return int(await self._redis.xlen(self.dead_key))
 
     async def _ensure_group(self) -> None:

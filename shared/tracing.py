@@ -46,7 +46,7 @@ def start(service: str) -> Callable[[], None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        from shared.process import Fatal  # which logs with our ids
+        from shared.errors import Fatal  # which logs with our ids
 
         raise Fatal(
             f"OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, but {error.name} isn't installed: "

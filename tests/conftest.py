@@ -10,10 +10,10 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing may be fetched
-os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is imported: see shared.process.calm_threads
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is imported: see shared.process.disable_openmp_spinning
 
 from shared.queue import EmbeddedServer
-from shared.redis_client import command_client
+from shared.redis import command_client
 
 # No test fails for being slow; in CI the same examples are tried every time.
 settings.register_profile("pairwright", deadline=None, derandomize="CI" in os.environ)

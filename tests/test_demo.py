@@ -11,7 +11,7 @@ import pytest
 
 from shared.manifest import VERSION_ID
 from shared.model_store import ModelStore
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 STS_ROWS = [
     ("5.0", "A man is playing a guitar.", "A man plays the guitar."),

@@ -19,8 +19,8 @@ import psutil
 from scripts.embedding_bench.load import Plan
 from scripts.embedding_bench.texts import Lengths
 from scripts.memory import pss_mib
+from shared.process import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 INFINITY = "infinity-emb[server,torch]==0.0.78"
 START_WITHIN_S = 240.0
 

@@ -10,23 +10,23 @@ from pathlib import Path
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.embedding.app import build_app
-from services.embedding.batcher import Batcher, Limits
-from services.embedding.cache import Cache
-from services.embedding.encoder import Encoder
-from services.embedding.machine import cores
+from services.embedding.api.app import build_app
 from services.embedding.metrics import Metrics
+from services.embedding.models.base import Encoder
+from services.embedding.resources import cores
+from services.embedding.serving.batcher import Batcher, Limits
+from services.embedding.serving.cache import Cache
+from services.embedding.serving.registry import Loader, Versions
 from services.embedding.settings import EmbeddingSettings
-from services.embedding.versions import Loader, Versions
 from shared import __version__, tracing
-from shared.http import listen, loop_factory, server
+from shared.heartbeat import Heartbeats
+from shared.http.server import listen, loop_factory, server
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
 from shared.process import configure_logging, run
-from shared.redis_client import command_client
+from shared.redis import command_client
 from shared.settings import Settings
 from shared.settings import load as load_settings
-from shared.status import StatusBoard
 
 log = logging.getLogger("services.embedding")
 
@@ -35,13 +35,13 @@ MOST_WORKERS = 4
 
 def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) -> Encoder:
     """Load a version with torch. Runs in the loader's thread: the first import takes seconds."""
-    first = "services.embedding.torch_encoder" not in sys.modules
-    from services.embedding import torch_encoder
+    first = "services.embedding.models.torch" not in sys.modules
+    from services.embedding.models import torch
 
     if first:
         # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
         gc.freeze()
-    return torch_encoder.load(folder, manifest, settings.device, threads(settings), settings.precision)
+    return torch.load(folder, manifest, settings.device, threads(settings), settings.precision)
 
 
 def workers(settings: EmbeddingSettings) -> int:
@@ -74,7 +74,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
         metrics=metrics,
     )
     # Serving needs no Redis: where there is one, a new version is heard of before the next poll.
-    board = StatusBoard(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
+    board = Heartbeats(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
     return build_app(
         own,
         versions,

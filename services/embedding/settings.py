@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.ports import PORTS
 from shared.settings import Port
 
 PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
@@ -16,7 +17,7 @@ class EmbeddingSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_EMBEDDING_", env_ignore_empty=True, extra="ignore")
 
     host: str = "127.0.0.1"
-    port: Port = 8002
+    port: Port = PORTS["embedding"]
     device: str = "auto"
     """Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`."""
     precision: PrecisionSetting = "auto"

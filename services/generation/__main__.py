@@ -14,23 +14,24 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from services.generation.app import create_generation_app
-from services.generation.engine import Engine
-from services.generation.engines.transformers_engine import TransformersEngine
-from services.generation.engines.vllm_engine import VllmEngine
-from services.generation.generator import PairGenerator
-from services.generation.jobs import JobStore
+from services.generation.api.app import create_generation_app
+from services.generation.decoding.base import Engine
+from services.generation.decoding.transformers_engine import TransformersEngine
+from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.jobs.scheduler import JobRunner
+from services.generation.jobs.store import JobStore
 from services.generation.metrics import Metrics
-from services.generation.runner import JobRunner
+from services.generation.pairs.generator import PairGenerator
+from services.generation.pairs.tasks import BUILT_IN, BadTask, Tasks, load_tasks
 from services.generation.settings import GenerationSettings
-from services.generation.tasks import BUILT_IN, BadTask, Tasks, load_tasks
 from shared import teacher, tracing
-from shared.http import Server, listen, server
-from shared.process import Fatal, configure_logging, run
+from shared.errors import Fatal
+from shared.heartbeat import Heartbeats
+from shared.http.server import Server, listen, server
+from shared.process import configure_logging, run
 from shared.queue import open_queue
-from shared.redis_client import command_client
+from shared.redis import command_client
 from shared.settings import Settings, load
-from shared.status import StatusBoard
 from shared.stream import PairStream
 
 log = logging.getLogger("services.generation")
@@ -82,7 +83,7 @@ def assemble(
         tasks=tasks,
         store=store,
         stream=stream,
-        board=StatusBoard(redis, common.dataset),
+        board=Heartbeats(redis, common.dataset),
         dataset=common.dataset,
         teacher=common.teacher,
         metrics=metrics,
@@ -156,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        from services.generation.batch import main as batch
+        from services.generation.commands.generate import main as batch
 
         run("generation", batch(sys.argv[1:], make_engine, start_engine))
     else:

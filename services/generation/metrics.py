@@ -4,8 +4,8 @@ from collections import Counter as Tally
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.generation.records import Record
-from services.generation.tasks import Tasks
+from services.generation.jobs.records import Record
+from services.generation.pairs.tasks import Tasks
 
 JOB_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 

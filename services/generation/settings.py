@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.ports import PORTS
 from shared.settings import Port
 
 OURS = {
@@ -36,7 +37,7 @@ class GenerationSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_GENERATION_", env_ignore_empty=True, extra="ignore")
 
     host: str = "127.0.0.1"
-    port: Port = 8001
+    port: Port = PORTS["generation"]
     task_dir: Path | None = None
     """A folder of task specs (*.json) beside the built-in ones."""
 

@@ -14,27 +14,29 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, ProcessCollector
 from redis.asyncio import Redis
 
-from services.trainer.bar import Bar
-from services.trainer.collector import Collector
-from services.trainer.commands.arguments import parse
-from services.trainer.dataset import Dataset, lock, open_dataset
-from services.trainer.endpoint import endpoint
-from services.trainer.failures import passes
-from services.trainer.lease import ASK_S, Lease, pause
+from services.trainer.commands.cli import parse
+from services.trainer.dataset.store import Dataset, lock, open_dataset
 from services.trainer.metrics import Metrics
-from services.trainer.progress import Progress, Reporter, first_line
-from services.trainer.requests import Requests
-from services.trainer.rounds import Rounds
+from services.trainer.progress import Progress, Reporter
 from services.trainer.settings import TrainerSettings
-from services.trainer.worker import BLOCK_MS, Worker
+from services.trainer.transient_errors import passes
+from services.trainer.worker.collector import Collector
+from services.trainer.worker.health_server import endpoint
+from services.trainer.worker.loop import BLOCK_MS, Worker
+from services.trainer.worker.progress_bar import Bar
+from services.trainer.worker.round_requests import RoundRequests
+from services.trainer.worker.scheduler import Rounds
 from shared import tracing
-from shared.logs import about
+from shared.backoff import pause
+from shared.errors import Fatal, first_line
+from shared.heartbeat import Heartbeats
+from shared.lease import ASK_S, Lease
+from shared.logs import log_context
 from shared.model_store import ModelStore
-from shared.process import Fatal, claim_stdout, configure_logging, exit_with, run
+from shared.process import claim_stdout, configure_logging, exit_with, run
 from shared.queue import open_queue
-from shared.redis_client import command_client, reading_client
+from shared.redis import command_client, reading_client
 from shared.settings import Settings, load
-from shared.status import StatusBoard
 from shared.stream import PairStream
 
 log = logging.getLogger("services.trainer")
@@ -65,8 +67,8 @@ class Parts:
             dataset=self.dataset,
             folder=self.common.dataset_dir,
             store=self.store,
-            board=StatusBoard(self.commands, self.common.dataset),
-            requests=Requests(self.commands, self.common.dataset),
+            board=Heartbeats(self.commands, self.common.dataset),
+            requests=RoundRequests(self.commands, self.common.dataset),
             settings=self.own,
             base=self.common.student,
             epoch=epoch,
@@ -114,13 +116,13 @@ async def work(common: Settings, own: TrainerSettings) -> None:
 
 async def work_with(built: Parts, stopping: asyncio.Event) -> None:
     """Work under one lease after the other."""
-    lease = Lease(built.commands, built.common.dataset, built.dataset.id)
+    lease = Lease(built.commands, built.common.dataset, "trainer", built.dataset.id)
     with Bar() as bar:
         while await lease.take(built.store.epoch() + 1, stopping):
             fence(built.store, lease.epoch)
             collector = built.collector()
             rounds = built.rounds(collector, lease.epoch, bar)
-            board = StatusBoard(built.commands, built.common.dataset)
+            board = Heartbeats(built.commands, built.common.dataset)
             worker = Worker(collector, rounds, built.dataset, built.store, board, lease, stopping, built.metrics)
             await worker.run()
             await lease.release()
@@ -128,7 +130,7 @@ async def work_with(built: Parts, stopping: asyncio.Event) -> None:
 
 async def train_once(common: Settings, own: TrainerSettings) -> None:
     """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` when nothing comes of it."""
-    from services.trainer.commands.once import watch_elsewhere
+    from services.trainer.commands.train_once import watch_elsewhere
 
     stopping = stop_event()
     with lock(common.dataset_dir) as ours, Bar() as bar:
@@ -136,7 +138,7 @@ async def train_once(common: Settings, own: TrainerSettings) -> None:
             if not ours:
                 await watch_elsewhere(built.commands, built.dataset, common.dataset, bar, stopping)
                 return
-            lease = Lease(built.commands, common.dataset, built.dataset.id)
+            lease = Lease(built.commands, common.dataset, "trainer", built.dataset.id)
             if not await lease.take(built.store.epoch() + 1, stopping):
                 return
             fence(built.store, lease.epoch)
@@ -152,7 +154,7 @@ async def train_once(common: Settings, own: TrainerSettings) -> None:
             if running.cancelled():
                 raise Fatal("stopped; the round goes on at the next start")
             round_ = running.result()
-    from services.trainer.commands.once import tell
+    from services.trainer.commands.train_once import tell
 
     tell(round_, rounds.fault)
 
@@ -170,10 +172,10 @@ def check_student(common: Settings, store: ModelStore) -> None:
 
     Later it may be a disk that is not mounted, and rounds wait for it.
     """
-    from services.trainer import student
+    from services.trainer.students import locate
 
     try:
-        student.check(common.student)
+        locate.check(common.student)
     except Fatal:
         if store.current() is None:
             raise
@@ -182,8 +184,8 @@ def check_student(common: Settings, store: ModelStore) -> None:
 
 def run_one_round(id_: int, epoch: int) -> None:
     """What the worker's child process does: run a round and tell how it goes as JSON lines on stdout."""
-    from services.trainer import student
-    from services.trainer.distributed import Team, spread
+    from services.trainer.students import locate
+    from services.trainer.training.distributed import Team, spread
 
     reporter = Reporter(sys.stdout)
     home = Path()
@@ -193,7 +195,7 @@ def run_one_round(id_: int, epoch: int) -> None:
         home = common.home
         with open_dataset(common.dataset_dir, read_only=True) as dataset:
             base = dataset.round(id_).base
-        if own.processes != 1 and not student.is_static(base):
+        if own.processes != 1 and not locate.is_static(base):
             spread(own.processes or gpus(), ["round", str(id_), "--epoch", str(epoch)])
         reporter = Reporter(claim_stdout())
         from services.trainer.round import run_round
@@ -205,7 +207,7 @@ def run_one_round(id_: int, epoch: int) -> None:
                 around.callback(tracing.start("trainer"))
             parent = os.environ.get(tracing.CARRIER)
             around.enter_context(tracing.span("run round", parent=parent, round=id_))
-            around.enter_context(about(round=id_))
+            around.enter_context(log_context(round=id_))
             dataset = around.enter_context(open_dataset(common.dataset_dir, read_only=True))
             run_round(id_, dataset, ModelStore(common.models_dir), common, own, say, epoch, team)
     except Fatal as fatal:

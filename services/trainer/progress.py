@@ -45,8 +45,3 @@ class Reporter:
             self._last, self._state = time.monotonic(), progress.state
             self._output.write(progress.model_dump_json(exclude_defaults=True) + "\n")
             self._output.flush()
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line that fits a log and a status note: some libraries' messages have hundreds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

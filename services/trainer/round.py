@@ -9,20 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.trainer import distillation, encoder, rows, student, training, views
-from services.trainer.dataset import Dataset, Round
-from services.trainer.distributed import Team
-from services.trainer.evaluation import StsFile, sts_files
-from services.trainer.one_word import OneWordTeacher
+from services.trainer.dataset.store import Dataset, Round
+from services.trainer.distillation import embedding_cache, ridge
+from services.trainer.evaluation.sts import StsFile, sts_files
+from services.trainer.models import encoder
+from services.trainer.models.prompt_eol import OneWordTeacher
 from services.trainer.progress import Progress
-from services.trainer.publication import Candidate, Say, Scored, Viewed, publish, score_before
-from services.trainer.recipe import Recipe, recipe_for
+from services.trainer.publishing.publish import Candidate, Say, Scored, Viewed, publish, score_before
+from services.trainer.publishing.retention import heal
 from services.trainer.settings import GENERATED, TrainerSettings
-from services.trainer.upkeep import heal
+from services.trainer.students import locate
+from services.trainer.training import fit, split
+from services.trainer.training.distributed import Team
+from services.trainer.training.recipe import Recipe, recipe_for
 from shared import __version__, teacher, tracing
+from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.process import Fatal
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -112,7 +115,7 @@ class _Work:
         began = time.monotonic()
         self._team.first(partial(self._prepare, recipe, start))
         prepare_s = time.monotonic() - began
-        found = rows.prepared(self._folder / "rows")
+        found = split.prepared(self._folder / "rows")
         if found is None or not found.facts.train:
             raise Fatal(f"round {self._round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
         recipe = recipe.for_rows(found.facts.train, static)
@@ -123,13 +126,13 @@ class _Work:
         # A warm start's words have learned it already.
         viewed = self._learn_views(model, recipe.views, say) if start is None else Viewed()
         say(Progress(state="training"))
-        work = training.Work(
-            train=self._folder / "rows" / rows.TRAIN,
+        work = fit.Work(
+            train=self._folder / "rows" / split.TRAIN,
             judges=judges,
             folder=self._folder / "checkpoints",
             checkpoint_s=self._own.checkpoint_seconds,
         )
-        outcome = training.train(model, recipe, work, say)
+        outcome = fit.train(model, recipe, work, say)
         return self._candidate(
             model,
             start=start,
@@ -145,19 +148,19 @@ class _Work:
 
     def _learn_views(self, model: Any, most: int, say: Say) -> Viewed:
         """Move a static student's words towards what the teacher sees in the sentences that are trained on."""
-        texts = views.chosen(self._folder / "rows" / rows.TRAIN, most) if most else []
-        if len(texts) < distillation.FEWEST:
+        texts = embedding_cache.chosen(self._folder / "rows" / split.TRAIN, most) if most else []
+        if len(texts) < ridge.FEWEST:
             return Viewed()
         began = time.monotonic()
-        source = student.teacher_folder(teacher.locate(self._common.teacher, self._common.cache_dir))
-        file = self._common.dataset_dir / f"views-{student.identity(source)}.npz"
+        source = locate.teacher_folder(teacher.locate(self._common.teacher, self._common.cache_dir))
+        file = self._common.dataset_dir / f"views-{locate.identity(source)}.npz"
 
         def count(done: int) -> None:
             say(Progress(state="viewing", step=done, steps=len(texts)))
 
-        seen = views.look(texts, file, lambda: OneWordTeacher(source).views, count)
+        seen = embedding_cache.look(texts, file, lambda: OneWordTeacher(source).views, count)
         bags = encoder.bags(model, texts)
-        encoder.set_words(model, distillation.turned(distillation.learned(encoder.words(model), bags, seen), bags))
+        encoder.set_words(model, ridge.turned(ridge.learned(encoder.words(model), bags, seen), bags))
         return Viewed(len(texts), round(time.monotonic() - began, 1))
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
@@ -166,8 +169,8 @@ class _Work:
     def _load(self, start: str | None) -> Any:
         if start is not None:
             return encoder.load(str(self._store.path(start)), f"version {start}")
-        located = student.locate(self._round.base, self._common.teacher, self._common.cache_dir)
-        return encoder.load(located, student.SETTING)
+        located = locate.locate(self._round.base, self._common.teacher, self._common.cache_dir)
+        return encoder.load(located, locate.SETTING)
 
     def _start(self) -> str | None:
         """The version to go on from, if it is still sound."""
@@ -188,13 +191,13 @@ class _Work:
             self._folder.mkdir(parents=True)
             (self._folder / PLAN).write_text(json.dumps(plan))
         target = self._folder / "rows"
-        if rows.prepared(target) is not None:
+        if split.prepared(target) is not None:
             return
         os.environ["SQLITE_TMPDIR"] = str(self._folder)  # sorting millions of pairs takes room that /tmp may not have
         try:
-            rows.prepare(self._dataset.pairs(self._round), recipe, target, self._replay(start))
-        except rows.NothingNew:
-            rows.prepare(self._dataset.pairs(self._round), recipe, target)
+            split.prepare(self._dataset.pairs(self._round), recipe, target, self._replay(start))
+        except split.NothingNew:
+            split.prepare(self._dataset.pairs(self._round), recipe, target)
 
     def _plan(self, recipe: Recipe, start: str | None) -> dict[str, Any]:
         """All that the rows and checkpoints in the folder depend on."""
@@ -208,7 +211,7 @@ class _Work:
             "processes": self._team.size,
         }
 
-    def _replay(self, start: str | None) -> rows.Replay | None:
+    def _replay(self, start: str | None) -> split.Replay | None:
         """A warm start takes the pairs that the version has not seen, and so many old ones."""
         if start is None:
             return None
@@ -216,9 +219,9 @@ class _Work:
         known = any(one.version == start for one in self._dataset.rounds())
         seen = manifest.pairs if known else 0
         new = self._round.pairs - seen
-        return rows.Replay(seen, min(1.0, self._own.replay * new / seen) if seen else 1.0)
+        return split.Replay(seen, min(1.0, self._own.replay * new / seen) if seen else 1.0)
 
-    def _judges(self, found: rows.Rows) -> tuple[list[Any], str]:
+    def _judges(self, found: split.Rows) -> tuple[list[Any], str]:
         """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""
         name = self._own.select_on
         if name == GENERATED:

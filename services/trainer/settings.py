@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.ports import PORTS
+
 Wait = Literal["auto", "always", "never"]
 Preset = Literal["default", "dino"]
 Loss = Literal["cosine", "cosent", "angle", "mnrl"]
@@ -19,7 +21,7 @@ class TrainerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore")
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8003
+    port: Annotated[int, Field(ge=0, le=65535)] = PORTS["trainer"]
     """Where `/metrics`, `/livez` and `/readyz` answer; 0: nowhere."""
 
     round_pairs: PositiveInt = 200

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from pydantic_settings import BaseSettings
 
-from shared import __version__, health
-from shared.process import Fatal
+from shared import __version__
+from shared.errors import Fatal
+from shared.ports import PORTS
 from shared.settings import Settings, load
-from tests.deployment.files import (
+from tests.support.deployment_files import (
     CHOICES,
     HOLE,
     OWN,
@@ -172,7 +173,7 @@ def test_ports_health_and_stopping_meet_the_settings(
 
 
 def test_health_knows_the_services_ports() -> None:
-    assert {name: OWN[name].model_fields["port"].default for name in health.PORTS} == health.PORTS
+    assert {name: OWN[name].model_fields["port"].default for name in PORTS} == PORTS
 
 
 @pytest.mark.parametrize("name", BUILT)

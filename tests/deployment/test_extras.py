@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.deployment.files import OWN, project
+from tests.support.deployment_files import OWN, project
 
 ELSEWHERE = {
     "vllm": "scripts/setup.py and the Dockerfile choose its build",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.setup import CUDA_ONLY, TEACHER, TORCH, VLLM
-from tests.deployment.files import OWN, ROOT, Stage, project, service_of, stages
+from tests.support.deployment_files import OWN, ROOT, Stage, project, service_of, stages
 
 STAGES = stages()
 FINAL = tuple(name for name, stage in STAGES.items() if stage.own("CMD"))

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis.asyncio import Redis
 
 from services.embedding.metrics import Metrics
-from services.generation.jobs import JobStore, Status
-from services.generation.plan import Plan
+from services.generation.jobs.store import JobStore, Status
+from services.generation.pairs.plan import Plan
 from shared.stream import PairStream
-from tests.deployment.files import OWN, ROOT, compose, known, stages
+from tests.support.deployment_files import OWN, ROOT, compose, known, stages
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.31.0", "1.37.0")

@@ -20,10 +20,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.queue import binary
-from tests.deployment.files import ROOT, compose, mounts, service_of, stages, started
-from tests.embedding.students import static_student
-from tests.generation.tiny_teacher import make_tiny_teacher
-from tests.ports import free_port
+from tests.support.deployment_files import ROOT, compose, mounts, service_of, stages, started
+from tests.support.ports import free_port
+from tests.support.tiny_teacher import make_tiny_teacher
+from tests.support.versions import static_student
 
 KEY = "a-key-of-this-test"
 HEALTHY_WITHIN_S = 120.0

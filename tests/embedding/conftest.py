@@ -9,8 +9,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
-from tests.embedding.live import LiveService
-from tests.embedding.students import publish, static_student, transformer_student
+from tests.support.embedding import LiveService
+from tests.support.versions import publish, static_student, transformer_student
 
 Start = Callable[..., LiveService]
 

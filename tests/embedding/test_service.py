@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
-from tests.embedding.live import Gatekeeper, LiveService
-from tests.embedding.students import publish
+from tests.support.embedding import Gatekeeper, LiveService
+from tests.support.versions import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 

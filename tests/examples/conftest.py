@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from shared.model_store import ModelStore
-from tests.embedding.live import LiveService
-from tests.embedding.students import publish
-from tests.tiny_system import random_student
+from tests.support.embedding import LiveService
+from tests.support.tiny_system import random_student
+from tests.support.versions import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

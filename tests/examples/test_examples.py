@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from services.generation.engines.transformers_engine import TransformersEngine
+from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.settings import GenerationSettings
 from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
-from tests.embedding.live import LiveService
 from tests.examples.conftest import DIMENSIONS, EXAMPLES, ROOT
-from tests.generation.live import live_generation
-from tests.generation.tiny_teacher import make_tiny_teacher
-from tests.tiny_system import write_student
+from tests.support.embedding import LiveService
+from tests.support.generation import live_generation
+from tests.support.tiny_system import write_student
+from tests.support.tiny_teacher import make_tiny_teacher
 
 FILES = sorted(path for path in EXAMPLES.iterdir() if path.name not in ("README.md", "requirements.txt"))
 

@@ -12,10 +12,10 @@ from experiments.configuration import Trial, make_trial, read_grid
 from experiments.results import Results
 from experiments.sweep import Sweep
 from experiments.table import half_width, markdown
-from services.trainer.evaluation import StsFile
-from shared.process import Fatal
-from tests.trainer.made_pairs import make_pairs
-from tests.trainer.students import write_static, write_teacher
+from services.trainer.evaluation.sts import StsFile
+from shared.errors import Fatal
+from tests.support.pairs import make_pairs
+from tests.support.students import write_static, write_teacher
 
 if TYPE_CHECKING:
     from experiments.trial import Bench

@@ -14,10 +14,10 @@ from experiments import keep_pairs, large, pair_sets
 from experiments.large import SCORES, Material, Trial
 from experiments.likelihood import log_likelihoods, posteriors, sts
 from experiments.transformer import Lesson, Student, Unit, train
-from services.generation import prompts
-from services.trainer import adapter
-from services.trainer.one_word import OneWordTeacher
-from tests.generation.tiny_teacher import make_tiny_teacher
+from services.generation.pairs import prompts
+from services.trainer.models import adapter
+from services.trainer.models.prompt_eol import OneWordTeacher
+from tests.support.tiny_teacher import make_tiny_teacher
 
 PAIRS = [
     (f"word{number} word{number + 1}", f"word{number + 1} word{number} word{number % 7}", SCORES[number % 3])

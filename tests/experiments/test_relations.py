@@ -10,13 +10,13 @@ import pytest
 
 from experiments import relations
 from experiments.relations import Measures, Trial
-from services.trainer import encoder
-from services.trainer.corpus import Corpus
-from services.trainer.evaluation import Row, score
-from services.trainer.relations import Lesson
-from services.trainer.static import Table
-from tests.trainer.made_pairs import make_pairs
-from tests.trainer.students import write_static
+from services.trainer.distillation.corpus import Corpus
+from services.trainer.distillation.similarity import Lesson
+from services.trainer.evaluation.sts import Row, score
+from services.trainer.models import encoder
+from services.trainer.models.static import Table
+from tests.support.pairs import make_pairs
+from tests.support.students import write_static
 
 LESSON = Lesson(learning_rate=0.1, epochs=60, batch=64)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.generation.engines.vllm_engine import VllmEngine
+from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.settings import GenerationSettings
-from tests.generation.tiny_teacher import make_tiny_teacher
+from tests.support.tiny_teacher import make_tiny_teacher
 
 
 @pytest.fixture(scope="session")

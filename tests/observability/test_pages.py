@@ -12,7 +12,7 @@ from scripts.metrics_page import PAGE, page
 from services.embedding.settings import EmbeddingSettings
 from services.generation.settings import GenerationSettings
 from services.trainer.settings import TrainerSettings
-from tests.observability.vocabulary import names_in, sample_names, used_on_the_page
+from tests.support.vocabulary import names_in, sample_names, used_on_the_page
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "observability"

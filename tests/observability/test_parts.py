@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from services.trainer.dataset import Dataset, open_dataset
-from services.trainer.endpoint import endpoint
+from services.trainer.dataset.store import Dataset, open_dataset
 from services.trainer.metrics import Metrics
+from services.trainer.worker.health_server import endpoint
 from shared import tracing
-from shared.logs import JsonFormatter, about
+from shared.logs import JsonFormatter, log_context
 from shared.stream import Offer, PairStream
-from tests.ports import free_port
-from tests.trainer.made_pairs import make_pairs, plan, records
+from tests.support.pairs import make_pairs, plan, records
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE, TWO = (f"00-{digit * 32}-{digit * 16}-01" for digit in "12")
@@ -97,7 +97,7 @@ def test_an_event_is_one_line_with_its_ids_and_its_traceback() -> None:
         raise ValueError("two\nlines")
     except ValueError:
         record = logging.LogRecord("services.x", logging.ERROR, "", 0, "a %s\nb", ("ü",), sys.exc_info())
-    with about(job="1"), about(round=2, version=None):
+    with log_context(job="1"), log_context(round=2, version=None):
         line = JsonFormatter("trainer").format(record)
     assert "\n" not in line
     event = json.loads(line)

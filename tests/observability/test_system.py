@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from shared.queue import EmbeddedServer
-from tests.observability.receiver import Receiver, Span
-from tests.observability.vocabulary import sample_names, used_on_the_page
-from tests.tiny_system import SERVICES, TinySystem
+from tests.support.tiny_system import SERVICES, TinySystem
+from tests.support.trace_receiver import Receiver, Span
+from tests.support.vocabulary import sample_names, used_on_the_page
 
 REQUEST_ID = "nightly-17"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

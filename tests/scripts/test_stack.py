@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from shared.pairs import Pair
-from tests.embedding.students import static_student
-from tests.generation.tiny_teacher import make_tiny_teacher
-from tests.ports import free_port
+from tests.support.ports import free_port
+from tests.support.tiny_teacher import make_tiny_teacher
+from tests.support.versions import static_student
 
 READY_WITHIN_S = 180.0
 

@@ -10,8 +10,8 @@ import pytest
 
 from shared.manifest import Manifest
 from shared.model_store import MANIFEST, BrokenVersion, ModelStore, NoVersion
-from tests.shared import publisher
-from tests.shared.publisher import card, write_model
+from tests.support import publisher
+from tests.support.publisher import card, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = [[0.0, 1.0]] * 4
@@ -169,7 +169,7 @@ def test_a_publisher_killed_at_any_moment_never_leaves_a_version_that_is_not_who
     """One kill before each operation on the file system that a publication makes, in turn."""
     publish(store, 0)
     kills = 0
-    command = [sys.executable, "-m", "tests.shared.publisher", str(store.root)]
+    command = [sys.executable, "-m", "tests.support.publisher", str(store.root)]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:

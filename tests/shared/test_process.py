@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.process import LIFELINE, with_lifeline
+from shared.process import DIE_WITH_PARENT, tied_to_parent
 from tests.shared.conftest import wait_until
 from tests.shared.test_queue import alive
 
@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PARENT = """
 import subprocess, sys
-from shared.process import with_lifeline
-child = subprocess.Popen(with_lifeline(["/bin/sleep", "300"]))
+from shared.process import tied_to_parent
+child = subprocess.Popen(tied_to_parent(["/bin/sleep", "300"]))
 print(child.pid, flush=True)
 child.wait()
 """
@@ -31,7 +31,7 @@ def test_a_child_dies_with_its_parent_s_sigkill() -> None:
 
 def test_the_command_keeps_its_arguments_output_and_status() -> None:
     done = subprocess.run(
-        with_lifeline(["/bin/sh", "-c", 'echo "$1"; exit 7', "sh", "two words"]), stdout=subprocess.PIPE, text=True
+        tied_to_parent(["/bin/sh", "-c", 'echo "$1"; exit 7', "sh", "two words"]), stdout=subprocess.PIPE, text=True
     )
     assert (done.returncode, done.stdout) == (7, "two words\n")
 
@@ -39,7 +39,7 @@ def test_the_command_keeps_its_arguments_output_and_status() -> None:
 def test_a_command_whose_parent_is_gone_already_never_starts() -> None:
     other = str(os.getpid() + 1_000_000_000)
     done = subprocess.run(
-        [sys.executable, "-S", "-E", str(LIFELINE), other, "/bin/echo", "ran"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-S", "-E", str(DIE_WITH_PARENT), other, "/bin/echo", "ran"], stdout=subprocess.PIPE, text=True
     )
     assert (done.returncode, done.stdout) == (1, "")
 

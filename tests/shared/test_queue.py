@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from shared.process import Fatal
+from shared.errors import Fatal
 from shared.queue import EmbeddedServer, open_queue
 from tests.shared.conftest import wait_until
 
@@ -28,7 +28,7 @@ def hold() -> Iterator[Callable[[Path], Holder]]:
         def start(directory: Path) -> Holder:
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.shared.queue_holder", str(directory)],
+                    [sys.executable, "-m", "tests.support.queue_holder", str(directory)],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

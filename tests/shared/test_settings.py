@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.process import Fatal
+from shared.errors import Fatal
 from shared.settings import Port, Settings, load
 
 

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from shared.pairs import Pair
 from shared.queue import EmbeddedServer
-from shared.redis_client import reading_client
+from shared.redis import reading_client
 from shared.stream import Append, Delivery, Offer, PairStream
 from tests.shared.conftest import record
 
@@ -178,15 +178,15 @@ async def test_an_unreadable_entry_is_buried_and_the_others_flow(
     assert fault in (bad.fault or "")
     assert good.record == record(0)
 
-    await PairStream(redis, dataset).bury(bad)
+    await PairStream(redis, dataset).dead_letter(bad)
     await stream.acknowledge([good])
     assert await writer.backlog() == 0
-    dead = await redis.xrange(f"{writer.prefix}:dead")
+    dead = await redis.xrange(writer.dead_key)
     assert dead is not None
     ((_, kept),) = dead
     assert kept == {"entry": bad.id, "fault": bad.fault, "deliveries": "1", **fields}
-    await PairStream(redis, dataset).bury(bad)
-    assert await writer.dead() == 1, "a repeated burial adds nothing"
+    await PairStream(redis, dataset).dead_letter(bad)
+    assert await writer.count_dead_letters() == 1, "a repeated burial adds nothing"
     assert await PairStream(reader, dataset).read("trainer", block_ms=50) == []
 
 

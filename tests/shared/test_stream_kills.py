@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from shared.queue import EmbeddedServer
-from shared.redis_client import command_client, reading_client
+from shared.redis import command_client, reading_client
 from shared.stream import Append, Offer, PairStream
 from tests.shared.conftest import record, wait_until_async
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.process import Fatal
+from shared.errors import Fatal
 from shared.settings import Settings, load
 from shared.teacher import default_teacher, folder_or_hub_id, locate
 

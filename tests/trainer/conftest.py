@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.dataset import Dataset, open_dataset
+from services.trainer.dataset.store import Dataset, open_dataset
 from shared.queue import EmbeddedServer
-from tests.trainer.homes import Home
-from tests.trainer.live import LiveTrainer
-from tests.trainer.made_pairs import make_pairs
-from tests.trainer.students import write_encoder, write_static
+from tests.support.pairs import make_pairs
+from tests.support.students import write_encoder, write_static
+from tests.support.trainer import LiveTrainer
+from tests.support.trainer_homes import Home
 
 Start = Callable[..., LiveTrainer]
 

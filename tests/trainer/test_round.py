@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.trainer import encoder
+from services.trainer.models import encoder
+from shared.errors import Fatal
 from shared.manifest import PROBE_SENTENCES
-from shared.process import Fatal
-from tests.trainer.homes import Home
-from tests.trainer.made_pairs import make_pairs, plan, records
+from tests.support.pairs import make_pairs, plan, records
+from tests.support.trainer_homes import Home
 
 
 def test_the_untrained_base_is_round_0(home: Home, static_student: Path) -> None:

@@ -1,1 +1,1 @@
-"""What a person can ask of the trainer on the command line, beside running it."""
+"""What `python -m services.trainer COMMAND` does. May import everything of the trainer; only `__main__` imports it."""

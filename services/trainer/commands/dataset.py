@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.trainer.commands.pair_files import BadRow, Taker, portions, read, write
-from services.trainer.dataset import Dataset, Origin, open_dataset
-from shared.process import Fatal
+from services.trainer.dataset.files import BadRow, Taker, portions, read, write
+from services.trainer.dataset.store import Dataset, Origin, open_dataset
+from shared.errors import Fatal
 from shared.settings import Settings
 
 MOST_ORIGINS = 20

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from services.trainer import student
 from services.trainer.commands.score_sets import mteb_scores, pair_set
-from services.trainer.evaluation import SUFFIX, StsFile, Undefined, sts_files
-from services.trainer.quality import Quality, measure
+from services.trainer.evaluation.metrics import Quality, measure
+from services.trainer.evaluation.sts import SUFFIX, StsFile, Undefined, sts_files
+from services.trainer.students import locate
 from shared import teacher
+from shared.errors import Fatal
 from shared.manifest import VERSION_ID
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.process import Fatal
 from shared.settings import Settings
 
 
@@ -26,7 +26,7 @@ def evaluate(settings: Settings, given: argparse.Namespace) -> None:
         sets |= {name: (f"{given.sts / name}{SUFFIX}", file) for name, file in sts_files(given.sts).items()}
     sets |= {name: (f"--data {name}", pair_set(name)) for name in given.data}
     located = _locate(settings, given.model)
-    from services.trainer import encoder
+    from services.trainer.models import encoder
 
     model = encoder.load(located, "MODEL")
     found = {name: _measure(partial(encoder.encode, model), *one) for name, one in sets.items()}
@@ -85,9 +85,9 @@ def _spoken(model: str, found: Mapping[str, Quality], scores: Mapping[str, float
 def _locate(settings: Settings, model: str) -> str:
     """A published version, checked; the untrained default student; or any model. Raises `Fatal`."""
     if model == "default":
-        return student.locate(model, settings.teacher, settings.cache_dir)
+        return locate.locate(model, settings.teacher, settings.cache_dir)
     if model not in ("current", "previous") and not VERSION_ID.match(model):
-        return teacher.folder_or_hub_id(model, "MODEL", *student.MODEL_FILES)
+        return teacher.folder_or_hub_id(model, "MODEL", *locate.MODEL_FILES)
     store = ModelStore(settings.models_dir)
     try:
         if any(one.id == model for one in store.rejected()):

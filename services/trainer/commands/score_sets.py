@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.trainer.commands.pair_files import COLUMNS, Row, read
-from services.trainer.evaluation import StsFile
-from services.trainer.progress import first_line
-from shared.process import Fatal
+from services.trainer.dataset.files import COLUMNS, Row, read
+from services.trainer.evaluation.sts import StsFile
+from shared.errors import Fatal, first_line
 
 
 def pair_set(name: str) -> StsFile:

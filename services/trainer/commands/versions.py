@@ -4,12 +4,11 @@ import argparse
 import json
 from typing import Any
 
-from services.trainer.progress import first_line
+from services.trainer.publishing.retention import best
 from services.trainer.settings import TrainerSettings
-from services.trainer.upkeep import best
+from shared.errors import Fatal, first_line
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.process import Fatal
 from shared.settings import Settings
 
 BRIEF = {"files", "probe"}
@@ -83,7 +82,7 @@ def _activate(store: ModelStore, name: str, rejected: bool) -> None:
 
 
 def _push(store: ModelStore, name: str, repo: str) -> None:
-    from services.trainer.hub import push
+    from services.trainer.publishing.hub import push
 
     version = store.resolve(name)
     store.verify(version)

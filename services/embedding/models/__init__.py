@@ -1,0 +1,1 @@
+"""A version in memory, and how it proves itself. May import shared only."""

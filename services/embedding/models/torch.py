@@ -1,0 +1,288 @@
+"""The door to sentence-transformers and torch: a version's folder becomes an `Encoder`.
+
+Importing this module takes seconds, so it is imported by the thread that loads the first version.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from transformers.utils import logging as transformers_logging
+
+from services.embedding.models.base import Encoder, Options, Precision, Token, Tokens, Vectors
+from services.embedding.models.onnx import OnnxSession
+from services.embedding.settings import PrecisionSetting
+from shared.manifest import PROBE_SENTENCES, Manifest
+from shared.model_store import BrokenVersion
+
+log = logging.getLogger(__name__)
+
+NO_LIMIT = 1_000_000
+"""transformers writes "no limit" as a huge number."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
+"""On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
+STATIC_BATCH_TOKENS = 16_384
+
+
+def load(folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting) -> Encoder:
+    """The version in `folder`. Raises `BrokenVersion` for a kind of model that isn't served."""
+    transformers_logging.disable_progress_bar()
+    # A version holds safetensors only (`ModelStore.verify`), and code is never taken from a model's folder.
+    model = SentenceTransformer(
+        str(folder), device=None if device == "auto" else device, local_files_only=True, trust_remote_code=False
+    )
+    model.eval()
+    kind = type(model[0])
+    if kind is StaticEmbedding:
+        return StaticEncoder(manifest, model, threads)
+    if kind is Transformer:
+        return TransformerEncoder(manifest, model, threads, folder, _precision(precision, manifest, model))
+    raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
+
+
+def _precision(asked: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
+    """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
+    on_cpu = model.device.type == "cpu"
+    int8 = manifest.int8
+    if asked == "auto":
+        if not on_cpu:
+            return "bfloat16"
+        return "int8" if int8 is not None and int8.holds else "float32"
+    if asked == "int8" and (int8 is None or not int8.holds or not on_cpu):
+        why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
+        log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
+        return "float32"
+    return asked
+
+
+class _TorchEncoder(Encoder):
+    """What both kinds share: prompts, showing tokens, and running the model's modules."""
+
+    def __init__(self, manifest: Manifest, model: Any, threads: int) -> None:
+        super().__init__(manifest)
+        self._model, self._threads = model, threads
+        self._thread = threading.local()
+        self._tokenizer_lock = threading.Lock()
+        self.prompts = {name: prompt or "" for name, prompt in model.prompts.items()}
+        self.default_prompt = self.prompts.get(model.default_prompt_name, "")
+
+    def _run(self, features: dict[str, Any]) -> Vectors:
+        if self._threads and not hasattr(self._thread, "ready"):
+            torch.set_num_threads(self._threads)  # OpenMP counts for each thread by itself
+            self._thread.ready = True
+        device = self._model.device
+        features = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
+        }
+        with torch.inference_mode():
+            vectors = self._forward(features)["sentence_embedding"][:, : self._model.truncate_dim]
+        array: Vectors = vectors.float().cpu().numpy()
+        return array
+
+    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self._model(features)
+        return found
+
+    def _raw_tokenizer(self) -> Any:
+        """The `tokenizers` library's own."""
+        tokenizer = self._model[0].tokenizer
+        return getattr(tokenizer, "backend_tokenizer", tokenizer)
+
+    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+        """See `Encoder`."""
+        raw = self._raw_tokenizer()
+        with self._tokenizer_lock:
+            truncation, padding = raw.truncation, raw.padding
+            raw.no_truncation()
+            raw.no_padding()
+            encodings = raw.encode_batch([prompt + text for text in texts], add_special_tokens=add_special_tokens)
+            if truncation:
+                raw.enable_truncation(**truncation)
+            if padding:
+                raw.enable_padding(**padding)
+        return [_shown(encoding, text, len(prompt)) for encoding, text in zip(encodings, texts, strict=True)]
+
+    def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        """See `Encoder`."""
+        raw = self._raw_tokenizer()
+        size = raw.get_vocab_size(with_added_tokens=True)
+        if any(not 0 <= one < size for row in ids for one in row):
+            raise ValueError(f"token ids must be from 0 to {size - 1}")
+        texts: list[str] = raw.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
+        return texts
+
+
+def _shown(encoding: Any, text: str, before: int) -> list[Token]:
+    shown = []
+    for id_, word, special, (start, stop) in zip(
+        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+    ):
+        if special:
+            shown.append(Token(id_, word, True, None, None))
+            continue
+        start, stop = max(0, start - before), max(0, stop - before)
+        shown.append(Token(id_, text[start:stop] or word, False, start, stop))
+    return shown
+
+
+class StaticEncoder(_TorchEncoder):
+    """The mean of a text's token vectors. Its token ids are kept for encoding: tokenising is most of the work."""
+
+    padded = False
+    batch_tokens = STATIC_BATCH_TOKENS
+    max_tokens = None
+    pooling = "mean"
+    backend = "static"
+    precision: Precision = "float32"
+
+    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+        """See `Encoder`. Nothing is truncated."""
+        prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
+        # "fast" leaves out the offsets into the text; the ids are those of sentence-transformers.
+        encodings = self._model[0].tokenizer.encode_batch_fast(prompted, add_special_tokens=False)
+        ids = [encoding.ids for encoding in encodings]
+        return [Tokens(len(one), len(one), one) for one in ids]
+
+    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:  # noqa: ARG002
+        """See `Encoder`. A text without a known token gives a zero vector."""
+        flat = np.fromiter(chain.from_iterable(tokens.payload for tokens in batch), dtype=np.int64)
+        offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
+        return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
+
+    def windows(self, text: str, options: Options) -> list[str]:  # noqa: ARG002
+        """See `Encoder`."""
+        return [text]
+
+
+class TransformerEncoder(_TorchEncoder):
+    """A transformer with pooling, in torch or, for int8, with ONNX Runtime in place of the transformer.
+
+    Token ids are kept for encoding where that gives what sentence-transformers gives; where a model needs more (prompts
+    left out of pooling, chat templates), sentence-transformers tokenises the texts of each batch itself.
+    """
+
+    padded = True
+
+    def __init__(self, manifest: Manifest, model: Any, threads: int, folder: Path, precision: Precision) -> None:
+        super().__init__(manifest, model, threads)
+        limit = model.max_seq_length
+        self.max_tokens = limit if limit is not None and limit < NO_LIMIT else None
+        modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+        self.pooling = modes[0] if modes and isinstance(modes[0], str) else "mixed"
+        self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.precision, self.backend = precision, "torch"
+        self._session: OnnxSession | None = None
+        self._ids_suffice = False
+        self._ids_suffice = self._compare_ids()
+        if precision == "bfloat16":
+            model.bfloat16()
+        if precision == "int8" and manifest.int8 is not None and self._ids_suffice:
+            self._session = OnnxSession(folder / manifest.int8.file, threads)
+            self.backend = "onnx"
+            model[0].model = None  # the exact weights aren't needed any more
+        elif precision == "int8":
+            self.precision = "float32"
+
+    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+        """See `Encoder`."""
+        prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
+        with self._tokenizer_lock:
+            ids = self._ids(prompted, options.truncation_side, self.max_tokens)
+            # Only those that fill the window may have been cut: they are counted again.
+            full = [place for place, one in enumerate(ids) if len(one) == self.max_tokens]
+            whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
+        totals = dict(zip(full, map(len, whole), strict=True))
+        return [
+            Tokens(len(one), totals.get(place, len(one)), one if self._ids_suffice else texts[place])
+            for place, one in enumerate(ids)
+        ]
+
+    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:
+        """See `Encoder`."""
+        if self._ids_suffice:
+            return self._run(self._pad([tokens.payload for tokens in batch]))
+        with self._tokenizer_lock:
+            self._model.tokenizer.truncation_side = options.truncation_side
+            features = self._model.preprocess([tokens.payload for tokens in batch], prompt=options.prompt or None)
+        return self._run(features)
+
+    def windows(self, text: str, options: Options) -> list[str]:
+        """See `Encoder`. A window is filled up to a tenth before its end at least, so that words stay whole."""
+        if self.max_tokens is None:
+            return [text]
+        tokenizer = self._model.tokenizer
+        with self._tokenizer_lock:
+            room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
+            encoding = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        words, ends = (
+            encoding.word_ids(),
+            [encoding.token_to_chars(place) for place in range(len(encoding["input_ids"]))],
+        )
+        if room < 1 or len(words) <= room:
+            return [text]
+        pieces, first, start = [], 0, 0
+        while len(words) - first > room:
+            last = _break_before(words, first, first + room)
+            stop = ends[last].start if ends[last] is not None else len(text)
+            pieces.append(text[start:stop])
+            first, start = last, stop
+        return [piece for piece in [*pieces, text[start:]] if piece.strip()]
+
+    def _ids(self, texts: list[str], side: str, limit: int | None) -> list[list[int]]:
+        tokenizer = self._model.tokenizer
+        tokenizer.truncation_side = side
+        found = tokenizer(
+            texts, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = found["input_ids"]
+        return ids
+
+    def _pad(self, rows: list[list[int]]) -> dict[str, Any]:
+        tokenizer = self._model.tokenizer
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for row, (place, own) in zip(rows, enumerate(ids), strict=True):
+            part = slice(0, len(row)) if tokenizer.padding_side == "right" else slice(longest - len(row), longest)
+            own[part] = row
+            mask[place, part] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        if self._session is None:
+            return super()._forward(features)
+        features["token_embeddings"] = torch.from_numpy(
+            self._session.run(features["input_ids"].numpy(), features["attention_mask"].numpy())
+        )
+        for module in list(self._model)[1:]:
+            features = module(features)
+        return features
+
+    def _compare_ids(self) -> bool:
+        """Whether padding the ids ourselves gives what sentence-transformers gives, also with the version's prompts."""
+        if self._model.tokenizer.pad_token_id is None:
+            return False
+        for prompt in {"", self.default_prompt, *self.prompts.values()}:
+            options = Options(prompt)
+            texts = list(PROBE_SENTENCES)
+            with self._tokenizer_lock:
+                own = self._run(self._pad(self._ids([prompt + text for text in texts], "right", self.max_tokens)))
+            theirs = self.encode([Tokens(0, 0, text) for text in texts], options)
+            if not np.allclose(own, theirs, atol=1e-5):
+                return False
+        return True
+
+
+def _break_before(words: list[int | None], first: int, end: int) -> int:
+    """The last place up to `end` where a word begins; `end` itself when there is none in the window's last tenth."""
+    for place in range(end, max(first, end - max(1, (end - first) // 10) - 1), -1):
+        if words[place] != words[place - 1]:
+            return place
+    return end

@@ -1,0 +1,60 @@
+"""The door: takes requests for jobs and refuses at once what could not be done."""
+
+import re
+
+from services.generation.jobs.scheduler import JobRunner, KeyReused
+from services.generation.jobs.store import Status, TooManyJobs
+from services.generation.pairs.plan import Plan, WrongPlan
+from services.generation.pairs.tasks import Tasks
+from services.generation.settings import GenerationSettings
+from shared.http.problems import Problem
+from shared.stream import PairStream
+
+
+class Desk:
+    """Checks plans against this service's tasks and limits."""
+
+    def __init__(self, runner: JobRunner, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
+        self.runner = runner
+        self._stream, self._tasks, self._settings = stream, tasks, settings
+
+    async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
+        """A durable, queued job; the same one for the same key. Raises `Problem`."""
+        plan = self._checked(plan)
+        try:
+            # Half of the stream is kept for the jobs that run already.
+            if await self._stream.backlog() >= max(1, self._stream.limit // 2):
+                raise _busy("The trainer is behind: the pair stream is half full.")
+            return await self.runner.submit(plan, key, request_id)
+        except TooManyJobs:
+            raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
+        except KeyReused:
+            raise _wrong("Idempotency-Key", "another request was sent with this key; use a new one") from None
+
+    async def job(self, job_id: str) -> Status:
+        """The job of this id. Raises `Problem` 404."""
+        job = await self.runner.status(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
+        if job is None:
+            kept = f"finished jobs are kept for {self._settings.keep_jobs_hours:g} hours"
+            raise Problem(404, "No such job", f"There is no job {job_id[:64]!r}; {kept}.")
+        return job
+
+    def _checked(self, plan: Plan) -> Plan:
+        """The plan, written out, if it may be run here."""
+        try:
+            plan = plan.written_out(self._tasks)
+        except WrongPlan as wrong:
+            raise _wrong(wrong.field, wrong.message) from None
+        requested, limit = plan.pairs_requested(plan.spec), self._settings.max_pairs_per_job
+        if requested > limit:
+            field = "pairs" if plan.pairs is not None else "pairs_per_label"
+            raise _wrong(field, f"this asks for {requested} pairs; a job may ask for {limit}")
+        return plan
+
+
+def _wrong(field: str, message: str) -> Problem:
+    return Problem(422, "Invalid request", f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def _busy(detail: str) -> Problem:
+    return Problem(429, "Too many requests", f"{detail} Try again later.", {"Retry-After": "10"})

@@ -1,0 +1,1 @@
+"""The command line, without HTTP and Redis: pairs into a file. May import pairs, decoding and job progress."""

@@ -1,0 +1,87 @@
+"""The dataset card that is written beside a file of pairs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.generation.jobs.progress import Ledger
+from services.generation.pairs.plan import Plan
+from shared import __version__
+
+SHOWN = 2
+"""Example pairs a label."""
+
+
+def dataset_card(
+    plan: Plan, ledger: Ledger, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
+) -> str:
+    """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them."""
+    task = plan.spec
+    decoding = ", ".join(f"{name} {value}" for name, value in plan.decoding.model_dump().items())
+    sections = [
+        "---",
+        "language: en",
+        "task_categories: [sentence-similarity]",
+        "tags: [pairwright, synthetic, dino]",
+        f"configs: [{{config_name: default, data_files: {json.dumps(files[-1])}}}]",
+        "---",
+        f"# Sentence pairs for the task `{task.task_name}`, written by a language model",
+        "",
+        "Every pair was written by the teacher below from an instruction a label, with self-debiasing decoding (DINO, "
+        "Schick & Schütze 2021). No person wrote or labelled any of them: labels are wrong now and then. The licence "
+        "of the teacher may govern what is made with it.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| teacher | `{teacher}` |",
+        f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
+        f"| pairs | {ledger.accepted.total()} of {ledger.requested} asked for ({ledger.outcome}) |",
+        f"| first sentences | {_sources(plan)} |",
+        f"| exemplars in a prompt | {plan.exemplars} |",
+        f"| decoding | {decoding} |",
+        f"| seed | {plan.seed} |",
+        "",
+        "## Labels",
+        "",
+        "| label | score | counter-labels | pairs | instruction |",
+        "| --- | ---: | --- | ---: | --- |",
+        *(
+            f"| {name} | {label.score:g} | {', '.join(label.counter_labels) or '-'} | {ledger.accepted[name]} | "
+            f"{_cell(label.instruction)} |"
+            for name, label in task.labels.items()
+        ),
+        "",
+        "## Thrown away",
+        "",
+        f"{ledger.rejected.total()} of the sampled sentences, by reason: "
+        + (", ".join(f"{reason} {count}" for reason, count in ledger.rejected.most_common()) or "none"),
+        "",
+        "## Examples",
+        "",
+        "| label | sentence1 | sentence2 |",
+        "| --- | --- | --- |",
+        *(
+            f"| {pair['label']} | {_cell(pair['sentence1'])} | {_cell(pair['sentence2'])} |"
+            for name in task.labels
+            for pair in [pair for pair in pairs if pair["label"] == name][:SHOWN]
+        ),
+        "",
+        "## Files",
+        "",
+        *(f"- `{file}`{_about(file)}" for file in files),
+    ]
+    return "\n".join(sections) + "\n"
+
+
+def _sources(plan: Plan) -> str:
+    return f"{len(plan.inputs)} given" if plan.inputs else "written by the teacher"
+
+
+def _about(file: str) -> str:
+    if ".postprocessed" in file:
+        return ": scores smoothed (0.8 y + 0.1), two random pairs of score 0 a sentence1, as the original's script"
+    return ": JSON Lines with sentence1, sentence2, score, label"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ⏎ ")

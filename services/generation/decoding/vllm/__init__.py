@@ -1,0 +1,1 @@
+"""The vLLM engine: lanes in lockstep inside vLLM. May import decoding only."""

@@ -1,0 +1,29 @@
+"""What we ask of vLLM's worker, in whichever process it runs: receipts of drawn tokens, and batch-invariant layers.
+
+vLLM mixes this class into its worker (`worker_extension_cls`) and calls it through `collective_rpc`, the same whether
+the worker lives in our process or, with tensor parallelism, in one of its own.
+"""
+
+from typing import Any
+
+from services.generation.decoding.vllm import processor
+from services.generation.decoding.vllm.processor import Receipt
+
+
+class LaneWorker:
+    """Methods for vLLM's worker. Their names must not meet any of its own."""
+
+    model_runner: Any  # the worker's
+
+    def pairwright_receipts(self, samples: list[str], dropped: list[str]) -> dict[str, Receipt]:
+        """The receipts of ended samples, which are forgotten here with those of `dropped` ones."""
+        for sample in dropped:
+            processor.receipts.pop(sample, None)
+        found = {sample: processor.receipts.pop(sample, None) for sample in samples}
+        return {sample: draws.settled() for sample, draws in found.items() if draws is not None}
+
+    def pairwright_make_batch_invariant(self) -> int:
+        """See `batch_invariance.make_batch_invariant`."""
+        from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
+
+        return make_batch_invariant(self.model_runner.model)

@@ -1,1 +1,0 @@
-"""The engines: each heavy library has one door here."""

@@ -1,0 +1,1 @@
+"""Jobs in Redis: kept, scheduled, worked on, accounted. May import pairs and decoding."""

@@ -1,0 +1,200 @@
+"""What a job shall write: the body of `POST /generate`, the options of the batch command, and their presets."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from services.generation.decoding.base import Decoding
+from services.generation.pairs.filters import ALL, OF_A_SENTENCE1
+from services.generation.pairs.prompts import Form
+from services.generation.pairs.tasks import Tasks, TaskSpec, UnknownTask
+from shared.pairs import Sentence
+
+MAX_INPUTS = 100_000
+FILTERS = (*ALL, *OF_A_SENTENCE1)
+
+Preset = Literal["default", "dino"]
+
+DINO_DECODING = {
+    "decay_constant": 100.0,
+    "floor": 0.01,
+    "temperature": 1.0,
+    "top_k": 5,
+    "top_p": 0.9,
+    "max_tokens": 40,
+    "line_breaks": "reject",
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Ours. First sentences are drawn without top-k: they should differ from one another.
+    "default": {"sentence1_decoding": {"top_k": 0}},
+    # The original's command line and scripts (timoschick/dino): bare instructions, two outputs for each sentence and
+    # label, each tried once, only outright repetitions removed.
+    "dino": {
+        "pairs_per_label": 2,
+        "attempts": 1,
+        "exemplars": 0,
+        "topics": [],
+        "prompt_form": "plain",
+        "filters": ["identical", "repeat"],
+        "decoding": DINO_DECODING,
+        "sentence1_decoding": DINO_DECODING,
+    },
+}
+
+
+class WrongPlan(Exception):
+    """A plan asks for what can't be done."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field, self.message = field, message
+
+
+def _known_filter(name: str) -> str:
+    if name not in FILTERS:
+        raise ValueError(f"there is no filter {name!r}; known: {', '.join(FILTERS)}")
+    return name
+
+
+def _kind_of_task(value: object) -> str | None:
+    if isinstance(value, str):
+        return "name"
+    return "spec" if isinstance(value, Mapping | TaskSpec) else None
+
+
+Task = Annotated[
+    Annotated[str, Tag("name")] | Annotated[TaskSpec, Tag("spec")],
+    Discriminator(
+        _kind_of_task,
+        custom_error_type="task",
+        custom_error_message="give a task's name, or a task spec as an object",
+    ),
+]
+"""A task by its name, or a spec of one's own."""
+Pool = Annotated[list[Annotated[Sentence, Field(max_length=100)]], Field(max_length=10_000)]
+
+
+class Plan(BaseModel):
+    """What a job shall write. Everything about its pairs follows from this and from the teacher."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    preset: Preset = "default"
+    """Where the other fields' defaults come from: `default` is ours, `dino` the original's."""
+    task: Task = "sts"
+    inputs: Annotated[list[Sentence] | None, Field(min_length=1, max_length=MAX_INPUTS)] = None
+    """Sentences to write partners for."""
+    num_inputs: Annotated[int | None, Field(ge=1, le=MAX_INPUTS)] = None
+    """Instead of `inputs`: how many first sentences the teacher shall write itself."""
+    pairs: Annotated[int | None, Field(ge=1)] = None
+    """How many accepted pairs are wanted for each label in all. Alone, the teacher writes as many first sentences as
+    that takes; with `inputs`, they are gone through as often as it takes."""
+    labels: Annotated[list[str] | None, Field(min_length=1)] = None
+    """Which of the task's labels; all by default."""
+    pairs_per_label: Annotated[int, Field(ge=1, le=100)] = 1
+    """Pairs wanted for each first sentence and label."""
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """How often a pair is tried before it is given up; with `pairs`, how many samples one may cost on average. A pair
+    that the dataset has already gets another turn, with one attempt fewer."""
+    exemplars: Annotated[int, Field(ge=0, le=16)] = 2
+    """How many of the label's exemplars a prompt shows (as many as there are), drawn by the seed."""
+    topics: Pool | None = None
+    """What first sentences shall be about; left out, a built-in pool; `[]`: ask with the labels' own instructions."""
+    genres: Pool | None = None
+    """Where first sentences could stand; left out, a built-in pool."""
+    sentence1_task: Task | None = None
+    """A task without `<X1>`, such as the original's `sts-x1`, whose instructions ask for the first sentences."""
+    prompt_form: Form = "auto"
+    """`chat` uses the teacher's own chat template; `auto` does so for second sentences, if it has one: pairs teach more
+    for it (docs/quality.md)."""
+    filters: list[Annotated[str, AfterValidator(_known_filter)]] | None = None
+    """Which filters throw written sentences away; left out, all of them."""
+    decoding: Decoding = Decoding()
+    sentence1_decoding: Decoding = Decoding(top_k=0)
+    """For first sentences."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_preset(cls, value: object) -> object:
+        if not isinstance(value, Mapping) or not isinstance(value.get("preset", "default"), str):
+            return value
+        preset = PRESETS.get(value.get("preset", "default"), {})
+        merged = {**preset, **value}
+        for name in ("decoding", "sentence1_decoding"):
+            if isinstance(value.get(name), Mapping):
+                merged[name] = {**preset.get(name, {}), **value[name]}
+        return merged
+
+    @model_validator(mode="after")
+    def _one_source_of_sentences(self) -> Self:
+        if self.pairs is not None:
+            if self.num_inputs is not None:
+                raise ValueError("give num_inputs or pairs, not both: with pairs, as many are written as it takes")
+        elif (self.inputs is None) == (self.num_inputs is None):
+            raise ValueError(
+                "give inputs (sentences), num_inputs (how many the teacher shall write) or pairs (how many are wanted)"
+            )
+        return self
+
+    def labels_of(self, task: TaskSpec) -> list[str]:
+        """The labels to write. Raises KeyError with the first one that the task doesn't have."""
+        for label in self.labels or ():
+            if label not in task.labels:
+                raise KeyError(label)
+        return list(dict.fromkeys(self.labels)) if self.labels else list(task.labels)
+
+    def pairs_requested(self, task: TaskSpec) -> int:
+        """How many pairs are asked for."""
+        labels = len(self.labels_of(task))
+        if self.pairs is not None:
+            return self.pairs * labels
+        return self.sentences * labels * self.pairs_per_label
+
+    @property
+    def sentences(self) -> int:
+        """How many first sentences there are; with `pairs` alone, 0: nobody knows yet."""
+        return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
+
+    def asks(self, name: str) -> bool:
+        """Whether a filter is on."""
+        return self.filters is None or name in self.filters
+
+    def written_out(self, tasks: Tasks) -> "Plan":
+        """This plan with its task specs in it, so that it means the same everywhere and after every restart.
+
+        Raises `WrongPlan` that names the field.
+        """
+        task = _spec("task", self.task, tasks)
+        if not task.writes_pairs:
+            message = f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
+            raise WrongPlan("task", message)
+        first = None if self.sentence1_task is None else _spec("sentence1_task", self.sentence1_task, tasks)
+        if first is not None and first.writes_pairs:
+            raise WrongPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")
+        try:
+            self.labels_of(task)
+        except KeyError as error:
+            message = f"task {task.task_name!r} has no label {error.args[0]!r}; it has {', '.join(task.labels)}"
+            raise WrongPlan("labels", message) from None
+        return self.model_copy(update={"task": task, "sentence1_task": first})
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task. Only of a plan that is written out."""
+        assert isinstance(self.task, TaskSpec)
+        return self.task
+
+    @property
+    def sentence1_spec(self) -> TaskSpec | None:
+        """The task that asks for first sentences, if there is one. Only of a plan that is written out."""
+        assert not isinstance(self.sentence1_task, str)
+        return self.sentence1_task
+
+
+def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:
+    try:
+        return tasks.get(task)
+    except UnknownTask as error:
+        raise WrongPlan(field, str(error)) from None

@@ -1,0 +1,104 @@
+"""Prompt texts: pure functions from a task spec to what the teacher reads.
+
+A prompt is a few of the label's exemplars, each written out as the instruction with both sentences, then the
+instruction itself, ending in the opening quote of the sentence that the teacher shall write. The plain form is that
+text; the chat form is the same as messages: a question ends before the instruction's last line, which the assistant
+begins and the teacher goes on with.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from services.generation.decoding.base import Turn
+from services.generation.pairs.tasks import GENRE, TOPIC, X1, Label, TaskSpec
+
+Form = Literal["auto", "plain", "chat"]
+"""`auto`: the chat form for second sentences if the teacher's tokenizer brings a chat template, else the plain one."""
+
+
+class Shown(NamedTuple):
+    """One instruction, filled in, and the sentence that answers it; in a prompt's last place it is still to write."""
+
+    instruction: str
+    sentence: str = ""
+
+
+class Prompt(NamedTuple):
+    """What the teacher reads: exemplars, then the instruction to follow, without a sentence."""
+
+    shown: tuple[Shown, ...]
+
+    @property
+    def text(self) -> str:
+        """The plain form."""
+        *exemplars, last = self.shown
+        return "".join(f'{one.instruction}{one.sentence}"\n\n' for one in exemplars) + last.instruction
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The chat form; the last turn is to be gone on with."""
+        turns: list[Turn] = []
+        for one in self.shown:
+            question, _, opening = one.instruction.rpartition("\n")
+            turns.append({"role": "user", "content": question or opening})
+            answer = opening if question else '"'
+            closing = f'{one.sentence}"' if one.sentence else ""
+            turns.append({"role": "assistant", "content": answer + closing})
+        return turns
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The exemplars' sentences, which the teacher must not repeat."""
+        return tuple(one.sentence for one in self.shown if one.sentence)
+
+
+def lanes_for_sentence2(
+    task: TaskSpec, label: str, sentence1: str, exemplars: Sequence[int] = ()
+) -> tuple[Prompt, ...]:
+    """The prompts of one sample: the label's own first, then its counter-labels', all around the same `sentence1`.
+
+    `exemplars` are places in the labels' pools; those that a pool hasn't got are left out.
+    """
+    names = (label, *task.labels[label].counter_labels)
+    return tuple(sentence2_prompt(task.labels[name], sentence1, exemplars) for name in names)
+
+
+def sentence2_prompt(label: Label, sentence1: str, exemplars: Sequence[int] = ()) -> Prompt:
+    """Ask for sentence 2 to a given sentence 1. Double quotes in it, which would end it, become single ones."""
+    pool = [label.exemplars[place] for place in exemplars if place < len(label.exemplars)]
+    shown = [Shown(label.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
+    return Prompt((*shown, Shown(label.instruction.replace(X1, in_quotes(sentence1)))))
+
+
+def sentence1_prompt(task: TaskSpec, label: str, exemplars: Sequence[int] = ()) -> Prompt:
+    """Ask for sentence 1 as the paper does: a label's instruction, cut before it."""
+    spec = task.labels[label]
+    pool = [spec.exemplars[place] for place in exemplars if place < len(spec.exemplars)]
+    opening = spec.instruction.partition(X1)[0]
+    # An exemplar goes on to its second sentence, as the whole instruction would.
+    shown = [Shown(spec.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
+    return Prompt((*shown, Shown(opening)))
+
+
+def topical_prompt(task: TaskSpec, topic: str, genre: str, exemplars: Sequence[int] = ()) -> Prompt:
+    """Ask for sentence 1 by the task's own `sentence1` instruction."""
+    spec = task.sentence1
+    assert spec is not None
+    pool = [spec.exemplars[place] for place in exemplars if place < len(spec.exemplars)]
+
+    def filled(topic: str, genre: str) -> str:
+        return spec.instruction.replace(TOPIC, topic).replace(GENRE, genre)
+
+    shown = [Shown(filled(one.topic, one.genre), in_quotes(one.sentence)) for one in pool]
+    return Prompt((*shown, Shown(filled(topic, genre))))
+
+
+def in_quotes(sentence: str) -> str:
+    """A sentence as it stands between double quotes in a prompt."""
+    return sentence.replace('"', "'")
+
+
+def draw_exemplars(pool_size: int, count: int, seed: int) -> tuple[int, ...]:
+    """`count` different places in a pool (all of it if it is smaller), in an order of the seed's."""
+    return tuple(random.Random(seed).sample(range(pool_size), min(count, pool_size)))

@@ -1,0 +1,1 @@
+"""The dataset on disk: SQLite store, pair files, Arrow tables. May import shared only."""

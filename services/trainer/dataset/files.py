@@ -1,0 +1,175 @@
+"""Files of pairs, in and out, in portions: Parquet, JSON Lines, CSV and TSV, ours and other people's columns."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from shared.errors import Fatal
+from shared.pairs import Pair, PairRecord, Provenance
+
+PORTION = 10_000
+COLUMNS = {
+    "sentence1": ("sentence1", "text_a", "sentence_a", "sentence_A", "text1", "question1"),
+    "sentence2": ("sentence2", "text_b", "sentence_b", "sentence_B", "text2", "question2"),
+    "score": ("score", "label", "similarity_score", "similarity", "relatedness_score"),
+}
+"""What others call our columns; text_a, text_b and label are those of the original DINO's files."""
+ORIGIN = ("task", "label", "job", "teacher", "seed")
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("sentence1", "sentence2")),
+        ("score", pa.float64()),
+        *((name, pa.string()) for name in ("dataset", "task", "label", "job", "teacher")),
+        ("seed", pa.int64()),
+        ("collected", pa.float64()),
+    ]
+)
+
+Row = Mapping[str, Any]
+
+
+class BadRow(ValueError):
+    """A row that is no pair. The message names its place, the field and what it must be."""
+
+
+def read(file: Path) -> Iterator[tuple[int, Row]]:
+    """A file's rows with their line numbers, from 1. Raises `Fatal` for a file of another kind."""
+    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _jsonl, ".csv": _delimited, ".tsv": _delimited}
+    reader = readers.get(file.suffix)
+    if reader is None:
+        raise Fatal(f"{file}: a file must end in {', '.join(readers)}")
+    try:
+        yield from reader(file)
+    except (OSError, UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
+        raise Fatal(f"{file}: can't be read: {error}") from None
+
+
+def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
+    """Write pairs with their provenance; how many. The file appears whole or not at all."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    rows = (_row(record, collected) for record, collected in records)
+    try:
+        written = (_write_parquet if file.suffix == ".parquet" else _write_jsonl)(rows, temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+class Taker:
+    """Makes records of other people's rows. `scale` is that of their scores; `source` stands for a missing teacher."""
+
+    def __init__(self, dataset: str, scale: tuple[float, float], source: str) -> None:
+        self._dataset, self._scale, self._source = dataset, scale, source
+
+    def record(self, place: str, row: Row) -> PairRecord:
+        """A row as a pair. Raises `BadRow`."""
+        found = {ours: next((row[name] for name in names if row.get(name) is not None), None)
+                 for ours, names in COLUMNS.items()}  # fmt: skip
+        for ours, value in found.items():
+            if value is None:
+                raise BadRow(f"{place}: has no {ours} (nor {', '.join(COLUMNS[ours][1:])})")
+        score = self._score(place, found["score"])
+        try:
+            pair = Pair(sentence1=found["sentence1"], sentence2=found["sentence2"], score=score)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise BadRow(f"{place}: {first['loc'][0]}: {first['msg']}") from None
+        return PairRecord(pair=pair, provenance=self._provenance(row, found["score"]))
+
+    def _score(self, place: str, value: Any) -> float:
+        low, high = self._scale
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise BadRow(f"{place}: score: {value!r} is not a number") from None
+        score = (number - low) / (high - low)
+        if not -1e-9 <= score <= 1 + 1e-9:
+            raise BadRow(
+                f"{place}: score: {number:g} is not within {low:g} to {high:g}; --scale LOW HIGH says another scale"
+            )
+        return min(max(score, 0.0), 1.0)
+
+    def _provenance(self, row: Row, label: Any) -> Provenance:
+        own = {name: row[name] for name in ORIGIN if row.get(name) is not None}
+        defaults = {"task": "import", "label": str(label), "job": "import", "teacher": self._source, "seed": 0}
+        merged: dict[str, Any] = defaults | own
+        return Provenance(
+            dataset=self._dataset,
+            **{name: str(merged[name]) for name in ORIGIN if name != "seed"},
+            seed=int(merged["seed"]),
+        )
+
+
+def portions(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """Rows in lists of at most `PORTION`."""
+    remaining = iter(rows)
+    while portion := list(islice(remaining, PORTION)):
+        yield portion
+
+
+def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
+    number = 0
+    with parquet.ParquetFile(file) as opened:
+        for batch in opened.iter_batches(PORTION):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+def _jsonl(file: Path) -> Iterator[tuple[int, Row]]:
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise Fatal(f"{file}, line {number}: is not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise Fatal(f"{file}, line {number}: is not a JSON object")
+                yield number, row
+
+
+def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
+    """With a header line. In a .tsv, quotes are characters like any other."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        if file.suffix == ".tsv":
+            yield from enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=2)
+        else:
+            yield from enumerate(csv.DictReader(lines), start=2)
+
+
+def _row(record: PairRecord, collected: float) -> dict[str, Any]:
+    return {
+        "sentence1": record.pair.sentence1,
+        "sentence2": record.pair.sentence2,
+        "score": record.pair.score,
+        **record.provenance.model_dump(),
+        "collected": collected,
+    }
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], file: Path) -> int:
+    written = 0
+    with parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for portion in portions(rows):
+            writer.write_table(pa.Table.from_pylist(portion, schema=SCHEMA))
+            written += len(portion)
+    return written
+
+
+def _write_jsonl(rows: Iterator[dict[str, Any]], file: Path) -> int:
+    written = 0
+    with file.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            written += 1
+    return written

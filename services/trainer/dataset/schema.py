@@ -1,0 +1,91 @@
+"""The dataset file's tables, and bringing a file of an older Pairwright up to them."""
+
+import secrets
+import sqlite3
+
+from shared.errors import Fatal
+
+SCHEMA = 3
+
+# A pair's id counts from 1 without gaps and pairs are never deleted, so `max(id)` is their number, and "all pairs up to
+# here" is one number in a round: with ten million pairs, neither counting nor planning a round touches the rows.
+TABLES = """
+CREATE TABLE pair (
+    id INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL UNIQUE,
+    sentence1 TEXT NOT NULL,
+    sentence2 TEXT NOT NULL,
+    score REAL NOT NULL,
+    provenance TEXT NOT NULL,
+    collected REAL NOT NULL
+);
+CREATE TABLE round (
+    id INTEGER PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('planned', 'training', 'published', 'rejected', 'failed')),
+    pairs INTEGER NOT NULL,
+    dataset_hash TEXT,
+    seed INTEGER NOT NULL,
+    base TEXT NOT NULL,
+    start TEXT,
+    faults INTEGER NOT NULL DEFAULT 0,
+    version TEXT,
+    reason TEXT,
+    started REAL,
+    finished REAL
+);
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+# The traces that pairs came in: the latest span of each that brought some, as W3C traceparent, and between which pairs
+# they lie. A round is linked to those that it is the first to train on.
+TRACES = """
+CREATE TABLE trace (
+    id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL, last_pair INTEGER NOT NULL
+);
+"""
+
+# Schema 1 kept hashes as text and marked each pair with the round that took it.
+FROM_1 = f"""
+ALTER TABLE pair RENAME TO pair1;
+ALTER TABLE round RENAME TO round1;
+{TABLES}
+INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)
+    SELECT from_hex(hash), sentence1, sentence2, score, provenance, collected
+    FROM pair1 ORDER BY round IS NULL, round, rowid;
+INSERT INTO round (id, state, pairs, dataset_hash, seed, base, faults, version, reason, started, finished)
+    SELECT id, state, pairs, dataset_hash, seed, base, faults, version, reason, started, finished FROM round1;
+DROP TABLE pair1;
+DROP TABLE round1;
+"""
+
+
+def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
+    """Durability, and the tables. Raises `Fatal` for a file of a newer Pairwright, or sqlite3.Error."""
+    connection.row_factory = sqlite3.Row
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
+        # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > SCHEMA:
+        raise Fatal(f"the dataset was written by a newer Pairwright (schema {found}, this one knows {SCHEMA})")
+    if found < SCHEMA:
+        if read_only:
+            raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
+        _renew(connection, found)
+
+
+def _renew(connection: sqlite3.Connection, found: int) -> None:
+    connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
+    named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
+    steps = {0: TABLES + named, 1: FROM_1 + named, 2: ""}[found] + TRACES
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    except sqlite3.Error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        # Another process may have been faster.
+        if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
+            raise

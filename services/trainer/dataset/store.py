@@ -1,0 +1,305 @@
+"""The collected pairs and the rounds that train on them, in one SQLite file that survives any kill.
+
+The trainer that holds the lease writes rounds; pairs are also written by `dataset import`. A round's process reads.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from services.trainer.dataset.schema import prepare
+from shared.errors import Fatal
+from shared.pairs import Pair, PairRecord, Provenance
+
+FILE = "pairs.sqlite"
+
+
+class State(StrEnum):
+    """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
+
+    PLANNED = "planned"
+    TRAINING = "training"
+    PUBLISHED = "published"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training run. Which pairs it has, its seed and its base never change, so it can be run again."""
+
+    id: int
+    """0 publishes the untrained base."""
+    state: State
+    pairs: int
+    """The pairs with ids up to this one."""
+    dataset_hash: str | None
+    """SHA-256 over its pairs' content hashes and scores; None without pairs."""
+    seed: int
+    base: str
+    start: str | None
+    """The version that training continues from, with `warm_start`; None from the base."""
+    faults: int
+    """How many times its child process failed. A death of the trainer itself is not the round's fault."""
+    version: str | None
+    reason: str | None
+    """Why it failed, failed last, or was rejected."""
+    started: float | None
+    finished: float | None
+
+
+COLUMNS = "id, state, pairs, dataset_hash, seed, base, start, faults, version, reason, started, finished"
+
+
+class StoredPair(NamedTuple):
+    """A pair of the dataset: plain, because there may be millions."""
+
+    id: int
+    hash: bytes
+    sentence1: str
+    sentence2: str
+    score: float
+
+
+class Origin(NamedTuple):
+    """Who wrote how many pairs, and of which kind."""
+
+    teacher: str
+    task: str
+    label: str
+    pairs: int
+
+
+class Dataset:
+    """One dataset's pairs, unique by content hash, and its rounds."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @property
+    def id(self) -> str:
+        """Names this dataset's file among all."""
+        return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
+
+    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
+        """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat.
+
+        `traceparents` are the spans that brought them.
+        """
+        now = time.time()
+        rows = [
+            (
+                bytes.fromhex(record.pair.content_hash),
+                record.pair.sentence1,
+                record.pair.sentence2,
+                record.pair.score,
+                record.provenance.model_dump_json(),
+                now,
+            )
+            for record in records
+        ]
+        with self._transaction():
+            before = self._db.total_changes
+            # Not OR IGNORE, which would also pass over a row that breaks another rule of the table.
+            self._db.executemany(
+                "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
+                rows,
+            )
+            new = self._db.total_changes - before
+            last = self.count()
+            self._db.executemany(
+                "INSERT INTO trace (id, traceparent, first_pair, last_pair) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
+                " DO UPDATE SET traceparent = excluded.traceparent, last_pair = excluded.last_pair",
+                [(one.split("-")[1], one, last - new + 1, last) for one in traceparents if new],
+            )
+            return new
+
+    def traceparents(self, round_: Round) -> list[str]:
+        """The spans that brought the pairs which a round is the first to train on, oldest first."""
+        query = (
+            "SELECT traceparent FROM trace WHERE first_pair <= ? AND last_pair >"
+            " (SELECT coalesce(max(pairs), 0) FROM round WHERE id < ? AND state IN ('published', 'rejected'))"
+            " ORDER BY last_pair, rowid"
+        )
+        return [row[0] for row in self._db.execute(query, (round_.pairs, round_.id))]
+
+    def forget_traces(self, round_: Round) -> None:
+        """The round has ended, and told it to the traces of its pairs."""
+        with self._transaction():
+            self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
+
+    def count(self) -> int:
+        """All pairs."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM pair").fetchone()[0])
+
+    def count_new(self) -> int:
+        """Pairs that came since the last round was planned."""
+        return self.count() - int(self._db.execute("SELECT coalesce(max(pairs), 0) FROM round").fetchone()[0])
+
+    def hash(self, pairs: int) -> str | None:
+        """SHA-256 over the content hashes and scores of the first `pairs` pairs, whatever order they came in.
+
+        One line a pair, its hash in hexadecimal digits and its score, sorted by hash. Takes seconds for a million.
+        """
+        if not pairs:
+            return None
+        digest = hashlib.sha256()
+        for row in self._db.execute("SELECT hash, score FROM pair WHERE id <= ? ORDER BY hash", (pairs,)):
+            digest.update(f"{row['hash'].hex()} {row['score']!r}\n".encode())
+        return digest.hexdigest()
+
+    def plan_base(self, seed: int, base: str) -> Round:
+        """Plan round 0, which has no pairs; it may be planned anew when the model store was emptied."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO round (id, state, pairs, seed, base) VALUES (0, 'planned', 0, ?, ?)",
+                (seed, base),
+            )
+        return self.round(0)
+
+    def plan(self, seed: int, base: str, pairs: int, dataset_hash: str | None, start: str | None = None) -> Round:
+        """Plan the next round on the first `pairs` pairs, which `hash` has named."""
+        with self._transaction():
+            id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM round").fetchone()[0])
+            self._db.execute(
+                "INSERT INTO round (id, state, pairs, dataset_hash, seed, base, start)"
+                " VALUES (?, 'planned', ?, ?, ?, ?, ?)",
+                (id_, pairs, dataset_hash, seed, base, start),
+            )
+        return self.round(id_)
+
+    def round(self, id_: int) -> Round:
+        """A round. Raises `Fatal`."""
+        row = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE id = ?", (id_,)).fetchone()
+        if row is None:
+            raise Fatal(f"there is no round {id_}")
+        return Round(**dict(row) | {"state": State(row["state"])})
+
+    def unfinished(self) -> Round | None:
+        """The oldest round that was planned or begun and not ended."""
+        row = self._db.execute("SELECT id FROM round WHERE state IN ('planned', 'training') ORDER BY id").fetchone()
+        return self.round(row["id"]) if row else None
+
+    def rounds(self) -> list[Round]:
+        """All rounds, oldest first."""
+        return [self.round(row["id"]) for row in self._db.execute("SELECT id FROM round ORDER BY id").fetchall()]
+
+    def pairs(self, round_: Round) -> Iterator[StoredPair]:
+        """What a round may train on, one after the other: by sentence1, then sentence2, however they came."""
+        query = "SELECT id, hash, sentence1, sentence2, score FROM pair WHERE id <= ? ORDER BY sentence1, sentence2"
+        return (StoredPair(*row) for row in self._db.execute(query, (round_.pairs,)))
+
+    def records(self) -> Iterator[tuple[PairRecord, float]]:
+        """Every pair with its provenance and when it was collected, in the order they came."""
+        query = "SELECT sentence1, sentence2, score, provenance, collected FROM pair ORDER BY id"
+        for row in self._db.execute(query):
+            pair = Pair.model_construct(sentence1=row[0], sentence2=row[1], score=row[2])
+            yield PairRecord.model_construct(pair=pair, provenance=Provenance.model_validate_json(row[3])), row[4]
+
+    def scores(self) -> dict[float, int]:
+        """Pairs by score, ascending; scores of many values in tenths."""
+        found = self._db.execute("SELECT score, count(*) FROM pair GROUP BY 1 ORDER BY 1 LIMIT 21").fetchall()
+        if len(found) > 20:
+            found = self._db.execute("SELECT round(score, 1), count(*) FROM pair GROUP BY 1 ORDER BY 1").fetchall()
+        return {row[0]: row[1] for row in found}
+
+    def sentences(self) -> dict[str, float]:
+        """How many different sentence1 there are, and how long a sentence is on average."""
+        query = (
+            "SELECT count(DISTINCT sentence1), coalesce(avg(length(sentence1) + length(sentence2)) / 2, 0) FROM pair"
+        )
+        row = self._db.execute(query).fetchone()
+        return {"different_sentence1": row[0], "mean_characters": round(row[1], 1)}
+
+    def origins(self, pairs: int) -> list[Origin]:
+        """Where the first `pairs` pairs came from, the most frequent first."""
+        query = (
+            "SELECT provenance ->> 'teacher', provenance ->> 'task', provenance ->> 'label', count(*) FROM pair"
+            " WHERE id <= ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
+        )
+        return [Origin(*row) for row in self._db.execute(query, (pairs,))]
+
+    def begin(self, id_: int) -> None:
+        """A child process starts on the round."""
+        with self._transaction():
+            self._db.execute("UPDATE round SET state = 'training', started = ? WHERE id = ?", (time.time(), id_))
+
+    def count_fault(self, id_: int, reason: str) -> int:
+        """The round's child process failed; how many times by now."""
+        with self._transaction():
+            self._db.execute("UPDATE round SET faults = faults + 1, reason = ? WHERE id = ?", (reason, id_))
+        return self.round(id_).faults
+
+    def finish(self, id_: int, version: str, rejection: str | None = None) -> None:
+        """The round's version is published, or was rejected for a reason."""
+        state = State.PUBLISHED if rejection is None else State.REJECTED
+        with self._transaction():
+            self._db.execute(
+                "UPDATE round SET state = ?, version = ?, reason = ?, finished = ? WHERE id = ?",
+                (state, version, rejection, time.time(), id_),
+            )
+
+    def fail(self, id_: int) -> None:
+        """The round is given up; its pairs stay for the next one."""
+        with self._transaction():
+            self._db.execute("UPDATE round SET state = 'failed', finished = ? WHERE id = ?", (time.time(), id_))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # IMMEDIATE: a deferred transaction could fail halfway, when its first write finds the file locked.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT (a full disk) leaves the transaction open or has ended it, depending on the fault.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[bool]:
+    """Try for the lock that a dataset's trainer holds: whether it is ours now.
+
+    The kernel gives it back when this process dies, however it dies. Raises `Fatal` when the folder can't be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise Fatal(f"PAIRWRIGHT_HOME: can't use {folder}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
+    """The dataset kept in `folder`, made if need be. Raises `Fatal` when its file can't be used."""
+    file = folder / FILE
+    if read_only and not file.is_file():
+        raise Fatal(f"PAIRWRIGHT_HOME: there is no dataset in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, isolation_level=None, timeout=30)
+    except (OSError, sqlite3.Error) as error:
+        raise Fatal(f"PAIRWRIGHT_HOME: can't keep the dataset in {folder}: {error}") from None
+    with contextlib.closing(connection):
+        try:
+            prepare(connection, read_only)
+        except sqlite3.Error as error:
+            raise Fatal(f"PAIRWRIGHT_HOME: can't use the dataset {file}: {error}") from None
+        yield Dataset(connection)

@@ -1,0 +1,1 @@
+"""Scores: STS sets, bootstrap, metrics, the gate. May import shared only."""

@@ -1,0 +1,1 @@
+"""Models in memory: the encoder, static token embeddings, the teacher as a PromptEOL encoder. Imports no room."""

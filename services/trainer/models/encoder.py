@@ -1,0 +1,133 @@
+"""The door to torch, transformers and sentence-transformers: load, encode, save. Importing it takes seconds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from scipy.sparse import csr_matrix
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from services.trainer.models.static import Table
+from shared.errors import Fatal, first_line
+
+TOKEN_TABLE = "model.embed_tokens.weight"
+ENCODE_BATCH = 128
+
+
+def load(model: str, setting: str) -> Any:
+    """A SentenceTransformer from a folder or a hub id; a plain encoder gets mean pooling. Raises `Fatal`.
+
+    Code out of a model's folder never runs.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        if Path(model, "config.json").is_file() and not Path(model, "modules.json").is_file():
+            transformer = Transformer(model)
+            return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")])
+        return SentenceTransformer(model, trust_remote_code=False)
+    except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
+        raise Fatal(f"{setting}: can't load {model!r}: {first_line(error)}") from None
+
+
+def is_static(model: Any) -> bool:
+    """Whether the student is a table of word vectors and nothing else that learns."""
+    return isinstance(model[0], StaticEmbedding)
+
+
+def dimensions(model: Any) -> int:
+    """Length of the student's vectors."""
+    return int(model.get_embedding_dimension())
+
+
+def max_seq_length(model: Any) -> int | None:
+    """Longest text that is read whole, in tokens; None without a limit."""
+    limit = model.max_seq_length
+    return int(limit) if limit is not None and np.isfinite(limit) else None
+
+
+def encode(model: Any, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """The vectors of `texts`: float32 [len(texts), dimensions], not normalised by us."""
+    vectors: npt.NDArray[np.float32] = model.encode(
+        list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False, convert_to_numpy=True
+    )
+    return vectors.astype(np.float32, copy=False)
+
+
+def bags(model: Any, texts: Sequence[str]) -> Any:
+    """A static student's reading of `texts`: the share of each token, a SciPy CSR matrix [texts, tokens]."""
+    encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    counts = [len(encoding.ids) for encoding in encodings]
+    columns = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
+    shares = np.repeat(1 / np.maximum(counts, 1), counts)
+    places = np.concatenate([[0], np.cumsum(counts)])
+    return csr_matrix((shares, columns, places), shape=(len(texts), model[0].num_embeddings))
+
+
+def words(model: Any) -> Table:
+    """A static student's word vectors, [tokens, dimensions]."""
+    return _numpy(model[0].embedding.weight.detach().cpu())
+
+
+def set_words(model: Any, table: Table) -> None:
+    """Give a static student other word vectors of the same shape."""
+    model[0].embedding.weight.data.copy_(torch.from_numpy(table))
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the student in sentence-transformers' format, without a model card."""
+    model.save(str(folder), create_model_card=False, safe_serialization=True)
+
+
+def static_student(tokenizer_: Any, table: Table) -> Any:
+    """A student that embeds a text as the mean of its tokens' rows."""
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table.copy())], device="cpu")
+
+
+def tokenizer(folder: Path) -> Any:
+    """A teacher's tokenizer. Raises `Fatal`."""
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not found.is_fast:
+        raise Fatal(f"PAIRWRIGHT_TEACHER: {folder} has no fast tokenizer; name a student with PAIRWRIGHT_STUDENT")
+    return found
+
+
+def tokens(tokenizer_: Any, count: int) -> list[str]:
+    """The vocabulary's first `count` tokens by id; "" where a row of the token table has none."""
+    return [token or "" for token in tokenizer_.convert_ids_to_tokens(list(range(count)))]
+
+
+def token_table(folder: Path) -> Table:
+    """A teacher's input embeddings, [tokens, hidden], read without the rest of the model where the files allow."""
+    file = _file_of_token_table(folder)
+    if file is not None:
+        with safe_open(file, framework="pt") as tensors:
+            if TOKEN_TABLE in tensors.keys():  # noqa: SIM118 -- not a dict
+                return _numpy(tensors.get_tensor(TOKEN_TABLE))
+    return table_of(AutoModel.from_pretrained(folder, local_files_only=True))
+
+
+def table_of(model: Any) -> Table:
+    """The input embeddings of a model that is loaded, [tokens, hidden]."""
+    return _numpy(model.get_input_embeddings().weight.detach().cpu())
+
+
+def _file_of_token_table(folder: Path) -> Path | None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        name = json.loads(index.read_text())["weight_map"].get(TOKEN_TABLE)
+        return folder / name if name else None
+    single = folder / "model.safetensors"
+    return single if single.is_file() else None
+
+
+def _numpy(tensor: Any) -> Table:
+    table: Table = tensor.to(torch.float32).numpy()
+    return table

@@ -1,0 +1,141 @@
+"""What the teacher would say of a sentence in one word: a vector of meaning that takes neither labels nor generation.
+
+The prompt ends where that word would begin; the state from which the teacher would draw it is its view of the whole
+sentence. Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last
+layers turn from the meaning to the spelling of the next token and are left out. What it is good for: docs/quality.md.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModel
+
+from services.trainer.distillation.embedding_cache import Views
+from services.trainer.models import adapter, encoder
+from services.trainer.models.static import SPACES
+from shared.errors import Fatal, first_line
+
+log = logging.getLogger(__name__)
+
+PREFIX, SUFFIX = 'This sentence: "', '" means in one word: "'
+DEPTH = 0.9
+"""The share of the teacher's layers that is run: 27 of 30."""
+LONGEST = 256
+"""Tokens of a text that are read, prompt included."""
+BATCH = 32
+HOW = {"padding": True, "truncation": True, "max_length": LONGEST}
+WORDS = 512
+"""Words of the vocabulary whose mean view stands for what all views have in common."""
+
+
+class OneWordTeacher:
+    """The lower layers of a teacher, ready to look at sentences."""
+
+    def __init__(self, teacher: Path) -> None:
+        """Load it from its folder. Raises `Fatal`."""
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.tokenizer = prompted_tokenizer(teacher)
+            dtype = "auto" if torch.cuda.is_available() else torch.float32
+            self.model = lower_layers(teacher, DEPTH, dtype)
+            self.adapter = adapter.learned_by(encoder.table_of(self.model))
+            """What its view has learned of its own pairs, merged into `model`; None for all but the default teacher."""
+            if self.adapter is not None:
+                adapter.merge(self.model, self.adapter)
+            self.model.to(self._device)
+        except Fatal:
+            raise
+        except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
+            raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher} to learn from it: {first_line(error)}") from None
+
+    @torch.inference_mode()
+    def views(self, texts: Sequence[str], say: Callable[[int], None] = lambda _: None) -> Views:
+        """float32 [texts, hidden]. `say` hears how many are done. Texts of a length go together: less padding."""
+        found = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        for first in range(0, len(order), BATCH):
+            places = order[first : first + BATCH]
+            given = self.tokenizer([texts[place] for place in places], return_tensors="pt", **HOW).to(self._device)
+            states = self.model(given.input_ids, attention_mask=given.attention_mask, use_cache=False)
+            last = given.attention_mask.sum(dim=1) - 1
+            rows = torch.arange(len(places), device=self._device)
+            found[places] = states.last_hidden_state[rows, last].float().cpu().numpy()
+            say(first + len(places))
+        return found
+
+
+def make_student(teacher: Path, folder: Path) -> None:
+    """Write the teacher's view as a student of its own into `folder`: lower layers, prompt, last token, centred.
+
+    The prompt is part of its tokenizer, so that whoever loads the student gets it. All views lie around a common
+    mean, which says nothing: the mean view of words is taken away, or what an adapter was trained without. Raises
+    `Fatal`.
+    """
+    looking = OneWordTeacher(teacher)
+    centre = looking.adapter.centre if looking.adapter else mean_view_of_words(looking)
+    # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
+    looking.model.save_pretrained(folder)
+    looking.tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder), max_seq_length=LONGEST)
+    size = transformer.get_embedding_dimension()
+    head = Dense(size, size, bias=True, activation_function=torch.nn.Identity())
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.eye(size))
+        head.linear.bias.copy_(-centre)
+    student = SentenceTransformer(modules=[transformer, Pooling(size, "lasttoken"), head], device="cpu")
+    student.save(str(folder), create_model_card=False, safe_serialization=True)
+
+
+def lower_layers(teacher: Path, share: float, dtype: Any) -> Any:
+    """So much of a teacher's layers, from below, with its last norm and without its head."""
+    model = AutoModel.from_pretrained(teacher, local_files_only=True, dtype=dtype).eval()
+    config = copy.deepcopy(model.config)
+    count = max(1, round(share * config.num_hidden_layers))
+    for name, layers in list(model.named_children()):
+        if isinstance(layers, torch.nn.ModuleList) and len(layers) == config.num_hidden_layers:
+            setattr(model, name, layers[:count])
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    config.num_hidden_layers = count
+    model.config = config
+    return model
+
+
+def prompted_tokenizer(teacher: Path) -> Any:
+    """The teacher's tokenizer, which puts every text between the prompt's two halves. Raises `Fatal`."""
+    tokenizer = encoder.tokenizer(teacher)
+    begins = tokenizer("")["input_ids"][:1] if tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1] else []
+    before = [*begins, *tokenizer(PREFIX, add_special_tokens=False)["input_ids"]]
+    after = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]
+    tokenizer.chat_template = None  # sentence-transformers would read a text as a message
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="before $A after",
+        special_tokens=[
+            {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+            for name, ids in (("before", before), ("after", after))
+        ],
+    )
+    return tokenizer
+
+
+def mean_view_of_words(looking: OneWordTeacher) -> torch.Tensor:
+    """What all views have in common, nearly: [hidden]."""
+    return torch.from_numpy(looking.views(words(looking.tokenizer)).mean(axis=0))
+
+
+def words(tokenizer: Any) -> list[str]:
+    """Words of the vocabulary, spread over its commoner half; of a vocabulary without any, whatever it has."""
+    special = set(tokenizer.all_special_tokens)
+    tokens = [token for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) if token not in special]
+    found = [token[1:] for token in tokens[: len(tokens) // 2] if token[0] in SPACES and token[1:].isalpha()] or tokens
+    return found[:: max(1, len(found) // WORDS)][:WORDS]

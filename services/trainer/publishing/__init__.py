@@ -1,0 +1,1 @@
+"""From a trained student to a version: write, measure, report, retain. May import training and evaluation."""

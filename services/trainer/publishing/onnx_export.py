@@ -1,0 +1,179 @@
+"""An int8 copy of a transformer student, for serving without a GPU: exported at publication, and measured at once.
+
+torch's exporter and ONNX Runtime's quantiser: sentence-transformers' own `onnx` extra can't be installed beside vllm.
+Weights become int8 by output channel, activations as they come: no calibration data is needed. The copy holds the
+transformer alone; tokeniser, pooling and whatever follows stay sentence-transformers' own.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
+
+from services.trainer.evaluation.sts import Row, Undefined, score
+from shared.errors import first_line
+from shared.manifest import PROBE_SENTENCES, Int8
+
+log = logging.getLogger(__name__)
+
+FILE = "onnx/model_int8.onnx"
+DEV_SENTENCES = 256
+Vectors = npt.NDArray[np.float32]
+Run = Callable[[Sequence[str]], Vectors]
+
+
+def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
+    """Add an int8 copy to the version in `folder` and measure it; None, and no file, where it can't be or isn't true.
+
+    Never raises for a model that can't be exported: the version is published without.
+    """
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
+    if type(model[0]) is not Transformer:
+        return None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
+            exact = Path(scratch, "exact.onnx")
+            _export(model, exact)
+            found = None
+            for excluded in _recipes(exact):
+                _quantise(exact, folder / FILE, excluded)
+                found = _measure(model, folder / FILE, dev)
+                if found.holds:
+                    log.info("int8 export: %s", found)
+                    return found
+    except Exception as error:  # whatever an unusual architecture makes the exporter raise
+        log.warning("no int8 export: %s", first_line(error))
+    else:
+        log.warning("no int8 export: %s", found.verdict if found else "")
+    (folder / FILE).unlink(missing_ok=True)
+    if (folder / FILE).parent.is_dir():
+        (folder / FILE).parent.rmdir()
+    return None
+
+
+class _TokenVectors(torch.nn.Module):
+    """A transformer as ONNX sees it: ids and mask in, the last layer's vectors out."""
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self._transformer = transformer
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """float32 [rows, tokens, hidden]."""
+        return self._transformer(input_ids=input_ids, attention_mask=attention_mask)[0]
+
+
+def _export(model: Any, file: Path) -> None:
+    # Two rows of unlike length: a size of one would be taken for a constant.
+    example = model.tokenizer(list(PROBE_SENTENCES[:2]), padding=True, return_tensors="pt")
+    longest = model.max_seq_length or 512
+    rows, tokens = torch.export.Dim("rows", min=1, max=65_536), torch.export.Dim("tokens", min=2, max=int(longest))
+    shapes = {"input_ids": {0: rows, 1: tokens}, "attention_mask": {0: rows, 1: tokens}}
+    for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            _TokenVectors(model[0].auto_model).eval(),
+            (example["input_ids"], example["attention_mask"]),
+            dynamo=True,
+            verbose=False,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["token_embeddings"],
+            dynamic_shapes=shapes,
+        )
+    program.save(str(file))
+
+
+def _recipes(exact: Path) -> list[list[str]]:
+    """Which products stay exact, to be tried in turn: none; those that narrow, whose inputs spread the widest; those
+    that widen too."""
+    graph = onnx.load(str(exact), load_external_data=False).graph
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and len(sizes.get(node.input[1], ())) == 2]
+    shapes = {node.name: sizes[node.input[1]] for node in products}
+    narrowing = [name for name, (rows, columns) in shapes.items() if rows > columns]
+    widening = [name for name, (rows, columns) in shapes.items() if rows < columns]
+    return [[], narrowing, narrowing + widening]
+
+
+def _quantise(exact: Path, file: Path, excluded: list[str]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    logging.getLogger().addFilter(_not_about_preprocessing)
+    try:
+        quantize_dynamic(exact, file, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=excluded)
+    finally:
+        logging.getLogger().removeFilter(_not_about_preprocessing)
+
+
+def _not_about_preprocessing(record: logging.LogRecord) -> bool:
+    """The quantiser asks the root logger for a step that torch's exporter has done."""
+    return "pre-processing" not in record.getMessage()
+
+
+def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
+    exact: Run = partial(model.encode, batch_size=32, show_progress_bar=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    int8 = partial(_encode, model, session)
+    sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
+    cosines = _cosines(exact(sentences), int8(sentences)) if sentences else None
+    timed = sentences or list(PROBE_SENTENCES) * 8
+    return Int8(
+        file=FILE,
+        cosine=round(float(_cosines(exact(list(PROBE_SENTENCES)), int8(PROBE_SENTENCES)).min()), 5),
+        dev_cosine=None if cosines is None else round(float(cosines.mean()), 5),
+        dev_exact=_dev_score(exact, dev),
+        dev_int8=_dev_score(int8, dev),
+        speedup=round(_seconds(exact, timed) / _seconds(int8, timed), 2),
+    )
+
+
+def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
+    """The vectors of `texts` with `session` in the transformer's place, longest last so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    found = [np.empty(0, dtype=np.float32)] * len(texts)
+    for start in range(0, len(order), 16):
+        places = order[start : start + 16]
+        features = model.preprocess([texts[place] for place in places])
+        inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+        features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
+        with torch.no_grad():
+            for module in list(model)[1:]:
+                features = module(features)
+        for place, vector in zip(places, features["sentence_embedding"].numpy(), strict=True):
+            found[place] = vector
+    return np.stack(found)
+
+
+def _cosines(some: Vectors, others: Vectors) -> Vectors:
+    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
+    cosines: Vectors = np.einsum("ij,ij->i", some, others) / np.where(lengths == 0, 1, lengths)
+    return cosines
+
+
+def _seconds(run: Run, texts: Sequence[str]) -> float:
+    """The better of two times, after one that warms up."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run(texts)
+        took.append(time.perf_counter() - began)
+    return min(took[1:])
+
+
+def _dev_score(run: Run, dev: Sequence[Row]) -> float | None:
+    try:
+        return round(score(run, dev), 2) if dev else None
+    except Undefined:
+        return None

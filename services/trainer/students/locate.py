@@ -1,0 +1,115 @@
+"""Where the base student is: a folder, a hub id, or one that is made once of the teacher.
+
+`default` is a table of word vectors made of the teacher's token table, `teacher` the teacher's own lower layers.
+"""
+
+import fcntl
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from services.trainer.distillation import corpus, ridge
+from services.trainer.models import static
+from shared import teacher
+from shared.errors import Fatal, first_line
+
+log = logging.getLogger(__name__)
+
+SETTING = "PAIRWRIGHT_STUDENT"
+MAKER = 8
+"""Raise it when a student or a view (`one_word`) is made differently: old caches are then left alone."""
+MADE = ("default", "teacher")
+MODEL_FILES = ("modules.json", "config.json")
+TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+
+
+def check(name: str) -> None:
+    """Raise `Fatal` for a student that can't be one, as far as that shows without loading it."""
+    if name not in MADE:
+        teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
+
+
+def is_static(name: str) -> bool:
+    """Whether it is a table of word vectors, as far as that shows without loading it: one on the hub counts as none."""
+    file = Path(name, "modules.json")
+    return name == "default" or (file.is_file() and "StaticEmbedding" in file.read_text())
+
+
+def locate(name: str, teacher_name: str, cache: Path) -> str:
+    """A folder or a hub id that `encoder.load` takes. May make the student first. Raises `Fatal`."""
+    if name not in MADE:
+        return teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
+    source = teacher_folder(teacher.locate(teacher_name, cache))
+    target = cache / f"student-{'static' if name == 'default' else name}-{identity(source)}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "student.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the trainer and `evaluate` may both come: one makes it
+            if not target.is_dir():
+                _make_into(target, source, _static if name == "default" else _of_lower_layers)
+    except OSError as error:
+        raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the student in {cache}: {error}") from None
+    return str(target)
+
+
+def teacher_folder(located: str) -> Path:
+    """The teacher's folder; one on the hub is downloaded, or found in the hub's own cache."""
+    if Path(located).is_dir():
+        return Path(located)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(located, allow_patterns=TEACHER_FILES))
+    except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
+        raise Fatal(
+            f"PAIRWRIGHT_TEACHER: can't get {located} for the student made of it: {first_line(error)}"
+        ) from None
+
+
+def identity(folder: Path) -> str:
+    """Names the teacher's files without reading gigabytes of weights."""
+    digest = hashlib.sha256(f"{MAKER} {static.DIMENSIONS} {static.DROPPED}\n".encode())
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        facts = file.stat()
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _make_into(target: Path, source: Path, make: Callable[[Path, Path], None]) -> None:
+    """Make the student beside `target` and rename it into place: a half-written one is never found."""
+    for leftover in target.parent.glob(".making-student-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    log.info("making the student from %s (once, about a minute)", source)
+    staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
+    try:
+        make(source, staging)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _static(source: Path, folder: Path) -> None:
+    from services.trainer.distillation import similarity
+    from services.trainer.models import adapter, encoder
+
+    tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
+    tokens = encoder.tokens(tokenizer, len(table))
+    made = encoder.static_student(tokenizer, static.word_vectors(table, tokens))
+    known = corpus.written_by(table)
+    if known is not None:
+        bags = encoder.bags(made, known.texts)
+        encoder.set_words(made, ridge.learned(encoder.words(made), bags, known.views))
+        trained = adapter.learned_by(table)
+        if trained is not None:
+            similarity.learn(made, known.texts, known.views - trained.centre.numpy())
+            encoder.set_words(made, ridge.turned(encoder.words(made), bags))
+    encoder.save(made, folder)
+
+
+def _of_lower_layers(source: Path, folder: Path) -> None:
+    from services.trainer.models import prompt_eol
+
+    prompt_eol.make_student(source, folder)

@@ -1,0 +1,1 @@
+"""Training itself: recipe, split, losses, checkpoints. May import models, evaluation and dataset."""

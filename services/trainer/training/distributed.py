@@ -1,0 +1,50 @@
+"""A round on several processes: torchrun starts them, one a GPU, and the first one decides and publishes."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from shared.die_with_parent import die_with
+
+RANK = "LOCAL_RANK"
+
+
+def spread(processes: int, arguments: list[str]) -> None:
+    """Become torchrun with so many processes of `python -m services.trainer ARGUMENTS`. Returns only for one."""
+    if processes == 1 or RANK in os.environ:
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *torchrun, "-m", "services.trainer", *arguments]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.execv(sys.executable, command)  # the same process id: our parent's watch over us goes on
+
+
+class Team:
+    """The processes of this round; a team of one needs nothing."""
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.is_first = int(os.environ.get("RANK", "0")) == 0
+        if self.size > 1:
+            die_with(os.getppid())  # torchrun may be killed, and its processes would train on
+            from accelerate import PartialState
+            from torch.cuda import is_available
+
+            PartialState(cpu=not is_available())  # joins them: NCCL on GPUs, gloo without
+
+    def first(self, decide: Callable[[], Any]) -> Any:
+        """What the first process finds, in all of them; the others wait for it."""
+        found = [decide() if self.is_first else None]
+        if self.size > 1:
+            from torch.distributed import broadcast_object_list
+
+            broadcast_object_list(found, src=0)
+        return found[0]
+
+    def leave(self) -> None:
+        """The common work is done."""
+        if self.size > 1:
+            from torch.distributed import destroy_process_group
+
+            destroy_process_group()

@@ -1,0 +1,234 @@
+"""Fine-tuning with sentence-transformers' own trainer: the second half of the door to torch."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+from transformers import PrinterCallback, TrainerCallback
+
+from services.trainer.evaluation.sts import Row
+from services.trainer.models.encoder import ENCODE_BATCH, is_static
+from services.trainer.progress import Progress
+from services.trainer.training import losses
+from services.trainer.training.checkpoints import Best, Sealing, newest_whole
+from services.trainer.training.memory import PeakMemory
+from services.trainer.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+DEV_METRIC = "eval_dev_spearman_cosine"
+POINTS = 300
+"""At most about so many losses are kept of a round."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a round trains with, beside the model."""
+
+    train: Path
+    """An Arrow file: sentence1, sentence2, score, or anchor, positive, negative."""
+    judges: list[Row]
+    """The pairs that choose the best step; [] keeps the last."""
+    folder: Path
+    """Takes checkpoints."""
+    checkpoint_s: float
+
+
+@dataclass
+class Outcome:
+    """What training was like."""
+
+    seconds: float
+    steps: int
+    rows: int
+    """Rows seen by this run, the same one again in each epoch; after a resume, only those since."""
+    peak_mib: int
+    resumed_at: int | None
+    best_step: int | None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """`step` with `loss`, or with `dev`: Spearman x 100 on the judges."""
+
+
+def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None]) -> Outcome:
+    """Fine-tune `model` in place, from the newest whole checkpoint if there is one; the best step's weights remain."""
+    disable_progress_bars()
+    # It warns when two checkpoints are written within a second, and then sorts them rightly all the same.
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+    static = is_static(model)
+    if static:
+        # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
+        model[0].embedding.sparse = True
+    data = Dataset.from_file(str(work.train))
+    best, memory = Best(model, DEV_METRIC, recipe.early_stop), PeakMemory()
+    trainer = (_SparseTrainer if static else _Trainer)(
+        model=model,
+        args=_arguments(recipe, work, len(data), static),
+        train_dataset=data,
+        loss=losses.build(recipe, model),
+        evaluator=_evaluator(work.judges) if work.judges else None,
+        callbacks=[best, Sealing(best, work.checkpoint_s), _Telling(say, memory)],
+        optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = newest_whole(work.folder)
+    if checkpoint is not None:
+        log.info("resuming at step %s", checkpoint.name.removeprefix("checkpoint-"))
+        best.restore(checkpoint)
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - began
+    best.put_back()
+    model.eval()
+    if static:
+        model[0].embedding.sparse = False
+    resumed_at = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
+    steps = trainer.state.global_step
+    return Outcome(
+        seconds=round(seconds, 3),
+        steps=steps,
+        rows=min(
+            (steps - (resumed_at or 0)) * recipe.batch_size * recipe.gradient_accumulation * trainer.args.world_size,
+            len(data) * recipe.epochs,
+        ),
+        peak_mib=memory.peak_mib,
+        resumed_at=resumed_at,
+        best_step=best.step if best.score is not None else None,
+        history=list(_history(trainer.state.log_history)),
+    )
+
+
+def _arguments(recipe: Recipe, work: Work, rows: int, static: bool) -> Any:
+    gpu = torch.cuda.is_available()
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    steps = recipe.steps(rows, processes)
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(work.folder),
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        # In-batch negatives must not be the positive itself.
+        batch_sampler=BatchSamplers.NO_DUPLICATES if recipe.triplets else _Shuffled,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=recipe.warm_up,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        max_grad_norm=0.0 if static else 1.0,  # sparse gradients can't be clipped
+        bf16=gpu and not static and torch.cuda.is_bf16_supported(),
+        use_cpu=not gpu,
+        eval_strategy="steps" if work.judges else "no",
+        eval_steps=recipe.evaluation_steps(steps, processes, len(work.judges)) if work.judges else None,
+        eval_delay=math.ceil(recipe.warm_up * steps) + 1,  # the first step's rate is 0: it has nothing to show
+        save_strategy="no",  # `Sealing` asks for checkpoints, by the clock
+        save_total_limit=2,
+        logging_steps=max(10, math.ceil(steps / POINTS)),
+        dataloader_pin_memory=gpu,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _evaluator(rows: list[Row]) -> Any:
+    return _Evaluator(
+        [one for one, _, _ in rows],
+        [other for _, other, _ in rows],
+        [score for _, _, score in rows],
+        batch_size=ENCODE_BATCH,
+        main_similarity="cosine",
+        name="dev",
+        write_csv=False,
+    )
+
+
+def _history(logged: list[dict[str, float]]) -> Iterator[dict[str, float]]:
+    for entry in logged:
+        if "loss" in entry and math.isfinite(entry["loss"]):
+            yield {"step": entry["step"], "loss": entry["loss"]}
+        if DEV_METRIC in entry and math.isfinite(entry[DEV_METRIC]):
+            yield {"step": entry["step"], "dev": round(100 * entry[DEV_METRIC], 2)}
+
+
+class _Evaluator(EmbeddingSimilarityEvaluator):
+    """Encodes each sentence once: about four rows share a sentence1."""
+
+    def embed_inputs(self, model: Any, sentences: list[str], **more: Any) -> Any:
+        """The vectors of `sentences`, [sentences, dimensions]."""
+        place = {text: index for index, text in enumerate(dict.fromkeys(sentences))}
+        return super().embed_inputs(model, list(place), **more)[[place[text] for text in sentences]]
+
+
+class _Shuffled(DefaultBatchSampler):
+    """Batches in a new random order each epoch. torch's own sampler makes a Python list of all row numbers for that,
+
+    hundreds of MB for ten million rows; this one keeps a tensor.
+    """
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.sampler), generator=generator)
+        for first in range(0, len(order), self.batch_size):
+            batch = order[first : first + self.batch_size].tolist()
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer without its model card: it would put sentences of the dataset on it."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Leave it out; ours is written at publication."""
+
+
+class _SparseTrainer(_Trainer):
+    """For word vectors: torch takes no norm of sparse gradients, and the trainer asks for one even to log it."""
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
+        """None is not logged. A private hook of transformers 5: the tests train a static student through it."""
+
+
+class _Telling(TrainerCallback):
+    """Turns the trainer's events into `Progress`, and has the last step evaluated."""
+
+    def __init__(self, say: Callable[[Progress], None], memory: PeakMemory) -> None:
+        self._say, self._memory = say, memory
+        self._began, self._first = 0.0, 0
+        self._loss: float | None = None
+        self._dev: float | None = None
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Start the clock."""
+        self._began, self._first = time.monotonic(), state.global_step
+        self._tell(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A batch is done."""
+        if args.eval_strategy != "no" and state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        self._tell(state)
+
+    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
+        """The mean loss of the last steps came, or an evaluation."""
+        self._memory.look()
+        self._loss = _finite(logs.get("loss"), self._loss)
+        self._dev = _finite(logs.get(DEV_METRIC), self._dev, 100)
+
+    def _tell(self, state: Any) -> None:
+        done, steps = state.global_step, state.max_steps
+        spent = time.monotonic() - self._began
+        left = round(spent / (done - self._first) * (steps - done), 1) if done > self._first else None
+        self._say(Progress(step=done, steps=steps, loss=self._loss, dev=self._dev, seconds_left=left))
+
+
+def _finite(value: float | None, before: float | None, factor: float = 1) -> float | None:
+    return round(value * factor, 4) if value is not None and math.isfinite(value) else before

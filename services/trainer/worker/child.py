@@ -1,0 +1,53 @@
+"""A round in a process of its own: its memory goes back when it ends, and no crash in it stops collecting."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from services.trainer.progress import Progress
+from shared import tracing
+from shared.process import ROOT, tied_to_parent
+
+
+async def run_child(id_: int, epoch: int, tell: Callable[[Progress], None]) -> Progress:
+    """Run round `id_` under a lease's epoch, telling what the child tells.
+
+    The last progress has a `version` or a `fault`. The child dies with us, and when this is cancelled.
+    """
+    command = tied_to_parent([sys.executable, "-m", "services.trainer", "round", str(id_), "--epoch", str(epoch)])
+    # Our own working directory, since settings may be relative paths; so Python must be told where the code is.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path} | ({tracing.CARRIER: here} if (here := tracing.traceparent()) else {}),
+        start_new_session=True,  # Ctrl-C is for the worker, which then ends the child
+    )
+    assert process.stdout is not None
+    last = Progress()
+    try:
+        async for line in process.stdout:
+            with contextlib.suppress(ValidationError):  # a line torn by the child's death
+                last = Progress.model_validate_json(line)
+                tell(last)
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if last.fault is None and (status != 0 or last.version is None):
+        return last.model_copy(update={"fault": _death(status), "version": None})
+    return last
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"its process ended with status {status} and said nothing"
+    name = signal.Signals(-status).name
+    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -1,0 +1,119 @@
+"""From the stream into the dataset: commit, then acknowledge, so that a death in between repeats and loses nothing.
+
+An entry that can't be kept goes to the dead letters with the reason, so that the others flow: at once when it can't
+even be read, which never mends; after five deliveries when the dataset refuses it or the trainer died of it each time.
+"""
+
+import contextlib
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.trainer.dataset.store import Dataset
+from shared import tracing
+from shared.errors import first_line
+from shared.stream import Delivery, PairStream
+
+log = logging.getLogger(__name__)
+
+CONSUMER = "trainer-0"
+"""One name for ever: what a dead trainer left unacknowledged comes to the next one at once."""
+DELIVERIES = 5
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError)
+"""What can be an entry's own fault. A full disk, a locked or damaged file and a Redis that is away never are."""
+
+
+class Collector:
+    """Moves pairs. `reader` blocks and must not retry; `writer` may."""
+
+    def __init__(self, reader: PairStream, writer: PairStream, dataset: Dataset) -> None:
+        self._reader, self._writer, self._dataset = reader, writer, dataset
+        self._last_new = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last new pair came, or since the start."""
+        return time.monotonic() - self._last_new
+
+    async def collect(self, block_ms: int) -> int:
+        """Move one batch, waiting up to `block_ms` for it; how many entries came.
+
+        Raises RedisError, OSError or sqlite3.Error; the entries come again then.
+        """
+        deliveries = await self._reader.read(CONSUMER, block_ms=block_ms)
+        try:
+            await self._keep(deliveries)
+        except BaseException:
+            self._reader.rewind()  # or they would wait for the next restart
+            raise
+        return len(deliveries)
+
+    async def drain(self) -> None:
+        """Move what waits now. Ends even while more keeps coming."""
+        for _ in range(await self._writer.backlog()):
+            if not await self.collect(block_ms=1):
+                return
+
+    async def dead(self) -> int:
+        """How many entries are in the dead letters."""
+        return await self._writer.count_dead_letters()
+
+    async def _keep(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.record is None:
+                await self._bury(delivery)
+        readable = [delivery for delivery in deliveries if delivery.record is not None]
+        # Seen often and still there: one of them may be what the trainer dies of.
+        suspects = [delivery for delivery in readable if delivery.deliveries > DELIVERIES]
+        await self._keep_together([delivery for delivery in readable if delivery.deliveries <= DELIVERIES])
+        for suspect in suspects:
+            await self._keep_suspect(suspect)
+
+    async def _keep_together(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        try:
+            self._add(deliveries)
+        except REFUSALS as error:
+            if len(deliveries) == 1:
+                await self._refuse(deliveries[0], error)
+                return
+            for delivery in deliveries:  # whichever it is, the others are kept
+                await self._keep_together([delivery])
+            return
+        await self._writer.acknowledge(deliveries)
+
+    async def _keep_suspect(self, delivery: Delivery) -> None:
+        tries = await self._writer.count_try(delivery)
+        if tries > DELIVERIES:
+            await self._bury(replace(delivery, fault=f"the trainer died of it {tries - 1} times"))
+            return
+        try:
+            await self._keep_together([delivery])
+        finally:
+            await self._writer.forget_try(delivery)
+
+    async def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        if delivery.deliveries >= DELIVERIES:
+            await self._bury(replace(delivery, fault=f"the dataset refuses it: {first_line(error)}"))
+            return
+        log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
+        self._reader.rewind()
+
+    async def _bury(self, delivery: Delivery) -> None:
+        log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.fault)
+        await self._writer.dead_letter(delivery)
+
+    def _add(self, deliveries: Sequence[Delivery]) -> None:
+        records = [delivery.record for delivery in deliveries if delivery.record is not None]
+        sources = Counter(delivery.traceparent for delivery in deliveries if delivery.traceparent)
+        with contextlib.ExitStack() as spans:
+            here = []
+            for source, pairs in sources.items():  # one span in each trace that pairs come from
+                spans.enter_context(tracing.span("collect", parent=source, pairs=pairs))
+                here.append(tracing.traceparent())
+            if self._dataset.add(records, filter(None, here)):
+                self._last_new = time.monotonic()

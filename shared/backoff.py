@@ -1,0 +1,51 @@
+"""How long to wait before the next try: the one policy by which everything of ours tries again."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Backoff:
+    """Pauses that double from `first_s` to `last_s`, each shortened by up to half so that many don't come at once."""
+
+    first_s: float = 0.05
+    last_s: float = 5.0
+    failures: int = field(default=0, init=False)
+
+    def next_s(self) -> float:
+        """One more failure: seconds to wait now."""
+        pause = min(self.last_s, self.first_s * 2.0 ** min(self.failures, 60))
+        self.failures += 1
+        return pause * random.uniform(0.5, 1)
+
+    def reset(self) -> None:
+        """It worked."""
+        self.failures = 0
+
+
+async def retry(
+    call: Callable[[], Awaitable[Result]],
+    errors: tuple[type[Exception], ...],
+    backoff: Backoff,
+    on_error: Callable[[Exception], None] = lambda _: None,
+) -> Result:
+    """The result of `call`, which is repeated for as long as it raises one of `errors`; `on_error` hears of each."""
+    while True:
+        try:
+            return await call()
+        except errors as error:
+            on_error(error)
+            await asyncio.sleep(backoff.next_s())
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Sleep, but not past `stopping`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()

@@ -1,0 +1,10 @@
+"""The one error that ends a process, and how an error is told in one line. Imports nothing of ours."""
+
+
+class Fatal(Exception):
+    """The process cannot go on; the message is one line that says what is wrong and what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line that fits a log and a status: some libraries' messages have hundreds."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,107 @@
+"""The app that every service's HTTP begins with: keys, limits, CORS, request ids, error handlers, health, metrics."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from shared.http.middleware import BearerKeys, BodyLimit, Edge
+from shared.http.problems import Problem, Renderer, invalid, problem_details
+
+BODY_SECONDS = 60.0
+"""A body must have come whole within this time of its head."""
+
+Checks = Callable[[], Awaitable[dict[str, str]]]
+
+
+def create_app(
+    *,
+    title: str,
+    description: str,
+    checks: Checks,
+    keys: Sequence[str],
+    registry: CollectorRegistry,
+    max_body_bytes: int,
+    render: Renderer = problem_details,
+    body_seconds: float = BODY_SECONDS,
+    cors_origins: Sequence[str] = (),
+    **options: Any,
+) -> FastAPI:
+    """An app with everything both services share; the service adds its routes.
+
+    `checks` names each thing the service needs and says "ok" or what is wrong; `/readyz` answers 503 unless all are ok.
+    A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. `cors_origins` are the
+    web pages that browsers let call the service; none by default.
+    """
+    app = FastAPI(title=title, description=description, redoc_url=None, **options)
+    app.add_middleware(BearerKeys, keys=keys, render=render)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],  # Authorization among them
+            expose_headers=["*"],
+        )
+    app.add_middleware(Edge, registry=registry, render=render)
+    _add_error_handlers(app, render)
+    _add_operations_routes(app, checks, registry)
+    return app
+
+
+def _add_error_handlers(app: FastAPI, render: Renderer) -> None:
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> Response:
+        return render(request, problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return render(request, invalid(error))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        return render(request, Problem(error.status_code, _title(error), error.detail, error.headers))
+
+
+def _title(error: HTTPException) -> str:
+    return {
+        400: "Invalid request",
+        404: "Not found",
+        405: "Method not allowed",
+        408: "Body too slow",
+        413: "Body too large",
+    }.get(error.status_code, "Error")
+
+
+def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:
+    @app.get("/livez", tags=["operations"], summary="The process answers")
+    async def _live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get(
+        "/readyz",
+        tags=["operations"],
+        summary="The service can do its work; names what is down",
+        responses={503: {"description": "It can't; the checks say why"}},
+    )
+    async def _ready() -> JSONResponse:
+        states = await checks()
+        ready = all(state.partition(";")[0] == "ok" for state in states.values())
+        body = {"status": "ready" if ready else "not ready", "checks": states}
+        return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
+
+    @app.get(
+        "/metrics",
+        tags=["operations"],
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def _metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,45 @@
+"""An error for a caller, and its spelling as RFC 9457 problem details. A route of another protocol brings its own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+
+class Problem(Exception):
+    """An error for the caller: what is wrong and what to do. `extra` members join the problem details."""
+
+    def __init__(
+        self, status: int, title: str, detail: str, headers: Mapping[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail = status, title, detail
+        self.headers = dict(headers or {})
+        self.extra = extra
+
+
+Renderer = Callable[[Request, Problem], Response]
+
+
+def problem_details(_request: Request, problem: Problem) -> Response:
+    """RFC 9457: `application/problem+json`."""
+    body = {"type": "about:blank", "title": problem.title, "status": problem.status, "detail": problem.detail}
+    return JSONResponse(body | problem.extra, problem.status, problem.headers, media_type="application/problem+json")
+
+
+def invalid(error: RequestValidationError) -> Problem:
+    """A validation error that names every wrong field. The values are left out: they may be huge, private or not
+    even encodable (NaN, lone surrogates)."""
+    errors = []
+    for fault in error.errors():
+        where = [str(part) for part in fault["loc"] if part != "body"]
+        if fault["type"] == "json_invalid":
+            where, message = [], f"the body is not valid JSON: {fault['ctx']['error']}"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+        errors.append({"field": ".".join(where) or "body", "message": message})
+    status = 400 if error.errors() and error.errors()[0]["type"] == "json_invalid" else 422
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors[:5])
+    return Problem(status, "Invalid request", detail, errors=errors[:50])

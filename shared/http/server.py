@@ -1,0 +1,69 @@
+"""Listening, and uvicorn with the bounds and the shutdown that our services need."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shared.errors import Fatal
+from shared.http.protocol import BoundedProtocol
+from shared.process import LoopFactory
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket, taken before anything slow is loaded. Raises `Fatal` that names `setting`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named: asyncio turns Nagle's algorithm off only then, and with it each small answer takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise Fatal(f"can't listen on {host}:{port}: {error.strerror}. Free the port or set {setting}.") from None
+    return listener
+
+
+def loop_factory() -> LoopFactory | None:
+    """uvicorn's choice of an event loop for `shared.process.run`: uvloop, where it is installed."""
+    return uvicorn.Config("", log_config=None).get_loop_factory()
+
+
+class Server(uvicorn.Server):
+    """Stops on SIGTERM and SIGINT and returns. uvicorn's own would raise the signal again before our own clean-up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """While serving, both signals ask for the end; a second SIGINT doesn't wait for requests in flight."""
+        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may handle signals; in another, the caller sets `should_exit`
+            return
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def server(app: ASGIApp, drain_s: float) -> Server:
+    """A uvicorn server that finishes requests in flight for up to `drain_s` seconds after SIGTERM."""
+    return Server(
+        uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(drain_s),
+        )
+    )

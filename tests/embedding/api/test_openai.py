@@ -1,0 +1,113 @@
+"""OpenAI's protocol, spoken by OpenAI's own client."""
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from shared.model_store import ModelStore
+from tests.embedding.conftest import Start
+from tests.support.embedding import LiveService
+from tests.support.versions import DIMENSIONS, publish
+
+TEXTS = ["A man is playing a guitar.", "a dog", "the stock market fell on monday"]
+
+
+def client(service: LiveService, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=service.url + "/v1", api_key=key, max_retries=0)
+
+
+def test_base64_which_the_client_asks_for_by_itself(service: LiveService, static_one: SentenceTransformer) -> None:
+    answer = client(service).embeddings.create(model="current", input=TEXTS)
+    vectors = np.asarray([item.embedding for item in answer.data], dtype=np.float32)
+    np.testing.assert_allclose(vectors, static_one.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
+    assert [item.index for item in answer.data] == [0, 1, 2]
+    assert answer.model == service.serving()
+
+
+def test_float_and_base64_say_the_same(service: LiveService) -> None:
+    one = client(service)
+    as_base64 = one.embeddings.create(model="current", input=TEXTS[0])
+    as_float = one.embeddings.create(model="current", input=TEXTS[0], encoding_format="float", user="me")
+    found = [np.asarray(answer.data[0].embedding, dtype=np.float32) for answer in (as_base64, as_float)]
+    assert np.array_equal(found[0], found[1])
+
+
+def test_float_is_the_default_on_the_wire(service: LiveService) -> None:
+    for path in ("/v1/embeddings", "/embeddings"):
+        answer = httpx.post(service.url + path, json={"input": "a dog"}).json()
+        assert np.shape(answer["data"][0]["embedding"]) == (DIMENSIONS,)
+
+
+def test_usage_counts_tokens(transformer_service: LiveService, transformer: SentenceTransformer) -> None:
+    answer = client(transformer_service).embeddings.create(model="current", input=[*TEXTS, "a dog", "dog " * 99])
+    masks = [transformer.preprocess([text])["attention_mask"].sum().item() for text in [*TEXTS, "a dog", "dog " * 99]]
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(masks)
+
+
+def test_models_are_the_loaded_versions(
+    store: ModelStore, static_one: SentenceTransformer, static_two: SentenceTransformer, start: Start
+) -> None:
+    ids = [publish(store, student, number).id for number, student in enumerate((static_one, static_two))]
+    service = start()
+    service.wait_until(lambda: len(client(service).models.list().data) == 3, "the previous version is loaded")
+    assert {model.id for model in client(service).models.list()} == {"current", *ids}
+    assert client(service).models.retrieve(ids[0]).id == ids[0]
+    for version, student in zip(ids, (static_one, static_two), strict=True):
+        answer = client(service).embeddings.create(model=version, input=TEXTS)
+        assert answer.model == version
+        expected = student.encode(TEXTS, normalize_embeddings=True)
+        np.testing.assert_allclose([item.embedding for item in answer.data], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["text-embedding-3-small", "r000009-00000000", "previous", "../current"])
+def test_an_unknown_model_is_404_and_told_what_there_is(service: LiveService, model: str) -> None:
+    with pytest.raises(openai.NotFoundError) as error:
+        client(service).embeddings.create(model=model, input="a dog")
+    assert error.value.code == "model_not_found"
+    assert service.serving() in error.value.message
+    with pytest.raises(openai.NotFoundError):
+        client(service).models.retrieve(model.replace("/", "-"))
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": None}, {"model": ""}, {"model": "pairwright"}, {"model": "current"}])
+def test_names_of_the_version_that_serves(service: LiveService, fields: dict[str, object]) -> None:
+    answer = httpx.post(service.url + "/v1/embeddings", json={"input": "a dog"} | fields)
+    assert answer.json()["model"] == service.serving()
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]]])
+def test_token_ids_are_refused_with_the_remedy(service: LiveService, tokens: list[int] | list[list[int]]) -> None:
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as error:
+        client(service).embeddings.create(model="current", input=tokens)
+    assert error.value.param == "input"
+
+
+def test_dimensions(service: LiveService) -> None:
+    one = client(service).embeddings
+    assert len(one.create(model="current", input="a dog", dimensions=DIMENSIONS).data[0].embedding) == DIMENSIONS
+    for wrong in (1, DIMENSIONS - 1, DIMENSIONS + 1, 0, -1):
+        with pytest.raises(openai.BadRequestError) as error:
+            one.create(model="current", input="a dog", dimensions=wrong)
+        assert error.value.param == "dimensions"
+
+
+def test_dimensions_of_a_version_that_was_trained_for_it(
+    store: ModelStore, static_one: SentenceTransformer, start: Start
+) -> None:
+    publish(store, static_one, 0, matryoshka=[8, 4])
+    answer = client(start()).embeddings.create(model="current", input=TEXTS, dimensions=4)
+    expected = static_one.encode(TEXTS, truncate_dim=4, normalize_embeddings=True)
+    np.testing.assert_allclose([item.embedding for item in answer.data], expected, atol=1e-6)
+
+
+def test_keys(store: ModelStore, static_one: SentenceTransformer, start: Start) -> None:
+    publish(store, static_one, 0)
+    service = start(api_keys="first, second")
+    assert client(service, "second").embeddings.create(model="current", input="a dog").data
+    with pytest.raises(openai.AuthenticationError) as error:
+        client(service, "third").embeddings.create(model="current", input="a dog")
+    assert error.value.code == "invalid_api_key"
+    assert httpx.post(service.url + "/embed", json={"inputs": "a"}).json()["error_type"] == "Validation"
+    assert httpx.get(service.url + "/versions").headers["content-type"] == "application/problem+json"

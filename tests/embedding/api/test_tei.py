@@ -1,0 +1,221 @@
+"""text-embeddings-inference's protocol, on the wire."""
+
+import httpx
+import huggingface_hub
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from tests.support.embedding import LiveService
+from tests.support.versions import DIMENSIONS, MAX_TOKENS
+
+TEXTS = ["A man is playing a guitar.", "a dog", "the stock market fell on monday", "a dog"]
+
+
+def embed(service: LiveService, inputs: object, path: str = "/embed", **fields: object) -> httpx.Response:
+    return httpx.post(service.url + path, json={"inputs": inputs} | fields)
+
+
+@pytest.mark.parametrize("path", ["/embed", "/"])
+def test_vectors_are_those_of_sentence_transformers(
+    service: LiveService, static_one: SentenceTransformer, path: str
+) -> None:
+    answer = embed(service, TEXTS, path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    np.testing.assert_allclose(answer.json(), static_one.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
+
+
+def test_a_transformer_too(transformer_service: LiveService, transformer: SentenceTransformer) -> None:
+    texts = [*TEXTS, "very long " * 40, "no"]
+    answer = embed(transformer_service, texts, normalize=False)
+    np.testing.assert_allclose(answer.json(), transformer.encode(texts), atol=1e-5)
+    assert answer.headers["x-pairwright-truncated"] == "1"
+
+
+def test_raw_vectors_are_exact(service: LiveService, static_one: SentenceTransformer) -> None:
+    answer = embed(service, TEXTS[:1], normalize=False)
+    assert np.array_equal(np.asarray(answer.json(), dtype=np.float32), static_one.encode(TEXTS[:1]))
+
+
+def test_a_single_text_gives_a_nested_list_too(service: LiveService) -> None:
+    assert np.shape(embed(service, "a dog").json()) == (1, DIMENSIONS)
+
+
+def test_nulls_and_unknown_fields_mean_nothing(service: LiveService) -> None:
+    fields = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions")
+    nulls: dict[str, object] = dict.fromkeys(fields)
+    body = {"inputs": "a dog", "model": "x", "user": None, "dims": [1, {}]} | nulls
+    answer = httpx.post(service.url + "/embed", json=body)
+    assert answer.json() == embed(service, "a dog").json()
+
+
+def test_the_answer_names_its_version(service: LiveService) -> None:
+    version = embed(service, "a dog").headers["x-pairwright-version"]
+    assert version == httpx.get(service.url + "/versions").json()["versions"][0]["id"]
+
+
+@pytest.mark.parametrize(("direction", "kept"), [("Right", "start"), ("left", "end"), (None, "start")])
+def test_truncation_direction(
+    transformer_service: LiveService, transformer: SentenceTransformer, direction: str | None, kept: str
+) -> None:
+    start, end = "a man " * (MAX_TOKENS // 2 - 1), "the dog " * (MAX_TOKENS // 2 - 1)
+    answer = embed(transformer_service, start + end, truncation_direction=direction)
+    expected = transformer.encode([start if kept == "start" else end], normalize_embeddings=True)
+    np.testing.assert_allclose(answer.json(), expected, atol=1e-5)
+
+
+def test_truncate_false_refuses_and_counts(transformer_service: LiveService) -> None:
+    answer = embed(transformer_service, ["a dog", "dog " * 40], truncate=False)
+    assert answer.status_code == 422
+    assert answer.json()["error_type"] == "Validation"
+    assert f"at most {MAX_TOKENS} tokens" in answer.json()["error"]
+    assert "given: 42" in answer.json()["error"]
+    assert embed(transformer_service, ["a dog"], truncate=False).status_code == 200
+
+
+def test_native_dimensions_change_nothing(service: LiveService) -> None:
+    assert embed(service, "a dog", dimensions=DIMENSIONS).json() == embed(service, "a dog").json()
+
+
+@pytest.mark.parametrize("text", ["zzz", " ", "😀", "\u0000", "\x1b[0m", "\u2028"])
+def test_text_without_a_known_word_is_a_zero_vector(service: LiveService, text: str) -> None:
+    answer = embed(service, [text, "a dog"])
+    assert answer.status_code == 200
+    assert answer.json()[0] == [0.0] * DIMENSIONS
+    assert any(answer.json()[1])
+
+
+def test_large_requests_are_split_inside(
+    store: object, transformer_service: LiveService, transformer: SentenceTransformer
+) -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(["a", "dog", "man", "river"], random.integers(1, 40))) for _ in range(2048)]
+    answer = httpx.post(transformer_service.url + "/embed", json={"inputs": texts}, timeout=60)
+    np.testing.assert_allclose(answer.json(), transformer.encode(texts, normalize_embeddings=True), atol=1e-5)
+    assert transformer_service.metric("batch_inputs_count") > 1
+
+
+def test_too_many_inputs(service: LiveService) -> None:
+    answer = embed(service, ["a"] * 2049)
+    assert answer.status_code == 422
+    assert answer.json() == {
+        "error": "`inputs`: batch size 2049 > maximum allowed batch size 2048",
+        "error_type": "Validation",
+    }
+
+
+def test_info_and_health(transformer_service: LiveService) -> None:
+    info = httpx.get(transformer_service.url + "/info").json()
+    assert info["max_input_length"] == MAX_TOKENS
+    assert info["model_type"] == {"embedding": {"pooling": "cls"}}
+    assert info["model_sha"] == transformer_service.serving()
+    health = httpx.get(transformer_service.url + "/health")
+    assert (health.status_code, health.content) == (200, b"")
+
+
+def test_hugging_face_client(
+    service: LiveService, static_one: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Offline, it refuses even localhost.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    expected = static_one.encode(TEXTS[:1], normalize_embeddings=True)
+    for url in (service.url, service.url + "/embed"):
+        vectors = huggingface_hub.InferenceClient(url).feature_extraction(TEXTS[0], normalize=True, truncate=True)
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_what_the_answer_says_of_its_cost(transformer_service: LiveService) -> None:
+    headers = embed(transformer_service, ["a dog", "a cat"]).headers
+    assert headers["x-compute-characters"] == "10"
+    assert headers["x-compute-tokens"] == "8"
+    for name in ("x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"):
+        assert 0 <= int(headers[name]) < 10_000
+
+
+@pytest.mark.parametrize("path", ["/similarity", "/"])
+def test_similarity(service: LiveService, static_one: SentenceTransformer, path: str) -> None:
+    body = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS}, "parameters": {"truncate": True}}
+    answer = httpx.post(service.url + path, json=body)
+    vectors = static_one.encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose(answer.json(), vectors @ vectors[0], atol=1e-6)
+    assert answer.headers["x-pairwright-version"] == service.serving()
+
+
+def test_similarity_with_nothing_to_compare(service: LiveService) -> None:
+    answer = httpx.post(service.url + "/similarity", json={"inputs": {"source_sentence": "a", "sentences": []}})
+    assert (answer.status_code, answer.json()["error_type"]) == (400, "Empty")
+    answer = httpx.post(service.url + "/similarity", json={"inputs": {"source_sentence": "a"}})
+    assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+    assert "inputs.sentences" in answer.json()["error"]
+
+
+def test_hugging_face_similarity(
+    service: LiveService, static_one: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    found = huggingface_hub.InferenceClient(service.url).sentence_similarity("a dog", TEXTS)
+    vectors = static_one.encode(["a dog", *TEXTS], normalize_embeddings=True)
+    np.testing.assert_allclose(found, vectors[1:] @ vectors[0], atol=1e-6)
+
+
+def test_tokenize(transformer_service: LiveService, transformer: SentenceTransformer) -> None:
+    text = "a café dog"
+    answer = httpx.post(transformer_service.url + "/tokenize", json={"inputs": [text, "no " * 50]}).json()
+    assert [token["id"] for token in answer[0]] == transformer.tokenizer(text)["input_ids"]
+    assert [(token["text"], token["special"], token["start"], token["stop"]) for token in answer[0]] == [
+        ("[CLS]", True, None, None),
+        ("a", False, 0, 1),
+        ("café", False, 2, 6),
+        ("dog", False, 7, 10),
+        ("[SEP]", True, None, None),
+    ]
+    assert len(answer[1]) == 52, "nothing is truncated"
+    plain = httpx.post(transformer_service.url + "/tokenize", json={"inputs": text, "add_special_tokens": False}).json()
+    assert [token["text"] for token in plain[0]] == ["a", "café", "dog"]
+    # What was asked for before and after doesn't depend on it.
+    assert embed(transformer_service, "dog " * 40).headers["x-pairwright-truncated"] == "1"
+
+
+def test_decode_is_the_way_back(service: LiveService, transformer_service: LiveService) -> None:
+    url = transformer_service.url
+    ids = [[token["id"] for token in row] for row in httpx.post(url + "/tokenize", json={"inputs": TEXTS[1:]}).json()]
+    assert httpx.post(url + "/decode", json={"ids": ids}).json() == TEXTS[1:]
+    assert httpx.post(url + "/decode", json={"ids": ids[0]}).json() == TEXTS[1:2]
+    with_special = httpx.post(url + "/decode", json={"ids": ids[0], "skip_special_tokens": False}).json()
+    assert with_special == ["[CLS] a dog [SEP]"]
+    for wrong in ([10**6], [-1], [10**30], []):
+        assert httpx.post(url + "/decode", json={"ids": wrong}).status_code in (400, 422)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/"])
+def test_every_way_to_ask_for_health(service: LiveService, path: str) -> None:
+    answer = httpx.get(service.url + path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+# ---- long inputs
+
+
+def test_truncation_is_counted(transformer_service: LiveService) -> None:
+    answer = embed(transformer_service, ["a dog", "dog " * 40, "cat " * 40])
+    assert answer.headers["x-pairwright-truncated"] == "2"
+    assert transformer_service.metric("truncated_total") == 2
+
+
+def test_chunks_are_the_mean_of_windows(transformer_service: LiveService, transformer: SentenceTransformer) -> None:
+    words = ("dog man river house red blue a the " * 7).split()
+    room = MAX_TOKENS - 2
+    windows = [" ".join(words[start : start + room]) for start in range(0, len(words), room)]
+    counts = [len(window.split()) + 2 for window in windows]
+    answer = embed(transformer_service, [" ".join(words), "a dog"], chunk=True)
+    assert answer.headers["x-pairwright-windows"] == str(len(windows) + 1)
+    assert "x-pairwright-truncated" not in answer.headers
+    mean = np.average(transformer.encode(windows), axis=0, weights=counts)
+    np.testing.assert_allclose(answer.json()[0], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(answer.json()[1], transformer.encode("a dog", normalize_embeddings=True), atol=1e-5)
+
+
+def test_chunks_of_a_static_student_are_the_whole_text(service: LiveService) -> None:
+    text = "dog river " * 400
+    assert embed(service, text, chunk=True).json() == embed(service, text).json()

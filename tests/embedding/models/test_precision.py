@@ -1,0 +1,97 @@
+"""Less precision only where it is true: what serves, what it says of itself, and how far its vectors are off."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from services.trainer.publishing.onnx_export import add_int8
+from shared.manifest import PROBE_SENTENCES, Card, Int8, Manifest
+from shared.model_store import ModelStore
+from tests.embedding.conftest import Start
+from tests.support.embedding import LiveService
+from tests.support.versions import DIMENSIONS, publish, transformer_student
+
+TEXTS = ["a man is playing a guitar", "a dog", "the stock market fell sharply on monday", "no"]
+
+
+def publish_with_int8(store: ModelStore, student: SentenceTransformer, **changes: float) -> Manifest:
+    """As the trainer does; the record's fields may be changed afterwards."""
+    with store.staging() as folder:
+        student.save(str(folder), create_model_card=False)
+        record = add_int8(folder, [])
+        assert record is not None
+        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS, int8=record.model_copy(update=changes))
+        return store.publish(folder, card, student.encode(list(PROBE_SENTENCES)).tolist())
+
+
+def serving(service: LiveService) -> tuple[str, str]:
+    found = httpx.get(service.url + "/versions/current").json()
+    assert httpx.get(service.url + "/info").json()["model_dtype"] == found["precision"]
+    return found["backend"], found["precision"]
+
+
+@pytest.fixture(autouse=True)
+def speed_is_no_matter_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 16 dimensions gains none."""
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
+
+
+def off(service: LiveService, student: SentenceTransformer) -> float:
+    vectors = httpx.post(service.url + "/embed", json={"inputs": TEXTS}).json()
+    return float((vectors * student.encode(TEXTS, normalize_embeddings=True)).sum(1).min())
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_int8_serves_where_its_record_holds(
+    store: ModelStore, transformer: SentenceTransformer, start: Start, precision: str
+) -> None:
+    publish_with_int8(store, transformer)
+    service = start(precision=precision, device="cpu")
+    assert serving(service) == ("onnx", "int8")
+    assert 0.99 <= off(service, transformer) < 0.9999999
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_int8_does_not_serve_where_its_record_does_not_hold(
+    store: ModelStore, transformer: SentenceTransformer, start: Start, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_with_int8(store, transformer, cosine=0.98)
+    service = start(precision=precision, device="cpu")
+    assert serving(service) == ("torch", "float32")
+    assert off(service, transformer) > 0.99999
+    if precision == "int8":
+        assert "its cosine to the exact model is 0.9800" in caplog.text
+
+
+def test_a_record_that_lies_is_found_out(
+    store: ModelStore, transformer: SentenceTransformer, tmp_path: Path, start: Start
+) -> None:
+    good = publish(store, transformer, 0).id
+    other = transformer_student(tmp_path / "parts", seed=4)
+    other.save(str(tmp_path / "other"), create_model_card=False)
+    assert add_int8(tmp_path / "other", []) is not None
+    with store.staging() as folder:
+        transformer.save(str(folder), create_model_card=False)
+        (folder / "onnx").mkdir()
+        (tmp_path / "other" / "onnx" / "model_int8.onnx").rename(folder / "onnx" / "model_int8.onnx")
+        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS,
+                    int8=Int8(file="onnx/model_int8.onnx", cosine=0.999, speedup=2))  # fmt: skip
+        bad = store.publish(folder, card, transformer.encode(list(PROBE_SENTENCES)).tolist()).id
+    service = start(precision="auto", device="cpu")
+    assert service.serving() == good
+    assert f"{bad} is quarantined" in service.version_check()
+    assert "PAIRWRIGHT_EMBEDDING_PRECISION=float32" in service.version_check()
+
+
+def test_bfloat16(store: ModelStore, transformer: SentenceTransformer, start: Start) -> None:
+    publish(store, transformer, 0)
+    service = start(precision="bfloat16", device="cpu")
+    assert serving(service) == ("torch", "bfloat16")
+    assert 0.99 <= off(service, transformer) < 0.9999999
+
+
+def test_a_static_student_is_always_exact(store: ModelStore, static_one: SentenceTransformer, start: Start) -> None:
+    publish(store, static_one, 0)
+    assert serving(start(precision="int8")) == ("static", "float32")

@@ -1,0 +1,232 @@
+"""How batches are cut, and that the batcher answers everybody once, in order, with what they asked for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from sentence_transformers import SentenceTransformer
+
+from services.embedding.__main__ import load_version
+from services.embedding.metrics import Metrics
+from services.embedding.models.base import Encoder, Options, Tokens, Vectors
+from services.embedding.serving.batcher import Batcher, Limits, Overloaded
+from services.embedding.serving.cache import Cache
+from services.embedding.serving.queue import Input, Lane, cost
+from services.embedding.settings import EmbeddingSettings
+from shared.model_store import ModelStore
+from tests.support.embedding import Gate
+from tests.support.versions import WORDS, publish, static_student, transformer_student
+
+Result = TypeVar("Result")
+BUDGET = 64
+WAITING = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 10)), min_size=1, max_size=60)
+
+
+class Shape(Gate):
+    """As much of an encoder as a lane looks at."""
+
+    def __init__(self, padded: bool) -> None:
+        self.padded = padded
+
+
+def lane_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[Lane, list[Input]]:
+    """A lane, filled as the batcher does: oldest first, now one and now several."""
+    inputs = [
+        Input(str(number), since, Tokens(n, n, None), n)
+        for number, (n, since) in enumerate(sorted(lengths_and_times, key=lambda pair: pair[1]))
+    ]
+    lane = Lane(Shape(padded), Options())
+    lane.add(inputs[:1])
+    lane.add(inputs[1 : len(inputs) // 2])
+    lane.add(inputs[max(1, len(inputs) // 2) :])
+    return lane, inputs
+
+
+@given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
+def test_no_batch_exceeds_the_budget_unless_it_is_a_single_input(
+    waiting: list[tuple[int, float]], padded: bool, overdue: float
+) -> None:
+    lane, _ = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue)
+    assert batch
+    counts = [one.count for one in batch]
+    assert len(batch) == 1 or cost(len(batch), max(counts), sum(counts), padded) <= BUDGET
+
+
+@given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
+def test_cutting_until_none_is_left_takes_each_once(
+    waiting: list[tuple[int, float]], padded: bool, overdue: float
+) -> None:
+    lane, inputs = lane_of(waiting, padded)
+    taken: list[Input] = []
+    while batch := lane.cut(BUDGET, overdue):
+        taken += batch
+        assert len(lane) == len(inputs) - len(taken)
+        assert lane.tokens == sum(one.count for one in inputs if not one.taken)
+    assert sorted(int(one.text) for one in taken) == list(range(len(waiting)))
+
+
+@given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
+def test_an_overdue_input_goes_first_and_short_ones_otherwise(
+    waiting: list[tuple[int, float]], padded: bool, overdue: float
+) -> None:
+    lane, inputs = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue)
+    oldest = min(one.since for one in inputs)
+    if oldest < overdue:
+        assert oldest in [one.since for one in batch]
+    else:
+        assert max(one.count for one in batch) <= min((one.count for one in inputs if one not in batch), default=1000)
+
+
+@given(waiting=WAITING, padded=st.booleans())
+def test_a_batch_is_as_large_as_the_budget_lets_it_be(waiting: list[tuple[int, float]], padded: bool) -> None:
+    lane, inputs = lane_of(waiting, padded)
+    batch = lane.cut(BUDGET, overdue_before=0)
+    rest = sorted(one.count for one in inputs if one not in batch)
+    if rest:
+        total = sum(one.count for one in batch) + rest[0]
+        assert cost(len(batch) + 1, max(rest[0], *(one.count for one in batch)), total, padded) > BUDGET
+
+
+# ---- the batcher, with real encoders
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Encoder, SentenceTransformer]]:
+    home = tmp_path_factory.mktemp("home")
+    store, found = ModelStore(home / "models"), {}
+    for number, student in enumerate((static_student(1), static_student(2), transformer_student(home / "parts", 3))):
+        manifest = publish(store, student, number)
+        found[f"{number}"] = (
+            load_version(EmbeddingSettings(precision="float32"), store.path(manifest.id), manifest),
+            student,
+        )
+    return found
+
+
+def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], cache_bytes: int = 0, **limits: int) -> Result:
+    """Run `work` with a batcher that isn't running yet."""
+
+    async def _run() -> Result:
+        metrics = Metrics(CollectorRegistry())
+        batcher = Batcher(
+            workers=2,
+            max_batch_tokens=BUDGET,
+            limits=Limits(**{"inputs": 10_000, "chars": 10_000_000, "tokens": 10_000_000, "seconds": 60} | limits),
+            max_wait_s=0.5,
+            cache=Cache(cache_bytes),
+            metrics=metrics,
+        )
+        return await work(batcher, metrics)
+
+    return asyncio.run(_run())
+
+
+async def answered(batcher: Batcher, encoder: Encoder, texts: list[str]) -> Vectors:
+    request = batcher.submit(encoder, texts, Options())
+    try:
+        await request.done
+        return request.vectors
+    finally:
+        batcher.release(request)
+
+
+def value(metrics: Metrics, name: str) -> float:
+    found = metrics.registry.get_sample_value(f"pairwright_embedding_{name}")
+    assert found is not None
+    return found
+
+
+TEXT = st.lists(st.sampled_from([*WORDS, "zzz", "😀"]), min_size=1, max_size=40).map(" ".join)
+REQUESTS = st.lists(st.tuples(st.sampled_from("012"), st.lists(TEXT, min_size=1, max_size=12)), min_size=1, max_size=8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(requests=REQUESTS)
+def test_everybody_gets_their_own_vectors_in_order(
+    encoders: dict[str, tuple[Encoder, SentenceTransformer]], requests: list[tuple[str, list[str]]]
+) -> None:
+    async def _ask(batcher: Batcher, metrics: Metrics) -> list[Vectors]:
+        running = asyncio.create_task(batcher.run())
+        answers = await asyncio.gather(*(answered(batcher, encoders[name][0], texts) for name, texts in requests))
+        assert value(metrics, "queued_inputs") == 0
+        running.cancel()
+        return answers
+
+    for (name, texts), vectors in zip(requests, with_batcher(_ask), strict=True):
+        np.testing.assert_allclose(vectors, encoders[name][1].encode(texts), atol=1e-5)
+
+
+def test_identical_texts_are_computed_once(encoders: dict[str, tuple[Encoder, SentenceTransformer]]) -> None:
+    async def _ask(batcher: Batcher, metrics: Metrics) -> float:
+        encoder = encoders["0"][0]
+        asking = [asyncio.create_task(answered(batcher, encoder, ["a dog", "a cat", "a dog"])) for _ in range(5)]
+        await asyncio.sleep(0)
+        running = asyncio.create_task(batcher.run())
+        for vectors in await asyncio.gather(*asking):
+            assert np.array_equal(vectors[0], vectors[2])
+        running.cancel()
+        return value(metrics, "batch_inputs_sum")
+
+    assert with_batcher(_ask) == 2
+
+
+def test_what_nobody_waits_for_is_not_computed(encoders: dict[str, tuple[Encoder, SentenceTransformer]]) -> None:
+    async def _ask(batcher: Batcher, metrics: Metrics) -> tuple[float, float]:
+        encoder = encoders["0"][0]
+        batcher.release(batcher.submit(encoder, ["a dog", "a cat", "a man"], Options()))
+        asking = asyncio.create_task(answered(batcher, encoder, ["a man", "a child"]))
+        await asyncio.sleep(0)
+        running = asyncio.create_task(batcher.run())
+        await asking
+        # The dropped ones leave no trace: asked for again, they are computed.
+        assert len(await answered(batcher, encoder, ["a dog"])) == 1
+        running.cancel()
+        return value(metrics, "batch_inputs_sum"), value(metrics, "abandoned_total")
+
+    assert with_batcher(_ask) == (3, 1)
+
+
+@pytest.mark.parametrize("limits", [{"inputs": 4}, {"chars": 20}, {"tokens": 10}])
+def test_past_the_bound_it_refuses_until_something_is_answered(
+    encoders: dict[str, tuple[Encoder, SentenceTransformer]], limits: dict[str, int]
+) -> None:
+    async def _ask(batcher: Batcher, metrics: Metrics) -> None:
+        encoder = encoders["0"][0]
+        first = batcher.submit(encoder, ["a dog", "a cat", "a man"], Options())
+        with pytest.raises(Overloaded):
+            batcher.submit(encoder, ["a dog", "a cat"], Options())
+        assert value(metrics, "refused_total") == 1
+        running = asyncio.create_task(batcher.run())
+        await first.done
+        batcher.release(first)
+        assert len(await answered(batcher, encoder, ["a dog", "a cat"])) == 2
+        running.cancel()
+
+    with_batcher(_ask, **limits)
+
+
+def test_an_input_longer_than_the_budget_is_a_batch_of_its_own(
+    encoders: dict[str, tuple[Encoder, SentenceTransformer]],
+) -> None:
+    async def _ask(batcher: Batcher, metrics: Metrics) -> float:
+        running = asyncio.create_task(batcher.run())
+        await answered(batcher, encoders["0"][0], ["dog " * 1000, "cat " * 1000])
+        running.cancel()
+        return value(metrics, "batch_inputs_count")
+
+    assert with_batcher(_ask) == 2
+
+
+def test_a_version_without_its_files_cannot_be_loaded(tmp_path: Path) -> None:
+    manifest = publish(ModelStore(tmp_path), static_student(1), 0)
+    with pytest.raises((OSError, ValueError)):
+        partial(load_version, EmbeddingSettings())(tmp_path / "versions", manifest)

@@ -1,0 +1,173 @@
+"""`python -m services.generation generate`: files, resumed by running the command again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+
+import httpx
+import pytest
+
+from services.generation.decoding.vllm.engine import VllmEngine
+from shared.queue import EmbeddedServer
+from tests.support.generation import live_generation
+from tests.support.generation_process import environment, generate
+
+NUMBER = 240
+
+
+@pytest.mark.timeout(400)
+def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
+    engine: VllmEngine, server: EmbeddedServer, dataset: str, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    out, plan = tmp_path / "deep" / "pairs.jsonl", tmp_path / "plan.json"
+    body = {"num_inputs": NUMBER, "decoding": {"top_k": 0, "top_p": 1.0}}
+    plan.write_text(json.dumps(body))
+    arguments = ["--task", "nli", "--plan", str(plan), "--seed", "3", "--out", str(out)]
+    settings = environment(tmp_path, tiny_teacher, PAIRWRIGHT_GENERATION_MAX_LANES="8")  # slow enough to be killed
+    journal = out.with_name("pairs.jsonl.journal")
+
+    command = [sys.executable, "-m", "services.generation", "generate", *arguments]
+    with subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 30:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    with journal.open("ab") as file:
+        file.write(b'{"torn": ')
+    before = journal.read_bytes().count(b"\n") - 1
+    assert before < NUMBER
+
+    done = generate(arguments, settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads(done.stdout)
+    assert "pair" in done.stderr  # the bar
+    pairs = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(pairs) == summary["accepted"]
+    with live_generation(engine, server.url, dataset) as client:
+        job = client.post("/generate", json=body | {"task": "nli", "seed": 3}, headers={"Prefer": "wait=120"}).json()
+    assert pairs == job["pairs"]
+    assert summary["rejected_by_reason"] == job["rejected_by_reason"]
+
+    card = (tmp_path / "deep" / "pairs.card.md").read_text()
+    assert f"| pairs | {len(pairs)} of {job['requested']} asked for" in card
+    assert "entailment" in card
+    assert 'data_files: "pairs.jsonl"' in card
+    # Once more: nothing is left to do, and no engine is started for it.
+    again = generate(arguments, settings | {"PAIRWRIGHT_GENERATION_VLLM_ARGUMENTS": '{"load_format": "no such"}'})
+    assert (again.returncode, json.loads(again.stdout)) == (0, summary), again.stderr
+    # With another plan the journal is not gone on with.
+    other = generate([*arguments[:-4], "--seed", "4", "--out", str(out)], settings)
+    assert other.returncode == 1
+    assert "was begun with another plan" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+INPUTS = {
+    "lines.txt": "word1 word2.\n\nword3 word4.\nword1 word2.\n",
+    "original.jsonl": '{"text_a": "word1 word2.", "text_b": "", "label": "1"}\n{"text_a": "word3 word4."}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give inputs (sentences), num_inputs"),
+        (["--inputs", "nowhere.txt"], "--inputs: nowhere.txt: "),
+        (["--num-inputs", "3", "--task", "nope"], "--task: there is no task 'nope'; known: nli"),
+        (["--num-inputs", "3", "--task", "nope.json"], "--task: nope.json: "),
+        (["--num-inputs", "3", "--labels", "7"], "--labels: task 'sts' has no label '7'; it has 1, 0.5, 0"),
+        (["--num-inputs", "0"], "--num-inputs: "),
+        (["--num-inputs", "3", "--plan", "nowhere.json"], "--plan: nowhere.json: "),
+        (["--num-inputs", "3", "--out", "/proc/no/pairs.jsonl"], "--out: /proc/no/pairs.jsonl.journal: "),
+        (["--num-inputs", "3", "--push-to-hub", "me/mine"], "--push-to-hub: there is no token; set HF_TOKEN"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(
+    arguments: list[str], message: str, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    settings = environment(tmp_path, tiny_teacher, HF_TOKEN="", HF_HOME=str(tmp_path / "hf"))
+    done = generate(["--out", str(tmp_path / "pairs.jsonl"), *arguments], settings)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("pairwright generation: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Enough of the hub's protocol for one commit of small files; keeps what it was sent."""
+
+    calls: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "chunked" in (self.headers.get("Transfer-Encoding") or ""):
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        self.calls.append((self.path, body))
+        base = f"http://{self.headers['Host']}"
+        answer: dict[str, object] = {"url": f"{base}/datasets/me/mine", "name": "me/mine"}
+        if "preupload" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            answer = {"files": files}
+        elif "/commit/" in self.path:
+            answer = {"success": True, "commitUrl": f"{base}/datasets/me/mine/commit/0", "commitOid": "0"}
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Hub.calls = []
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_the_dino_preset_writes_both_files_and_pushes_them(tiny_teacher: Path, tmp_path: Path, hub: str) -> None:
+    for name, text in INPUTS.items():
+        (tmp_path / name).write_text(text)
+    settings = environment(
+        tmp_path, tiny_teacher, HF_TOKEN="hf_test", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1"
+    )
+    made = {}
+    for name in INPUTS:
+        out = tmp_path / f"{name}.pairs.jsonl"
+        arguments = ["--preset", "dino", "--inputs", str(tmp_path / name), "--out", str(out)]
+        done = generate([*arguments, *(["--push-to-hub", "me/mine"] if name == "lines.txt" else [])], settings)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads(done.stdout)["requested"] == 12  # two different sentences, three labels, two of each
+        made[name] = out.read_text()
+    assert made["lines.txt"] == made["original.jsonl"]
+    rows = [json.loads(line) for line in (tmp_path / "lines.txt.pairs.postprocessed.jsonl").read_text().splitlines()]
+    assert sum(row["score"] == 0.0 for row in rows) in (2, 4)
+    path, commit = next(call for call in Hub.calls if "/commit/" in call[0])
+    assert path.startswith("/api/datasets/me/mine/commit/main")
+    sent = {json.loads(line)["value"]["path"] for line in commit.splitlines()[1:]}
+    assert sent == {"README.md", "lines.txt.pairs.jsonl", "lines.txt.pairs.postprocessed.jsonl"}
+    assert httpx.get(f"{hub}/x").status_code == 501  # it is no more than it says
+    assert os.environ.get("HF_TOKEN") != "hf_test"

@@ -1,0 +1,282 @@
+"""Lanes in vLLM: exact against transformers, never out of step, whatever is forced on them."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.generation.decoding.base import Completion, Decoding, EngineDead, PromptTooLong, Sample
+from services.generation.decoding.debias import draw, draw_keys
+from services.generation.decoding.transformers_engine import TransformersEngine
+from services.generation.decoding.vllm import processor
+from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.decoding.vocabulary import read_vocabulary
+from services.generation.pairs.prompts import lanes_for_sentence2
+from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.settings import GenerationSettings
+
+pytestmark = pytest.mark.anyio
+STS = load_tasks([BUILT_IN]).get("sts")
+SENTENCES = (
+    "The boy is swimming in the pond.",
+    "Prices rose faster than anyone had expected.",
+    "word1 word2 word3 word4",
+)
+WIDE = Decoding(top_k=0, top_p=1.0, max_tokens=24)
+
+
+def lanes(label: str, sentence: str, exemplars: int = 1) -> tuple[str, ...]:
+    """The plain prompts of a sample."""
+    return tuple(prompt.text for prompt in lanes_for_sentence2(STS, label, sentence, range(exemplars)))
+
+
+def samples(decoding: Decoding = WIDE, count: int = 2, exemplars: int = 1) -> list[Sample]:
+    """`count` samples for each sentence and label, with one, two and three lanes."""
+    return [
+        Sample(lanes(label, sentence, exemplars), seed=1000 * number + index, decoding=decoding)
+        for number in range(count)
+        for index, (sentence, label) in enumerate((s, label) for s in SENTENCES for label in STS.labels)
+    ]
+
+
+async def complete_all(engine: VllmEngine, wanted: list[Sample]) -> list[Completion]:
+    return await asyncio.gather(*(engine.complete(sample) for sample in wanted))
+
+
+class Trace:
+    """What the processor drew: (sample name) -> [(distribution, token)] in order of steps."""
+
+    def __init__(self) -> None:
+        self.draws: dict[str, list[tuple[torch.Tensor, int]]] = {}
+
+    def __call__(self, sample: str, step: int, distribution: torch.Tensor, token: int) -> None:
+        draws = self.draws.setdefault(sample, [])
+        assert step == len(draws)
+        draws.append((distribution, token))
+
+    def in_order(self) -> list[list[tuple[torch.Tensor, int]]]:
+        """The draws of each sample, in the order in which the samples were asked for."""
+        return [draws for _, draws in sorted(self.draws.items(), key=lambda item: int(item[0].rpartition("-")[2]))]
+
+
+def assert_exact(model_folder: str, wanted: list[Sample], trace: Trace) -> int:
+    """Every traced distribution equals transformers' to 1e-3, every token is the one drawn from it. Returns steps."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    vocabulary = read_vocabulary(tokenizer, model.config.vocab_size)
+    steps = 0
+    for sample, draws in zip(wanted, trace.in_order(), strict=True):
+        drawn = [token for _, token in draws]
+        banned = list(vocabulary.never(sample.decoding.line_breaks == "reject"))
+        by_lane = []
+        for prompt in sample.prompts:
+            ids = tokenizer(prompt).input_ids
+            with torch.no_grad():
+                logits = model(torch.tensor([ids + drawn])).logits[0, len(ids) - 1 : len(ids) - 1 + len(drawn)]
+            logits[:, banned] = float("-inf")
+            by_lane.append(torch.softmax(logits.double(), dim=-1))
+        decoding, count = sample.decoding, len(drawn)
+        reference = written_out(by_lane[0], by_lane[1:], decoding).float()
+        ours = torch.stack([distribution for distribution, _ in draws])
+        assert (ours - reference).abs().max().item() < 1e-3
+        tokens = draw(
+            reference,
+            draw_keys(torch.full((count,), sample.seed), torch.arange(count)),
+            torch.full((count,), decoding.temperature),
+            torch.full((count,), decoding.top_k),
+            torch.full((count,), decoding.top_p),
+        )
+        assert tokens.tolist() == drawn
+        steps += count
+    return steps
+
+
+def written_out(own: torch.Tensor, counters: list[torch.Tensor], decoding: Decoding) -> torch.Tensor:
+    """DINO's rule, once more and apart from the code under test. own, counters: probabilities [steps, vocabulary]."""
+    weights = own.clone()
+    for counter in counters:
+        kept = torch.exp(-decoding.decay_constant * torch.relu(counter - own))
+        weights = torch.minimum(weights, own * torch.clamp(kept, min=decoding.floor))
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+async def test_exact_on_the_tiny_teacher(
+    engine: VllmEngine, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace()
+    monkeypatch.setattr(processor, "observer", trace)
+    wanted = samples()
+    completions = await complete_all(engine, wanted)
+    assert assert_exact(str(tiny_teacher), wanted, trace) == sum(completion.tokens for completion in completions) > 60
+    # The lanes must matter, or this test would prove nothing.
+    plain = [Sample(sample.prompts[:1], sample.seed, sample.decoding) for sample in wanted if len(sample.prompts) > 1]
+    debiased = [found for found, sample in zip(completions, wanted, strict=True) if len(sample.prompts) > 1]
+    assert await complete_all(engine, plain) != debiased
+
+
+async def test_the_transformers_engine_writes_the_same_sentences(engine: VllmEngine, tiny_teacher: Path) -> None:
+    reference = TransformersEngine(str(tiny_teacher), GenerationSettings(dtype="float32", max_model_len=256))
+    assert reference.state == "starting"
+    await reference.start()
+    assert reference.state == "ok"
+    for decoding in (WIDE, Decoding(), Decoding(temperature=0.7, top_k=0, top_p=0.8, decay_constant=50.0)):
+        wanted = samples(decoding)
+        assert await asyncio.gather(*map(reference.complete, wanted)) == await complete_all(engine, wanted)
+    with pytest.raises(PromptTooLong, match="300 tokens"):
+        await reference.complete(Sample(("word1 " * 300,), 1, WIDE))
+    reference.stop()
+    with pytest.raises(EngineDead):
+        await reference.complete(samples()[0])
+
+
+async def test_the_transformers_engine_writes_the_same_sentences_together(tiny_teacher: Path) -> None:
+    settings = GenerationSettings(dtype="float32", max_model_len=256, max_lanes=40)
+    alone, together = (TransformersEngine(str(tiny_teacher), settings, together=one) for one in (False, True))
+    await asyncio.gather(alone.start(), together.start())
+    assert (alone.capacity, together.capacity) == (8, 40)
+    free = Decoding(temperature=3.0, top_k=0, top_p=1.0, max_tokens=30, line_breaks="reject")
+    wanted = [*samples(WIDE), *samples(Decoding(max_tokens=12, decay_constant=0.0)), *samples(free)]
+    long = Sample(("word1 " * 300,), 1, WIDE)
+    calls = [asyncio.create_task(together.complete(sample)) for sample in (*wanted, long, wanted[0])]
+    calls[-1].cancel()
+    *found, refused, cancelled = await asyncio.gather(*calls, return_exceptions=True)
+    assert found == list(await asyncio.gather(*map(alone.complete, wanted)))
+    assert {one.end for one in found if isinstance(one, Completion)} == {"quote", "length", "line_break"}
+    assert isinstance(refused, PromptTooLong)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert together.lanes_running == 0
+    assert together.tokens_drawn == alone.tokens_drawn
+    alone.stop()
+    together.stop()
+
+
+async def test_same_seed_same_sentence_whatever_else_runs(engine: VllmEngine) -> None:
+    wanted = samples(Decoding())
+    together = await complete_all(engine, wanted)
+    alone = [await engine.complete(sample) for sample in wanted[::4]]
+    assert alone == together[::4]
+    assert await complete_all(engine, wanted[::-1]) == together[::-1]
+
+
+async def test_equal_prompts_and_no_decay_are_plain_sampling(engine: VllmEngine) -> None:
+    prompts = lanes("0", SENTENCES[0])
+    plain = await engine.complete(Sample(prompts[:1], 5, WIDE))
+    assert await engine.complete(Sample((prompts[0],) * 3, 5, WIDE)) == plain
+    without_decay = WIDE.model_copy(update={"decay_constant": 0.0})
+    assert await engine.complete(Sample(prompts, 5, without_decay)) == plain
+    assert await engine.complete(Sample((prompts[0], *prompts[:0:-1]), 5, WIDE)) == await engine.complete(
+        Sample(prompts, 5, WIDE)
+    )
+
+
+async def test_nothing_banned_is_ever_written(engine: VllmEngine) -> None:
+    hot = Decoding(temperature=5.0, top_k=0, top_p=1.0, max_tokens=60)
+    for completion in await complete_all(engine, samples(hot, count=4)):
+        assert "\n" not in completion.text
+        assert '"' not in completion.text
+        assert "<|" not in completion.text
+
+
+async def test_unclosed_sentences_say_so(engine: VllmEngine) -> None:
+    short = await complete_all(engine, samples(Decoding(top_k=0, top_p=1.0, max_tokens=2), count=3))
+    assert {completion.end for completion in short} == {"quote", "length"}
+    assert all(completion.tokens == 2 for completion in short if completion.end == "length")
+
+
+async def test_too_long_prompts_are_refused_and_harm_nobody(engine: VllmEngine) -> None:
+    long = Sample(("word1 " * 300,), 1, WIDE)
+    good = samples(count=1)[0]
+    refused, fine = await asyncio.gather(engine.complete(long), engine.complete(good), return_exceptions=True)
+    assert isinstance(refused, PromptTooLong)
+    assert "300 tokens" in str(refused)
+    assert isinstance(fine, Completion)
+
+
+async def test_cancelled_samples_leave_whole(engine: VllmEngine) -> None:
+    wanted = samples(Decoding(top_k=0, top_p=1.0, max_tokens=100))
+    expected = await complete_all(engine, wanted)
+    tasks = [asyncio.create_task(engine.complete(sample)) for sample in wanted]
+    await asyncio.sleep(0.05)  # some run, some wait
+    for task in tasks[::2]:
+        task.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert done[1::2] == expected[1::2]
+    again = await complete_all(engine, wanted)  # the engine is as good as before
+    assert again == expected
+    assert engine.lockstep.lanes_running == 0
+    assert engine.lockstep.idle
+    assert engine.lockstep.replays == 0
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_forced_faults_are_replayed_and_change_nothing(runner: str, tiny_teacher: Path) -> None:
+    """Split groups, chunked prompts and preemptions, without admission control: see forced_faults.py.
+
+    In a process of its own: an engine can't be built with other limits beside the session's.
+    """
+    command = [sys.executable, "-m", "tests.support.forced_faults", runner, str(tiny_teacher)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    print(done.stdout)
+
+
+async def run_on_the_default_teacher(module: str) -> None:
+    """In a process of its own: another engine, and more memory than a test session should keep."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()[-4000:]
+
+
+async def test_exact_on_the_default_teacher_in_fp32() -> None:
+    """The real thing: the default teacher, with exemplars, against transformers."""
+    await run_on_the_default_teacher("tests.support.default_teacher_exact")
+
+
+@pytest.mark.timeout(600)  # three and a half minutes on two cores without AVX-512
+async def test_the_default_teacher_in_any_company_and_on_every_task() -> None:
+    """In bfloat16, if this CPU has it: there, roundings would tell a sentence what else is in the batch."""
+    await run_on_the_default_teacher("tests.support.default_teacher_as_used")
+
+
+async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt: should vLLM pass over the processor, even a sample with one lane is void, and replayed."""
+    wanted = [sample for sample in samples() if len(sample.prompts) == 1]
+    right = await complete_all(engine, wanted)
+    passed_over, apply = 0, processor.SelfDebias.apply
+
+    def now_and_then(self: processor.SelfDebias, logits: torch.Tensor, *context: object) -> torch.Tensor:
+        nonlocal passed_over
+        if passed_over < 3:
+            passed_over += 1
+            return logits  # vLLM takes the likeliest token itself
+        return apply(self, logits, *context)
+
+    monkeypatch.setattr(processor.SelfDebias, "apply", now_and_then)
+    before = engine.lockstep.replays
+    assert await complete_all(engine, wanted) == right
+    assert passed_over == 3
+    assert engine.lockstep.replays > before
+    engine.lockstep.replays = before  # the other tests' engine is to be without blemish
+    assert not processor.receipts
+
+
+async def test_line_breaks_end_a_sentence_where_they_are_not_banned(engine: VllmEngine, tiny_teacher: Path) -> None:
+    hot = Decoding(temperature=3.0, top_k=0, top_p=1.0, max_tokens=60)
+    free = hot.model_copy(update={"line_breaks": "reject"})
+    mixed = await complete_all(engine, samples(hot, count=8) + samples(free, count=8))
+    banned, open_ = mixed[:72], mixed[72:]
+    assert "line_break" not in {completion.end for completion in banned}
+    assert "line_break" in {completion.end for completion in open_}
+    reference = TransformersEngine(str(tiny_teacher), GenerationSettings(dtype="float32", max_model_len=256))
+    await reference.start()
+    assert await asyncio.gather(*map(reference.complete, samples(free))) == open_[:18]
+    reference.stop()

@@ -1,0 +1,81 @@
+"""The service killed in the middle of a large job, as a process: the job comes out as if nothing had happened."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.generation.decoding.vllm.engine import VllmEngine
+from shared.queue import EmbeddedServer
+from tests.generation.api.test_app import deliveries, finished
+from tests.support.generation import live_generation
+from tests.support.generation_process import environment
+from tests.support.ports import free_port
+
+BODY = {"pairs": 2000, "labels": ["1", "0"], "seed": 9, "decoding": {"top_k": 0, "top_p": 1.0}}
+"""2,000 accepted pairs a label."""
+
+
+class Service:
+    """`python -m services.generation`, on one Redis."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        port = free_port()
+        settings = settings | {"PAIRWRIGHT_GENERATION_PORT": str(port)}
+        self.process = subprocess.Popen([sys.executable, "-m", "services.generation"], env=settings)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        deadline = time.monotonic() + 120
+        while not self._ready():
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def _ready(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@pytest.fixture
+def settings(server: EmbeddedServer, dataset: str, tiny_teacher: Path, tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path, tiny_teacher, PAIRWRIGHT_REDIS_URL=server.url, PAIRWRIGHT_DATASET=dataset)
+
+
+@pytest.mark.timeout(600)
+def test_kill_9_in_the_middle_of_2000_pairs_changes_nothing(
+    settings: dict[str, str], engine: VllmEngine, server: EmbeddedServer, dataset: str
+) -> None:
+    service = Service(settings)
+    location = service.client.post("/generate", json=BODY).headers["location"]
+    deadline = time.monotonic() + 120
+    while service.client.get(location).json()["accepted"] < 1000:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    service.kill()
+
+    service = Service(settings)
+    try:
+        before = service.client.get(location).json()
+        assert before["accepted"] >= 1000, "what was recorded is still there"
+        job = finished(service.client, location, within_s=200)
+        pairs = [json.loads(line) for line in service.client.get(f"{location}/pairs").text.splitlines()]
+    finally:
+        service.kill()
+    assert job["state"] == "complete"
+    assert job["accepted_by_label"] == {"0": 2000, "1": 2000}
+    assert len(deliveries(server.url, dataset)) == 4000
+
+    # An undisturbed run, in another engine and on another dataset, writes exactly these pairs in this order.
+    with live_generation(engine, server.url, f"{dataset}-calm") as calm:
+        again = finished(calm, calm.post("/generate", json=BODY).headers["location"], within_s=200)
+        assert [json.loads(line) for line in calm.get(f"/jobs/{again['id']}/pairs").text.splitlines()] == pairs

@@ -1,0 +1,1 @@
+"""What tests share: private servers, tiny models, processes to start and to kill."""

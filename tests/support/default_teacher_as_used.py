@@ -1,0 +1,64 @@
+"""Run by test_lockstep.py: the default teacher as it is used: in any company and on every task.
+
+That is in bfloat16 where the CPU has it.
+"""
+
+import asyncio
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from services.generation.decoding.base import Decoding, Sample
+from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.jobs.progress import Ledger
+from services.generation.pairs.generator import Job, PairGenerator, Unit
+from services.generation.pairs.plan import Plan
+from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.settings import GenerationSettings
+from shared import teacher
+from shared.settings import Settings
+from tests.generation.decoding.vllm.test_lockstep import complete_all, lanes
+
+SENTENCES = [f"The {noun} is {verb} in the {place}." for noun in ("dog", "boy", "nurse", "train")
+             for verb in ("waiting", "singing") for place in ("garden", "rain")]  # fmt: skip
+
+
+async def main() -> None:
+    """Fails with an AssertionError."""
+    engine = VllmEngine(teacher.locate("default", Settings().cache_dir), GenerationSettings())
+    await engine.start()
+    await company_changes_no_sentence(engine)
+    await every_task_is_understood(engine)
+    assert engine.lockstep.replays == 0
+    engine.stop()
+
+
+async def company_changes_no_sentence(engine: VllmEngine) -> None:
+    """Roundings would show what else is in the batch."""
+    wanted = [
+        Sample(lanes(label, sentence, 2), seed=number, decoding=Decoding())
+        for number, (sentence, label) in enumerate((s, label) for s in SENTENCES for label in ("1", "0.5", "0"))
+    ]
+    together = await complete_all(engine, wanted)
+    assert await complete_all(engine, wanted[::-1]) == together[::-1]
+    assert [await engine.complete(sample) for sample in wanted[::8]] == together[::8]
+    assert await complete_all(engine, wanted[5:12]) == together[5:12]
+
+
+async def every_task_is_understood(engine: VllmEngine) -> None:
+    """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
+    tasks, generator = load_tasks([BUILT_IN]), PairGenerator(engine)
+    plans = [Plan(task=task.task_name, num_inputs=4) for task in tasks if task.writes_pairs]
+    for plan in (*plans, Plan(task="sts", num_inputs=4, prompt_form="plain")):
+        job = Job(plan.written_out(tasks))
+        ledger = Ledger(job.plan)
+        units: list[Unit] = await asyncio.gather(
+            *(generator.write(job, ledger.assignment(index)) for index in range(ledger.total))
+        )
+        written = [one for unit in units for one in unit.written]
+        print(plan.task, plan.prompt_form, *(f"\n  {one.label}: {one.pair}" for one in written[:3]))
+        assert {one.label for one in written} == set(job.task.labels), (plan.task, plan.prompt_form)
+        assert all(one.pair.score == job.task.labels[one.label].score for one in written)
+
+
+asyncio.run(main())

@@ -1,0 +1,179 @@
+"""`python -m services.trainer dataset ...` and `versions ...`, as processes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from services.trainer.dataset.store import open_dataset
+from shared.manifest import Card
+from shared.model_store import ModelStore
+from shared.pairs import Pair
+from tests.support.pairs import make_pairs, records
+from tests.support.publisher import write_model
+from tests.support.trainer import ROOT
+
+
+class Commands:
+    """The commands on a home of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.store = ModelStore(home / "models" / "default")
+
+    def __call__(self, *arguments: object) -> str:
+        """What a command that must work says."""
+        done = self._run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fails(self, *arguments: object) -> str:
+        """The one line of a command that must not work."""
+        done = self._run(*arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        return done.stderr.removeprefix("pairwright trainer: ").strip()
+
+    def pairs(self) -> list[Pair]:
+        """What the dataset has, in the order it came."""
+        with open_dataset(self.home / "datasets" / "default", read_only=True) as dataset:
+            return [Pair(**dict(record.pair)) for record, _ in dataset.records()]
+
+    def _run(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "services.trainer", *map(str, arguments)],
+            cwd=ROOT, env=os.environ | {"PAIRWRIGHT_HOME": str(self.home)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Commands:
+    return Commands(tmp_path / "home")
+
+
+def fill(command: Commands, count: int = 30) -> list[Pair]:
+    with open_dataset(command.home / "datasets" / "default") as dataset:
+        dataset.add(records(make_pairs(count)))
+    return make_pairs(count)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_an_export_is_imported_again_as_it_was(command: Commands, tmp_path: Path, kind: str) -> None:
+    pairs = fill(command)
+    said = command("dataset", "export", tmp_path / "out", "--format", kind)
+    assert said.startswith(f"30 pairs are in {tmp_path / 'out' / f'pairs.{kind}'}")
+    card = (tmp_path / "out" / "README.md").read_text()
+    other = Commands(tmp_path / "other")
+    assert other("dataset", "import", tmp_path / "out" / f"pairs.{kind}").startswith("30 new pairs of 30")
+    assert other.pairs() == command.pairs() == pairs
+    assert other("dataset", "import", tmp_path / "out" / f"pairs.{kind}").startswith("0 new pairs of 30")
+    stats, again = (json.loads(one("dataset", "stats", "--json")) for one in (command, other))
+    assert stats == again
+    assert stats["hash"] in card
+    assert stats["origins"] == [{"teacher": "default", "task": "sts", "label": "1", "pairs": 30}]
+    assert f"data_files: pairs.{kind}" in card
+
+
+def test_the_original_dino_s_files_are_taken(command: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "sts-dino-x2.jsonl"
+    rows = [
+        ("A man plays.", "A man is playing.", "1"),
+        ("A man plays.", "A man eats.", 0.5),
+        ("A man plays.", "No.", "0"),
+    ]
+    file.write_text("".join(json.dumps({"text_a": a, "text_b": b, "label": label}) + "\n" for a, b, label in rows))
+    assert command("dataset", "import", file).startswith("3 new pairs of 3")
+    assert command.pairs() == [Pair(sentence1=a, sentence2=b, score=float(str(label))) for a, b, label in rows]
+    assert "sts-dino-x2.jsonl, import, 0.5: 1" in command("dataset", "stats")
+
+
+def test_other_scales_and_forms_are_taken(command: Commands, tmp_path: Path) -> None:
+    rows = [("5.0", 'A "quote', "b"), ("2.5", "c", "d")]
+    tsv, comma = tmp_path / "a.tsv", tmp_path / "b.csv"
+    tsv.write_text("score\tsentence1\tsentence2\n" + "".join("\t".join(row) + "\n" for row in rows))
+    with comma.open("w", newline="") as out:
+        writer = csv.DictWriter(out, ["score", "sentence1", "sentence2"])
+        writer.writeheader()
+        writer.writerow({"score": 1, "sentence1": "e, f", "sentence2": "g"})
+    command("dataset", "import", tsv, "--scale", 0, 5, "--source", "people")
+    command("dataset", "import", comma, "--scale", 0, 5)
+    assert [(pair.sentence1, pair.score) for pair in command.pairs()] == [('A "quote', 1.0), ("c", 0.5), ("e, f", 0.2)]
+    assert "people, import, 5.0: 1" in command("dataset", "stats")
+
+
+def test_a_bad_row_is_named_and_what_was_good_is_kept(command: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    good = {"sentence1": "a", "sentence2": "b", "score": 1}
+    for bad, told in (
+        (good | {"score": 7}, "row 2: score: 7 is not within 0 to 1; --scale LOW HIGH says another scale"),
+        (good | {"score": "high"}, "row 2: score: 'high' is not a number"),
+        (good | {"sentence2": None}, "row 2: has no sentence2 (nor text_b,"),
+        (good | {"sentence2": "two\nlines"}, "row 2: sentence2: Value error, must be one line of text"),
+    ):
+        file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
+        assert f"{file}, {told}" in command.fails("dataset", "import", file)
+        assert len(command.pairs()) == 1
+    assert "1 rows were no pairs" in command("dataset", "import", file, "--skip-bad")
+    file.write_text("{")
+    assert command.fails("dataset", "import", file).startswith(f"{file}, line 1: is not JSON")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    assert "broken.parquet: can't be read" in command.fails("dataset", "import", tmp_path / "broken.parquet")
+    assert command.fails("dataset", "import", tmp_path / "none.csv").startswith("there is no file")
+
+
+def test_parquet_columns_are_the_pair_s_and_its_provenance(command: Commands, tmp_path: Path) -> None:
+    fill(command, 3)
+    command("dataset", "export", tmp_path)
+    [first, *_] = parquet.read_table(tmp_path / "pairs.parquet").to_pylist()
+    assert first.keys() >= {"sentence1", "sentence2", "score", "teacher", "task", "label", "job", "seed"}
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def publish(command: Commands, round_: int, dev: float, reject: str | None = None) -> str:
+    with command.store.staging() as staged:
+        write_model(staged)
+        card = Card(base="b", round=round_, pairs=9, dimensions=2, scores={"dev_after": dev})
+        if reject is not None:
+            return command.store.reject(staged, card, [[0.0]] * 4, reject).id
+        return command.store.publish(staged, card, [[0.0]] * 4).id
+
+
+def test_versions_are_listed_shown_activated_and_deleted(command: Commands) -> None:
+    assert "no versions" in command("versions", "list")
+    first, second, third = publish(command, 1, 80), publish(command, 2, 70), publish(command, 3, 75)
+    bad = publish(command, 4, 1, reject="74.00 points worse")
+    listed = {
+        json.loads(line)["id"]: json.loads(line)["state"] for line in command("versions", "list", "--json").splitlines()
+    }
+    assert listed == {first: "best", second: "previous", third: "current", bad: "rejected: 74.00 points worse"}
+    assert [line.split()[0] for line in command("versions", "list").splitlines()[1:]] == [first, second, third, bad]
+    assert json.loads(command("versions", "show", "previous"))["id"] == second
+    assert json.loads(command("versions", "show", bad))["rejection"] == "74.00 points worse"
+
+    assert command("versions", "activate", "previous") == f"{second} is current\n"
+    assert (command.store.current(), command.store.previous()) == (second, third)
+    assert "is the current version: activate another one first" in command.fails("versions", "delete", second)
+    command("versions", "delete", third)
+    assert command.store.previous() is None
+    assert [manifest.id for manifest in command.store.versions()] == [first, second]
+
+    assert "--rejected makes it current all the same" in command.fails("versions", "activate", bad)
+    command("versions", "activate", bad, "--rejected")
+    assert command.store.current() == bad
+    assert command.store.verify(bad).rejection == "74.00 points worse"
+    assert command.store.rejected() == []
+    assert command.fails("versions", "show", "r000009-00000000").startswith("there is no version 'r000009-00000000'")
+
+
+def test_a_damaged_version_is_not_activated(command: Commands) -> None:
+    first, _ = publish(command, 1, 80), publish(command, 2, 70)
+    file = command.store.path(first) / "model.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(b"x")
+    assert "model.safetensors was changed after publication" in command.fails("versions", "activate", first)
+    assert command.store.current() != first

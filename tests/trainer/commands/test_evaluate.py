@@ -1,0 +1,114 @@
+"""`python -m services.trainer evaluate`, as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer.evaluation.sts import score
+from services.trainer.models import encoder
+from shared.manifest import Card
+from shared.model_store import ModelStore
+from tests.support.pairs import make_pairs
+from tests.support.trainer import ROOT
+
+
+def evaluate(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.trainer", "evaluate", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PAIRWRIGHT_HOME": str(home), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_published_version_as_one_flat_json_object(tmp_path: Path, sts: Path, static_student: Path) -> None:
+    store = ModelStore(tmp_path / "models" / "default")
+    model = encoder.load(str(static_student), "test")
+    with store.staging() as staged:
+        encoder.save(model, staged)
+        store.publish(staged, Card(base="test", round=0, pairs=0, dimensions=16), [[0.0]] * 4)
+    result = evaluate(tmp_path, "current", "--sts", sts, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    expected = {
+        name: score(
+            lambda texts: encoder.encode(model, texts),
+            [(pair.sentence1, pair.sentence2, pair.score) for pair in make_pairs(40, seed)],
+        )
+        for name, seed in (("one.test", 1), ("two.dev", 2))
+    }
+    assert list(found) == ["one.test", "two.dev", "average"]
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=0.0051)
+    assert found["average"] == pytest.approx(sum(expected.values()) / 2, abs=0.011)
+
+
+def test_faults_are_one_line_each(tmp_path: Path, sts: Path, static_student: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases = {
+        (str(static_student), str(tmp_path / "nowhere")): "--sts: there is no folder",
+        (str(static_student), str(empty)): "has no *.tsv.gz file that begins with the line",
+        ("r000007-01234567", str(sts)): "MODEL: there is no version 'r000007-01234567'; published: none yet",
+        ("./nowhere", str(sts)): "MODEL: there is no folder './nowhere'",
+        (str(empty), str(sts)): "holds none of modules.json, config.json",
+    }
+    for (model, folder), message in cases.items():
+        result = evaluate(tmp_path, model, "--sts", folder)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert result.stderr.startswith("pairwright trainer: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_details_tell_how_sure_a_score_is(tmp_path: Path, sts: Path, static_student: Path) -> None:
+    result = evaluate(tmp_path, static_student, "--sts", sts, "--json", "--details")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    one = found["sets"]["one.test"]
+    assert one["pairs"] == 40
+    assert one["low"] < one["spearman"] < one["high"]
+    assert one["subsets"] == {"made": {"pairs": 40, "spearman": one["spearman"]}}
+    model = encoder.load(str(static_student), "test")
+    unit = {
+        text: vector / np.linalg.norm(vector)
+        for pair in make_pairs(40, 1)
+        for text, vector in zip(
+            (pair.sentence1, pair.sentence2), encoder.encode(model, [pair.sentence1, pair.sentence2]), strict=True
+        )
+    }
+    positives = [pair for pair in make_pairs(40, 1) if pair.score == 1]
+    distances = [np.sum((unit[pair.sentence1] - unit[pair.sentence2]) ** 2) for pair in positives]
+    assert one["alignment"] == pytest.approx(np.mean(distances), abs=1e-3)
+    texts = sorted(unit)
+    others = [np.exp(-2 * np.sum((unit[a] - unit[b]) ** 2)) for i, a in enumerate(texts) for b in texts[:i]]
+    assert one["uniformity"] == pytest.approx(np.log(np.mean(others)), abs=1e-3)
+    spoken = evaluate(tmp_path, static_student, "--sts", sts).stdout
+    assert "interval" in spoken
+    assert f"{one['low']:.2f} to {one['high']:.2f}" in spoken
+
+
+def test_any_file_of_scored_pairs_is_taken(tmp_path: Path, static_student: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair.model_dump()) + "\n" for pair in make_pairs(40, 1)))
+    result = evaluate(tmp_path, static_student, "--data", file, "--json")
+    assert json.loads(result.stdout).keys() == {str(file), "average"}
+
+
+def test_what_cannot_be_scored_on_is_said(tmp_path: Path, static_student: Path) -> None:
+    for arguments, told in (
+        ((), "name what to score on, with --sts DIR, --data SET or --mteb TASK"),
+        (("--data", "./none.csv"), "--data: there is no file './none.csv'"),
+        (("--data", "nobody/nothing"), "--data: can't get 'nobody/nothing' from the hub"),
+        (("--mteb", "STS12"), "--mteb: "),
+    ):
+        result = evaluate(tmp_path, static_student, *arguments)
+        assert result.returncode == 1
+        assert told in result.stderr

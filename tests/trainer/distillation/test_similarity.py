@@ -1,0 +1,69 @@
+"""A static student learns the order of its teacher's cosines."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.trainer.distillation import similarity
+from services.trainer.distillation.similarity import Lesson
+from services.trainer.models import encoder
+from tests.support.orders import agreement
+from tests.support.pairs import make_pairs
+from tests.support.students import write_static
+
+LESSON = Lesson(learning_rate=0.1, epochs=60, batch=64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    write_static(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    return sorted({text for pair in make_pairs(400, seed=1) for text in (pair.sentence1, pair.sentence2)})
+
+
+def seen_by_another(folder: str, texts: list[str]) -> np.ndarray:
+    """What a mean of quite other words sees in `texts`: so a mean of words can learn it."""
+    other = encoder.load(folder, "student")
+    draw = np.random.default_rng(3)
+    encoder.set_words(other, draw.normal(size=encoder.words(other).shape).astype(np.float32))
+    return encoder.encode(other, texts)
+
+
+def order(model: object, texts: list[str], seen: np.ndarray) -> float:
+    """How far the student puts pairs in the teacher's order."""
+    return agreement(encoder.encode(model, texts), seen)
+
+
+def test_unseen_sentences_are_ordered_as_the_teacher_orders_them(folder: str, texts: list[str]) -> None:
+    seen, half = seen_by_another(folder, texts), len(texts) // 2
+    model, placebo = encoder.load(folder, "student"), encoder.load(folder, "student")
+    before = order(model, texts[half:], seen[half:])
+    similarity.learn(model, texts[:half], seen[:half], LESSON)
+    similarity.learn(placebo, texts[:half], np.random.default_rng(1).permutation(seen[:half]), LESSON)
+    assert order(model, texts[half:], seen[half:]) > max(before, order(placebo, texts[half:], seen[half:])) + 0.2
+
+
+def test_only_directions_count_and_the_same_sentences_make_the_same_words(folder: str, texts: list[str]) -> None:
+    seen, made = seen_by_another(folder, texts), []
+    for factor in (1, 1, 4):
+        model = encoder.load(folder, "student")
+        similarity.learn(model, texts, factor * seen, LESSON)
+        made.append(encoder.words(model).copy())
+        assert not model[0].embedding.sparse
+    np.testing.assert_allclose(made[0], made[1], atol=1e-5)
+    np.testing.assert_allclose(made[0], made[2], atol=1e-2)
+
+
+def test_sentences_without_words_and_too_few_of_them_do_no_harm(folder: str) -> None:
+    model = encoder.load(folder, "student")
+    before = encoder.words(model).copy()
+    for few in (["alone"], ["a pair", "of them"]):
+        similarity.learn(model, few, np.eye(len(few), 8, dtype=np.float32), LESSON)
+        np.testing.assert_array_equal(encoder.words(model), before)
+    similarity.learn(model, ["", "", "a b"], np.eye(3, dtype=np.float32), LESSON)
+    assert np.isfinite(encoder.words(model)).all()
