@@ -20,10 +20,10 @@ from experiments import pair_sets
 from experiments.sweep import human_sets
 from services.trainer.distillation import corpus, embedding_cache, ridge, similarity
 from services.trainer.distillation.corpus import Corpus
-from services.trainer.distillation.similarity import DEFAULT, Lesson
+from services.trainer.distillation.similarity import DEFAULT, TrainingConfig
 from services.trainer.evaluation.sts import Row, score, unit
 from services.trainer.models import adapter, encoder, static
-from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.models.static import Table
 from services.trainer.students import locate
 from shared.errors import Fatal
@@ -45,7 +45,7 @@ class Trial:
 
     name: str
     sentences: int
-    lesson: Lesson | None
+    lesson: TrainingConfig | None
     """None: by `distillation` alone."""
     closed: bool = True
     """False: without `distillation`, from the token table."""
@@ -73,10 +73,13 @@ class Measures:
 
     def __init__(self, model: object, judges: Mapping[str, Sequence[Row]], texts: Sequence[str], seen: Table) -> None:
         """`seen`: what the teacher sees in `texts`, and after them in the judges' texts (`judged`)."""
-        self._texts = encoder.bags(model, texts)
+        self._texts = encoder.bag_of_tokens_matrix(model, texts)
         self._order = _Order(_cosines(seen[: len(texts)]))
         every = judged(judges)
-        self._judged, place = encoder.bags(model, every), {text: number for number, text in enumerate(every)}
+        self._judged, place = (
+            encoder.bag_of_tokens_matrix(model, every),
+            {text: number for number, text in enumerate(every)},
+        )
         self._pairs = {}
         for name, graded in judges.items():
             pairs = np.array([[place[one], place[other]] for one, other, _ in graded])
@@ -122,12 +125,14 @@ def make(trial: Trial, plain: Table, tokenizer: object, taught: Corpus, centre: 
     chosen = np.random.default_rng(ORDER).permutation(len(taught.texts))[: trial.sentences]
     texts, seen = [taught.texts[number] for number in chosen], taught.views[chosen]
     if trial.closed:
-        encoder.set_words(model, ridge.learned(plain, encoder.bags(model, texts), seen))
+        encoder.set_token_embeddings(
+            model, ridge.fit_to_teacher(plain, encoder.bag_of_tokens_matrix(model, texts), seen)
+        )
     if trial.lesson:
         if trial.placebo:
             seen = np.random.default_rng(trial.lesson.seed).permutation(seen)
-        similarity.learn(model, texts, seen - centre, trial.lesson)
-    return encoder.words(model)
+        similarity.distill_similarities(model, texts, seen - centre, trial.lesson)
+    return encoder.token_embeddings(model)
 
 
 def main() -> None:
@@ -140,14 +145,14 @@ def main() -> None:
     parser.add_argument("--sts", type=Path, help="a folder of human-scored sets, for columns that choose nothing")
     given = parser.parse_args()
     table, tokenizer = encoder.token_table(given.teacher), encoder.tokenizer(given.teacher)
-    taught, learned = corpus.written_by(table), adapter.learned_by(table)
+    taught, learned = corpus.corpus_of(table), adapter.adapter_of(table)
     if taught is None or learned is None:
         raise Fatal(f"--teacher: {given.teacher} is not the default teacher: it has no corpus and no trained view")
     judges = {name: pair_sets.read(given.pairs, name) for name in JUDGES}
     texts = [line for line in given.sentences.read_text(encoding="utf-8").split("\n") if line]
     cache = given.out / f"views-{locate.identity(given.teacher)}.npz"
-    seen = embedding_cache.look(
-        [*texts, *judged(judges)], cache, lambda: OneWordTeacher(given.teacher).views, lambda _: None
+    seen = embedding_cache.encode_cached(
+        [*texts, *judged(judges)], cache, lambda: PromptEOLEncoder(given.teacher).views, lambda _: None
     )
     centre = learned.centre.numpy()
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
@@ -157,7 +162,7 @@ def main() -> None:
     with (given.out / "rows.jsonl").open("w", encoding="utf-8") as out:
         for trial in trials(len(taught.texts)):
             words = make(trial, plain, tokenizer, taught, centre)
-            encoder.set_words(model, words)
+            encoder.set_token_embeddings(model, words)
             epochs, seed = (trial.lesson.epochs, trial.lesson.seed) if trial.lesson else (None, None)
             line = {"row": trial.name, "sentences": trial.sentences, "epochs": epochs, "seed": seed}
             line |= measures.of(words)

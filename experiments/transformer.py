@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.distillation.embedding_cache import Views
+from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.models import encoder, prompt_eol
 from services.trainer.models.static import fingerprint
 
@@ -158,7 +158,7 @@ class Student:
         found: Tensor = states[torch.arange(len(rows), device=self.device), lengths - 1].float()
         return found
 
-    def encode(self, texts: Sequence[str]) -> Views:
+    def encode(self, texts: Sequence[str]) -> Embeddings:
         """The same for any number of texts, without gradients: float32 [texts, hidden]."""
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)

@@ -19,7 +19,7 @@ from experiments.configuration import Trial
 from services.trainer.distillation import embedding_cache, ridge
 from services.trainer.evaluation.sts import Row, StsFile, score, unit
 from services.trainer.models import encoder
-from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.students import locate
 from services.trainer.training import fit, split
 from services.trainer.training.recipe import CLASSES, Recipe
@@ -43,10 +43,10 @@ class Bench:
     sentences: Sequence[str] = ()
     """Further sentences to show to the teacher."""
 
-    def look(self, texts: Sequence[str]) -> embedding_cache.Views:
+    def look(self, texts: Sequence[str]) -> embedding_cache.Embeddings:
         """The teacher's views of `texts`, [texts, hidden]."""
         file = self.cache / f"views-{locate.identity(self.teacher)}.npz"
-        return embedding_cache.look(texts, file, lambda: OneWordTeacher(self.teacher).views, lambda _: None)
+        return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).views, lambda _: None)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
@@ -127,14 +127,14 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
         found = split.prepare(pair_sets.stored(train), recipe, folder / "rows")
         file = folder / "rows" / split.TRAIN
         texts = [
-            *(embedding_cache.chosen(file, trial.views) if trial.views else []),
+            *(embedding_cache.sample_texts(file, trial.views) if trial.views else []),
             *bench.sentences[: trial.sentences],
         ]
         if texts:
             _learn_views(model, texts, bench)
         if not trial.epochs:
             return [], 0
-        work = fit.Work(
+        work = fit.TrainingInputs(
             train=file,
             judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
             folder=folder / "checkpoints",
@@ -148,8 +148,10 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
 
 def _learn_views(model: Any, texts: Sequence[str], bench: Bench) -> None:
     """As the trainer's round does it before it trains."""
-    table = ridge.learned(encoder.words(model), encoder.bags(model, texts), bench.look(texts))
-    encoder.set_words(model, table)
+    table = ridge.fit_to_teacher(
+        encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts), bench.look(texts)
+    )
+    encoder.set_token_embeddings(model, table)
 
 
 def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:

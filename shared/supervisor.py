@@ -105,7 +105,7 @@ class SupervisedProcess:
             self._backoff.reset()
             self._quick_failures = 0
         self._quick_failures = self._quick_failures + 1 if status > 0 else 0
-        self._restart_later(f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}")
+        self._restart_later(f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}")
 
     def _restart_later(self, error: str) -> None:
         pause, self.error = self._backoff.next_s(), error

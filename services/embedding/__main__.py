@@ -16,7 +16,7 @@ from services.embedding.models.base import Encoder
 from services.embedding.resources import cores
 from services.embedding.serving.batcher import Batcher, Limits
 from services.embedding.serving.cache import Cache
-from services.embedding.serving.registry import Loader, Versions
+from services.embedding.serving.registry import Loader, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared import __version__, tracing
 from shared.heartbeat import Heartbeats
@@ -58,7 +58,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
     """The app with all its parts; nothing runs before its lifespan starts."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    versions = Versions(
+    versions = VersionRegistry(
         ModelStore(settings.models_dir),
         load,
         poll_s=own.poll_seconds,

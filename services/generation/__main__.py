@@ -18,11 +18,11 @@ from services.generation.api.app import create_generation_app
 from services.generation.decoding.base import Engine
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.decoding.vllm.engine import VllmEngine
-from services.generation.jobs.scheduler import JobRunner
+from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
-from services.generation.pairs.tasks import BUILT_IN, BadTask, Tasks, load_tasks
+from services.generation.pairs.tasks import BUILT_IN, InvalidTask, Tasks, load_tasks
 from services.generation.settings import GenerationSettings
 from shared import teacher, tracing
 from shared.errors import Fatal
@@ -43,7 +43,7 @@ async def main() -> None:
     configure_logging(common.log_level, common.log_format, "generation")
     try:
         tasks = load_tasks([BUILT_IN, *([own.task_dir] if own.task_dir else [])])
-    except BadTask as error:
+    except InvalidTask as error:
         raise Fatal(str(error)) from None
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
@@ -68,7 +68,7 @@ async def make_engine(common: Settings, own: GenerationSettings) -> Engine:
 
 def assemble(
     common: Settings, own: GenerationSettings, engine: Engine, redis: Redis, tasks: Tasks
-) -> tuple[FastAPI, JobRunner]:
+) -> tuple[FastAPI, JobScheduler]:
     """The app and the jobs behind it, around an engine and a Redis."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, tasks)
@@ -78,7 +78,7 @@ def assemble(
     metrics.tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
-    runner = JobRunner(
+    runner = JobScheduler(
         generator=PairGenerator(engine),
         tasks=tasks,
         store=store,
@@ -104,7 +104,7 @@ def assemble(
     return app, runner
 
 
-async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: JobRunner, drain_s: float) -> None:
+async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: JobScheduler, drain_s: float) -> None:
     """Answer from the start (`/readyz` says "starting"), run jobs once the engine is up; end with either of them."""
     serving = asyncio.create_task(web.serve(sockets=[listener]))
     background = asyncio.create_task(_run_jobs(engine, runner))
@@ -119,7 +119,7 @@ async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: J
         raise fault
 
 
-async def _run_jobs(engine: Engine, runner: JobRunner) -> None:
+async def _run_jobs(engine: Engine, runner: JobScheduler) -> None:
     """Start the engine, run open jobs on it, and watch it.
 
     Raises `Fatal` when the engine can't start or dies.

@@ -19,13 +19,13 @@ from services.trainer.dataset.store import Dataset, lock, open_dataset
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress, Reporter
 from services.trainer.settings import TrainerSettings
-from services.trainer.transient_errors import passes
+from services.trainer.transient_errors import is_transient
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.health_server import endpoint
 from services.trainer.worker.loop import BLOCK_MS, Worker
-from services.trainer.worker.progress_bar import Bar
+from services.trainer.worker.progress_bar import ProgressBar
 from services.trainer.worker.round_requests import RoundRequests
-from services.trainer.worker.scheduler import Rounds
+from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
 from shared.errors import Fatal, first_line
@@ -60,9 +60,9 @@ class Parts:
             PairStream(self.reading, self.common.dataset), PairStream(self.commands, self.common.dataset), self.dataset
         )
 
-    def rounds(self, collector: Collector, epoch: int, bar: Bar) -> Rounds:
+    def rounds(self, collector: Collector, epoch: int, bar: ProgressBar) -> RoundScheduler:
         """The rounds under one lease."""
-        return Rounds(
+        return RoundScheduler(
             collector=collector,
             dataset=self.dataset,
             folder=self.common.dataset_dir,
@@ -117,7 +117,7 @@ async def work(common: Settings, own: TrainerSettings) -> None:
 async def work_with(built: Parts, stopping: asyncio.Event) -> None:
     """Work under one lease after the other."""
     lease = Lease(built.commands, built.common.dataset, "trainer", built.dataset.id)
-    with Bar() as bar:
+    with ProgressBar() as bar:
         while await lease.take(built.store.epoch() + 1, stopping):
             fence(built.store, lease.epoch)
             collector = built.collector()
@@ -133,7 +133,7 @@ async def train_once(common: Settings, own: TrainerSettings) -> None:
     from services.trainer.commands.train_once import watch_elsewhere
 
     stopping = stop_event()
-    with lock(common.dataset_dir) as ours, Bar() as bar:
+    with lock(common.dataset_dir) as ours, ProgressBar() as bar:
         async with parts(common, own, Metrics(CollectorRegistry())) as built:
             if not ours:
                 await watch_elsewhere(built.commands, built.dataset, common.dataset, bar, stopping)
@@ -185,7 +185,7 @@ def check_student(common: Settings, store: ModelStore) -> None:
 def run_one_round(id_: int, epoch: int) -> None:
     """What the worker's child process does: run a round and tell how it goes as JSON lines on stdout."""
     from services.trainer.students import locate
-    from services.trainer.training.distributed import Team, spread
+    from services.trainer.training.distributed import ProcessGroup, launch
 
     reporter = Reporter(sys.stdout)
     home = Path()
@@ -196,11 +196,11 @@ def run_one_round(id_: int, epoch: int) -> None:
         with open_dataset(common.dataset_dir, read_only=True) as dataset:
             base = dataset.round(id_).base
         if own.processes != 1 and not locate.is_static(base):
-            spread(own.processes or gpus(), ["round", str(id_), "--epoch", str(epoch)])
+            launch(own.processes or gpus(), ["round", str(id_), "--epoch", str(epoch)])
         reporter = Reporter(claim_stdout())
         from services.trainer.round import run_round
 
-        team = Team()
+        team = ProcessGroup()
         say = reporter.say if team.is_first else (lambda _progress: None)
         with contextlib.ExitStack() as around:
             if team.is_first:
@@ -215,7 +215,7 @@ def run_one_round(id_: int, epoch: int) -> None:
         exit_with("trainer", fatal)
     except Exception as error:
         log.exception("round %d failed", id_)
-        reporter.say(Progress(fault=f"{type(error).__name__}: {first_line(error)}", passing=passes(error, home)))
+        reporter.say(Progress(fault=f"{type(error).__name__}: {first_line(error)}", passing=is_transient(error, home)))
         sys.exit(1)
 
 

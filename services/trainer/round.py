@@ -13,14 +13,14 @@ from services.trainer.dataset.store import Dataset, Round
 from services.trainer.distillation import embedding_cache, ridge
 from services.trainer.evaluation.sts import StsFile, sts_files
 from services.trainer.models import encoder
-from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.progress import Progress
-from services.trainer.publishing.publish import Candidate, Say, Scored, Viewed, publish, score_before
-from services.trainer.publishing.retention import heal
+from services.trainer.publishing.publish import Candidate, DistillationStats, Say, StudentScores, publish, score_student
+from services.trainer.publishing.retention import repair
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.students import locate
 from services.trainer.training import fit, split
-from services.trainer.training.distributed import Team
+from services.trainer.training.distributed import ProcessGroup
 from services.trainer.training.recipe import Recipe, recipe_for
 from shared import __version__, teacher, tracing
 from shared.errors import Fatal
@@ -41,14 +41,14 @@ def run_round(
     own: TrainerSettings,
     say: Say,
     epoch: int = 0,
-    team: Team | None = None,
+    team: ProcessGroup | None = None,
 ) -> None:
     """Train, measure and publish round `id_`; round 0 publishes the base as it is. Safe to repeat after any death.
 
     A round that was killed goes on from its newest whole checkpoint. Raises `Fatal` for a student that can't be loaded,
     OSError when the disk refuses, and `Fenced` when a newer trainer has taken over; `current` then stays.
     """
-    team = team or Team()
+    team = team or ProcessGroup()
     round_ = dataset.round(id_)
     done: Manifest | None = team.first(lambda: _begin(store, round_, epoch))
     if done is not None:  # a death came between publication and the worker's note of it
@@ -73,7 +73,7 @@ def run_round(
 def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
     """Look after the store; what came of this very round already, if anything: training may not give the same bits."""
     store.fence(epoch)
-    if (healed := heal(store)) is not None:
+    if (healed := repair(store)) is not None:
         log.error("the current version was damaged: %s", healed)
     facts = (round_.id, round_.base, round_.dataset_hash)
     for manifest in [*store.versions(), *store.rejected()]:
@@ -95,7 +95,7 @@ class _Work:
         common: Settings,
         own: TrainerSettings,
         folder: Path,
-        team: Team,
+        team: ProcessGroup,
     ) -> None:
         self._round, self._dataset, self._store, self._own = round_, dataset, store, own
         self._common, self._folder, self._team = common, folder, team
@@ -122,11 +122,11 @@ class _Work:
         if found.dev_fault is not None:
             log.warning("round %d has no dev scores: %s", self._round.id, found.dev_fault)
         judges, selected_by = self._judges(found)
-        before = score_before(model, found, self._human) if self._team.is_first else Scored()
+        before = score_student(model, found, self._human) if self._team.is_first else StudentScores()
         # A warm start's words have learned it already.
-        viewed = self._learn_views(model, recipe.views, say) if start is None else Viewed()
+        viewed = self._learn_views(model, recipe.views, say) if start is None else DistillationStats()
         say(Progress(state="training"))
-        work = fit.Work(
+        work = fit.TrainingInputs(
             train=self._folder / "rows" / split.TRAIN,
             judges=judges,
             folder=self._folder / "checkpoints",
@@ -146,11 +146,11 @@ class _Work:
             origins=self._dataset.origins(self._round.pairs) if self._team.is_first else [],
         )
 
-    def _learn_views(self, model: Any, most: int, say: Say) -> Viewed:
+    def _learn_views(self, model: Any, most: int, say: Say) -> DistillationStats:
         """Move a static student's words towards what the teacher sees in the sentences that are trained on."""
-        texts = embedding_cache.chosen(self._folder / "rows" / split.TRAIN, most) if most else []
+        texts = embedding_cache.sample_texts(self._folder / "rows" / split.TRAIN, most) if most else []
         if len(texts) < ridge.FEWEST:
-            return Viewed()
+            return DistillationStats()
         began = time.monotonic()
         source = locate.teacher_folder(teacher.locate(self._common.teacher, self._common.cache_dir))
         file = self._common.dataset_dir / f"views-{locate.identity(source)}.npz"
@@ -158,10 +158,13 @@ class _Work:
         def count(done: int) -> None:
             say(Progress(state="viewing", step=done, steps=len(texts)))
 
-        seen = embedding_cache.look(texts, file, lambda: OneWordTeacher(source).views, count)
-        bags = encoder.bags(model, texts)
-        encoder.set_words(model, ridge.turned(ridge.learned(encoder.words(model), bags, seen), bags))
-        return Viewed(len(texts), round(time.monotonic() - began, 1))
+        seen = embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(source).views, count)
+        bags = encoder.bag_of_tokens_matrix(model, texts)
+        encoder.set_token_embeddings(
+            model,
+            ridge.rotate_to_principal_axes(ridge.fit_to_teacher(encoder.token_embeddings(model), bags, seen), bags),
+        )
+        return DistillationStats(len(texts), round(time.monotonic() - began, 1))
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         return Candidate(model=model, round=self._round, dataset=self._common.dataset, human=self._human, **trained)
@@ -196,7 +199,7 @@ class _Work:
         os.environ["SQLITE_TMPDIR"] = str(self._folder)  # sorting millions of pairs takes room that /tmp may not have
         try:
             split.prepare(self._dataset.pairs(self._round), recipe, target, self._replay(start))
-        except split.NothingNew:
+        except split.NoNewPairs:
             split.prepare(self._dataset.pairs(self._round), recipe, target)
 
     def _plan(self, recipe: Recipe, start: str | None) -> dict[str, Any]:
@@ -221,7 +224,7 @@ class _Work:
         new = self._round.pairs - seen
         return split.Replay(seen, min(1.0, self._own.replay * new / seen) if seen else 1.0)
 
-    def _judges(self, found: split.Rows) -> tuple[list[Any], str]:
+    def _judges(self, found: split.Split) -> tuple[list[Any], str]:
         """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""
         name = self._own.select_on
         if name == GENERATED:

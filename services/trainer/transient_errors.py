@@ -11,7 +11,7 @@ NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, err
 LEAST_FREE = 32 * 2**20
 
 
-def passes(error: BaseException, home: Path) -> bool:
+def is_transient(error: BaseException, home: Path) -> bool:
     """Whether an error is none of the round's doing. Libraries wrap a full disk in classes of their own."""
     if isinstance(error, Fenced | sqlite3.OperationalError):
         return True
@@ -19,7 +19,7 @@ def passes(error: BaseException, home: Path) -> bool:
         return True
     if "No space left" in str(error) or "disk is full" in str(error):
         return True
-    if error.__cause__ is not None and passes(error.__cause__, home):
+    if error.__cause__ is not None and is_transient(error.__cause__, home):
         return True
     try:
         return shutil.disk_usage(home).free < LEAST_FREE

@@ -16,7 +16,7 @@ from experiments.likelihood import log_likelihoods, posteriors, sts
 from experiments.transformer import Lesson, Student, Unit, train
 from services.generation.pairs import prompts
 from services.trainer.models import adapter
-from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.prompt_eol import PromptEOLEncoder
 from tests.support.tiny_teacher import make_tiny_teacher
 
 PAIRS = [
@@ -54,7 +54,7 @@ def test_the_trainer_sees_what_the_trained_student_saw(
     train(student, units, (), Lesson(("cosine",), 1e-2, epochs=3, batch=20, rank=4))
     large._save(student, tmp_path / "adapter.safetensors")
     monkeypatch.setattr(adapter, "FILE", tmp_path / "adapter.safetensors")
-    looking = OneWordTeacher(teacher)
+    looking = PromptEOLEncoder(teacher)
     assert looking.adapter is not None
     assert np.abs(student.encode(texts) - plain).max() > 0.05
     np.testing.assert_allclose(

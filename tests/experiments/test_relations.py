@@ -11,14 +11,14 @@ import pytest
 from experiments import relations
 from experiments.relations import Measures, Trial
 from services.trainer.distillation.corpus import Corpus
-from services.trainer.distillation.similarity import Lesson
+from services.trainer.distillation.similarity import TrainingConfig
 from services.trainer.evaluation.sts import Row, score
 from services.trainer.models import encoder
 from services.trainer.models.static import Table
 from tests.support.pairs import make_pairs
 from tests.support.students import write_static
 
-LESSON = Lesson(learning_rate=0.1, epochs=60, batch=64)
+LESSON = TrainingConfig(learning_rate=0.1, epochs=60, batch=64)
 
 
 @pytest.fixture
@@ -39,19 +39,19 @@ def sentences(seed: int) -> list[str]:
 
 
 def other_words(model: object) -> Table:
-    return np.random.default_rng(3).normal(size=encoder.words(model).shape).astype(np.float32)
+    return np.random.default_rng(3).normal(size=encoder.token_embeddings(model).shape).astype(np.float32)
 
 
 def seen_by(model: object, words: Table, texts: Sequence[str]) -> Table:
     """What a mean of `words` is of each text."""
-    found: Table = (encoder.bags(model, texts) @ words).astype(np.float32)
+    found: Table = (encoder.bag_of_tokens_matrix(model, texts) @ words).astype(np.float32)
     return found
 
 
 def test_the_teacher_s_own_order_is_whole_and_another_is_not(model: object, judges: dict[str, list[Row]]) -> None:
     texts, teacher = sentences(4), other_words(model)
     measures = Measures(model, judges, texts, seen_by(model, teacher, [*texts, *relations.judged(judges)]))
-    own, other = measures.of(teacher), measures.of(encoder.words(model))
+    own, other = measures.of(teacher), measures.of(encoder.token_embeddings(model))
     orders = ["order", "order of the nearest", "order in one", "order in two"]
     assert {*own} == {"one", "two", *orders}
     assert all(own[name] > 99.9 for name in orders)
@@ -64,7 +64,7 @@ def test_relations_bring_the_order_and_the_placebo_does_not(model: object, judge
     texts, taught, teacher = sentences(4), sentences(5), other_words(model)
     known = Corpus(taught, seen_by(model, teacher, taught))
     measures = Measures(model, judges, texts, seen_by(model, teacher, [*texts, *relations.judged(judges)]))
-    plain = encoder.words(model).copy()
+    plain = encoder.token_embeddings(model).copy()
     trial = Trial("relations alone", len(taught), LESSON, closed=False)
     found = [
         measures.of(relations.make(one, plain, model[0].tokenizer, known, np.zeros(16, np.float32)))["order"]  # type: ignore[index]

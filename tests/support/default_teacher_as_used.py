@@ -10,8 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from services.generation.decoding.base import Decoding, Sample
 from services.generation.decoding.vllm.engine import VllmEngine
-from services.generation.jobs.progress import Ledger
-from services.generation.pairs.generator import Job, PairGenerator, Unit
+from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.generator import Job, PairGenerator, WorkItemResult
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import BUILT_IN, load_tasks
 from services.generation.settings import GenerationSettings
@@ -51,8 +51,8 @@ async def every_task_is_understood(engine: VllmEngine) -> None:
     plans = [Plan(task=task.task_name, num_inputs=4) for task in tasks if task.writes_pairs]
     for plan in (*plans, Plan(task="sts", num_inputs=4, prompt_form="plain")):
         job = Job(plan.written_out(tasks))
-        ledger = Ledger(job.plan)
-        units: list[Unit] = await asyncio.gather(
+        ledger = JobProgress(job.plan)
+        units: list[WorkItemResult] = await asyncio.gather(
             *(generator.write(job, ledger.assignment(index)) for index in range(ledger.total))
         )
         written = [one for unit in units for one in unit.written]

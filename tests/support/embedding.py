@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from services.embedding.__main__ import assemble, load_version
-from services.embedding.models.base import Encoder, Options, Token, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Token, Tokens, Vectors
 from services.embedding.serving.registry import Loader
 from services.embedding.settings import EmbeddingSettings
 from shared.http.server import listen, server
@@ -78,16 +78,16 @@ class Gate(Encoder):
         self.backend, self.precision = inner.backend, inner.precision
         self._inner, self._opened, self._entered = inner, opened, entered
 
-    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         return self._inner.tokenise(texts, options)
 
-    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:
+    def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
         if threading.current_thread().name.startswith("inference"):
             self._entered.set()
             assert self._opened.wait(PATIENCE_S)
         return self._inner.encode(batch, options)
 
-    def windows(self, text: str, options: Options) -> list[str]:
+    def windows(self, text: str, options: EncodeOptions) -> list[str]:
         return self._inner.windows(text, options)
 
     def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from services.embedding.serving.registry import NotReady, Versions
+from services.embedding.serving.registry import NotReady, VersionRegistry
 from services.embedding.serving.service import VERSION_HEADER
 from shared.http.problems import Problem
 from shared.manifest import Int8, Manifest
@@ -90,7 +90,7 @@ def _is_local(request: Request) -> bool:
         return False
 
 
-def router(versions: Versions, admin: Admin) -> APIRouter:
+def router(versions: VersionRegistry, admin: Admin) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["versions"])
     _add_reading_routes(routes, versions)
@@ -98,11 +98,11 @@ def router(versions: Versions, admin: Admin) -> APIRouter:
     return routes
 
 
-def _list(versions: Versions) -> VersionList:
+def _list(versions: VersionRegistry) -> VersionList:
     return VersionList(versions=[_info(versions, manifest) for manifest in versions.store.versions()])
 
 
-def _add_reading_routes(routes: APIRouter, versions: Versions) -> None:
+def _add_reading_routes(routes: APIRouter, versions: VersionRegistry) -> None:
     # Not async: they read manifests from disk.
     @routes.get("/versions", summary="Every published version, its scores and its state", responses=_errors(401))
     def _versions() -> VersionList:
@@ -116,7 +116,7 @@ def _add_reading_routes(routes: APIRouter, versions: Versions) -> None:
             raise Problem(404, "No such version", str(error)) from None
 
 
-def _add_changing_routes(routes: APIRouter, versions: Versions, admin: Admin) -> None:
+def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Admin) -> None:
     @routes.post(
         "/versions/reload",
         summary="Look at the store now; quarantined versions get another chance",
@@ -152,7 +152,7 @@ def _add_changing_routes(routes: APIRouter, versions: Versions, admin: Admin) ->
         return Activated(version=version, previous=before)
 
 
-def _info(versions: Versions, manifest: Manifest) -> VersionInfo:
+def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
     fault, serving = versions.faults.get(manifest.id), versions.serving
     loaded = versions.loaded.get(manifest.id)
     shown = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "matryoshka", "scores", "int8"}
@@ -167,7 +167,7 @@ def _info(versions: Versions, manifest: Manifest) -> VersionInfo:
     )
 
 
-def _pointed(versions: Versions, version: str) -> State:
+def _pointed(versions: VersionRegistry, version: str) -> State:
     if version == versions.store.current():
         return "current"
     return "previous" if version == versions.store.previous() else "published"

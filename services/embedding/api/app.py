@@ -13,8 +13,8 @@ from services.embedding.api import admin, openai, tei
 from services.embedding.api.errors import render
 from services.embedding.metrics import Metrics
 from services.embedding.serving.batcher import Batcher
-from services.embedding.serving.registry import Versions
-from services.embedding.serving.service import Embedder
+from services.embedding.serving.registry import VersionRegistry
+from services.embedding.serving.service import EmbeddingService
 from services.embedding.settings import EmbeddingSettings
 from shared.http.app import create_app
 
@@ -27,7 +27,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 def build_app(
     settings: EmbeddingSettings,
-    versions: Versions,
+    versions: VersionRegistry,
     batcher: Batcher,
     *,
     keys: Sequence[str],
@@ -85,7 +85,7 @@ def build_app(
     async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    embedder = Embedder(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
+    embedder = EmbeddingService(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
     app.include_router(tei.router(embedder, settings, metrics, code_version))
     app.include_router(openai.router(embedder, versions, metrics))
     app.include_router(admin.router(versions, admin.Admin(settings.admins, keys)))

@@ -9,8 +9,8 @@ from services.embedding.api.requests import LenientBody, Texts, describe_body, r
 from services.embedding.api.serialization import base64_vectors, json_array, json_vectors
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
-from services.embedding.serving.registry import Versions
-from services.embedding.serving.service import Embedded, Embedder, Wish
+from services.embedding.serving.registry import VersionRegistry
+from services.embedding.serving.service import Embedded, EmbeddingService, EmbedRequest
 
 
 class EmbeddingsBody(LenientBody):
@@ -23,14 +23,14 @@ class EmbeddingsBody(LenientBody):
     chunk: bool | None = False
     """Ours: read long texts in windows and answer with their mean."""
 
-    def wish(self) -> Wish:
+    def wish(self) -> EmbedRequest:
         """What is asked for, in our own words."""
-        return Wish(
+        return EmbedRequest(
             texts=self.input, version=self.model, dimensions=self.dimensions, chunk=bool(self.chunk), field="input"
         )
 
 
-def router(embedder: Embedder, versions: Versions, metrics: Metrics) -> APIRouter:
+def router(embedder: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["OpenAI"])
 

@@ -11,7 +11,7 @@ from services.embedding.api.requests import LenientBody, Texts, describe_body, p
 from services.embedding.api.serialization import json_array, json_vectors
 from services.embedding.api.tei_schemas import ERRORS, INFO, SIMILARITIES, TEXTS, TOKENS, VECTORS
 from services.embedding.metrics import Metrics
-from services.embedding.serving.service import VERSION_HEADER, Embedded, Embedder, Wish, find_prompt
+from services.embedding.serving.service import VERSION_HEADER, Embedded, EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
 from shared.http.problems import Problem
 
@@ -25,9 +25,9 @@ class Reading(LenientBody):
     truncation_direction: Direction | None = "Right"
     prompt_name: str | None = None
 
-    def wish(self, texts: list[str], **more: Any) -> Wish:
+    def wish(self, texts: list[str], **more: Any) -> EmbedRequest:
         """What is asked for, in our own words."""
-        return Wish(
+        return EmbedRequest(
             texts=texts,
             prompt_name=self.prompt_name,
             # null leaves it to the server, which truncates, as text-embeddings-inference does since 1.9.
@@ -77,7 +77,7 @@ class DecodeBody(LenientBody):
     skip_special_tokens: bool | None = True
 
 
-def router(embedder: Embedder, settings: EmbeddingSettings, metrics: Metrics, code_version: str) -> APIRouter:
+def router(embedder: EmbeddingService, settings: EmbeddingSettings, metrics: Metrics, code_version: str) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
     _add_computing_routes(routes, embedder, metrics)
@@ -86,7 +86,7 @@ def router(embedder: Embedder, settings: EmbeddingSettings, metrics: Metrics, co
     return routes
 
 
-def _add_computing_routes(routes: APIRouter, embedder: Embedder, metrics: Metrics) -> None:
+def _add_computing_routes(routes: APIRouter, embedder: EmbeddingService, metrics: Metrics) -> None:
     async def embed(request: Request, body: EmbedBody) -> Response:
         wish = body.wish(
             body.inputs, normalize=body.normalize is not False, dimensions=body.dimensions, chunk=bool(body.chunk)
@@ -135,7 +135,7 @@ def _add_computing_routes(routes: APIRouter, embedder: Embedder, metrics: Metric
         return await embed(request, parse(body, EmbedBody))
 
 
-def _add_token_routes(routes: APIRouter, embedder: Embedder, settings: EmbeddingSettings) -> None:
+def _add_token_routes(routes: APIRouter, embedder: EmbeddingService, settings: EmbeddingSettings) -> None:
     @routes.post(
         "/tokenize",
         summary="The tokens of texts, as the model reads them; nothing is truncated",
@@ -180,7 +180,7 @@ def _check_size(inputs: list[Any], field: str, settings: EmbeddingSettings) -> N
 
 
 def _add_information_routes(
-    routes: APIRouter, embedder: Embedder, settings: EmbeddingSettings, code_version: str
+    routes: APIRouter, embedder: EmbeddingService, settings: EmbeddingSettings, code_version: str
 ) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)

@@ -21,7 +21,7 @@ LEAST_COSINE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EncodeOptions:
     """How texts are read. Only texts with equal options can share a batch."""
 
     prompt: str = ""
@@ -84,15 +84,15 @@ class Encoder(ABC):
         return self.manifest.id
 
     @abstractmethod
-    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         """Tokens of each text, truncated to `max_tokens`."""
 
     @abstractmethod
-    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:
+    def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
         """The vectors of a batch that was tokenised with the same options: float32 [len(batch), dimensions]."""
 
     @abstractmethod
-    def windows(self, text: str, options: Options) -> list[str]:
+    def windows(self, text: str, options: EncodeOptions) -> list[str]:
         """`text` in consecutive pieces that are each read whole, cut between words where possible."""
 
     @abstractmethod
@@ -104,12 +104,12 @@ class Encoder(ABC):
         """The texts of token ids. Raises ValueError for an id that doesn't exist."""
 
 
-def prove(encoder: Encoder) -> None:
+def smoke_test(encoder: Encoder) -> None:
     """Warm the encoder up and compare its probe vectors with the manifest's. Raises `BrokenVersion`.
 
     The hashes alone don't do: a folder published with a part missing has the right hashes and the wrong vectors.
     """
-    options = Options(prompt=encoder.default_prompt)
+    options = EncodeOptions(prompt=encoder.default_prompt)
     for length in (*WARM_UP_TOKENS, encoder.max_tokens or 0):
         encoder.encode(encoder.tokenise([" ".join(["a"] * length)], options), options)
     manifest = encoder.manifest

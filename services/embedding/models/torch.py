@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from transformers.utils import logging as transformers_logging
 
-from services.embedding.models.base import Encoder, Options, Precision, Token, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Precision, Token, Tokens, Vectors
 from services.embedding.models.onnx import OnnxSession
 from services.embedding.settings import PrecisionSetting
 from shared.manifest import PROBE_SENTENCES, Manifest
@@ -142,7 +142,7 @@ class StaticEncoder(_TorchEncoder):
     backend = "static"
     precision: Precision = "float32"
 
-    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         """See `Encoder`. Nothing is truncated."""
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
         # "fast" leaves out the offsets into the text; the ids are those of sentence-transformers.
@@ -150,13 +150,13 @@ class StaticEncoder(_TorchEncoder):
         ids = [encoding.ids for encoding in encodings]
         return [Tokens(len(one), len(one), one) for one in ids]
 
-    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:  # noqa: ARG002
+    def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002
         """See `Encoder`. A text without a known token gives a zero vector."""
         flat = np.fromiter(chain.from_iterable(tokens.payload for tokens in batch), dtype=np.int64)
         offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
         return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
 
-    def windows(self, text: str, options: Options) -> list[str]:  # noqa: ARG002
+    def windows(self, text: str, options: EncodeOptions) -> list[str]:  # noqa: ARG002
         """See `Encoder`."""
         return [text]
 
@@ -190,7 +190,7 @@ class TransformerEncoder(_TorchEncoder):
         elif precision == "int8":
             self.precision = "float32"
 
-    def tokenise(self, texts: Sequence[str], options: Options) -> list[Tokens]:
+    def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         """See `Encoder`."""
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
         with self._tokenizer_lock:
@@ -204,7 +204,7 @@ class TransformerEncoder(_TorchEncoder):
             for place, one in enumerate(ids)
         ]
 
-    def encode(self, batch: Sequence[Tokens], options: Options) -> Vectors:
+    def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
         """See `Encoder`."""
         if self._ids_suffice:
             return self._run(self._pad([tokens.payload for tokens in batch]))
@@ -213,7 +213,7 @@ class TransformerEncoder(_TorchEncoder):
             features = self._model.preprocess([tokens.payload for tokens in batch], prompt=options.prompt or None)
         return self._run(features)
 
-    def windows(self, text: str, options: Options) -> list[str]:
+    def windows(self, text: str, options: EncodeOptions) -> list[str]:
         """See `Encoder`. A window is filled up to a tenth before its end at least, so that words stay whole."""
         if self.max_tokens is None:
             return [text]
@@ -270,7 +270,7 @@ class TransformerEncoder(_TorchEncoder):
         if self._model.tokenizer.pad_token_id is None:
             return False
         for prompt in {"", self.default_prompt, *self.prompts.values()}:
-            options = Options(prompt)
+            options = EncodeOptions(prompt)
             texts = list(PROBE_SENTENCES)
             with self._tokenizer_lock:
                 own = self._run(self._pad(self._ids([prompt + text for text in texts], "right", self.max_tokens)))

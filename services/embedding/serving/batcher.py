@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.embedding.metrics import Metrics
-from services.embedding.models.base import Encoder, Options, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
 from services.embedding.serving.cache import Cache
-from services.embedding.serving.queue import Input, Lane, cost
+from services.embedding.serving.queue import BatchQueue, QueuedInput, cost
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,10 @@ class Limits:
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class QueuedRequest:
     """A request's inputs, all of one version, and the future that is set when the last of them has its vector."""
 
-    inputs: list[Input]
+    inputs: list[QueuedInput]
     chars: int
     done: asyncio.Future[None]
     since: float
@@ -81,8 +81,8 @@ class Request:
 
 @dataclass(slots=True)
 class _Batch:
-    lane: Lane
-    inputs: list[Input]
+    lane: BatchQueue
+    inputs: list[QueuedInput]
     vectors: Vectors | None = None
     error: BaseException | None = None
     seconds: float = 0.0
@@ -108,11 +108,11 @@ class Batcher:
     _inputs: int = field(default=0, init=False)
     _chars: int = field(default=0, init=False)
     _idle: int = field(default=0, init=False)
-    _lanes: dict[tuple[Encoder, Options], Lane] = field(default_factory=dict, init=False)
+    _lanes: dict[tuple[Encoder, EncodeOptions], BatchQueue] = field(default_factory=dict, init=False)
     _arrival: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _ready: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
-    def submit(self, encoder: Encoder, texts: Sequence[str], options: Options) -> Request:
+    def submit(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> QueuedRequest:
         """Queue the texts; those that wait already or are in the cache aren't computed again. Raises `Overloaded`.
 
         Whoever submits must `release` the request, answered or not.
@@ -121,12 +121,12 @@ class Batcher:
         self._admit(len(texts), chars, encoder)
         self._count(len(texts), chars)
         now = time.monotonic()
-        request = Request([], chars, asyncio.get_running_loop().create_future(), now)
+        request = QueuedRequest([], chars, asyncio.get_running_loop().create_future(), now)
         lane = self._lane(encoder, options)
         for text in texts:
             one = lane.open.get(text) or self._cached(encoder, options, text)
             if one is None:
-                one = lane.open[text] = Input(text, now, count=_estimate(text, encoder))
+                one = lane.open[text] = QueuedInput(text, now, count=_estimate(text, encoder))
                 lane.arrived.append(one)
                 self.tokens += one.count
             one.wanted += 1
@@ -141,7 +141,7 @@ class Batcher:
         self._close_if_empty(lane)
         return request
 
-    def release(self, request: Request) -> None:
+    def release(self, request: QueuedRequest) -> None:
         """The request is answered or given up: what only it wanted is dropped."""
         self._count(-len(request.inputs), -request.chars)
         for one in request.inputs:
@@ -183,25 +183,25 @@ class Batcher:
         self._chars += chars
         self.metrics.queued_inputs.set(self._inputs)
 
-    def _lane(self, encoder: Encoder, options: Options) -> Lane:
+    def _lane(self, encoder: Encoder, options: EncodeOptions) -> BatchQueue:
         lane = self._lanes.get((encoder, options))
         if lane is None:
-            lane = self._lanes[encoder, options] = Lane(encoder, options)
+            lane = self._lanes[encoder, options] = BatchQueue(encoder, options)
         return lane
 
-    def _close_if_empty(self, lane: Lane) -> None:
+    def _close_if_empty(self, lane: BatchQueue) -> None:
         """A lane holds its encoder: no trace may stay of a version that is gone."""
         if not lane.open:
             self._lanes.pop((lane.encoder, lane.options), None)
 
-    def _cached(self, encoder: Encoder, options: Options, text: str) -> Input | None:
+    def _cached(self, encoder: Encoder, options: EncodeOptions, text: str) -> QueuedInput | None:
         entry = self.cache.get(encoder.version, options, text)
         if entry is None:
             self.metrics.cache_misses.inc()
             return None
         self.metrics.cache_hits.inc()
         tokens = Tokens(entry.count, entry.total, None)
-        return Input(text, 0.0, tokens, entry.count, taken=True, vector=entry.vector)
+        return QueuedInput(text, 0.0, tokens, entry.count, taken=True, vector=entry.vector)
 
     # ---- tokenising
 
@@ -224,7 +224,9 @@ class Batcher:
                 error = await loop.run_in_executor(pool, _tokenise, lane, inputs)
                 self._tokenised(lane, inputs, error, time.monotonic() - began)
 
-    def _tokenised(self, lane: Lane, inputs: list[Input], error: BaseException | None, seconds: float) -> None:
+    def _tokenised(
+        self, lane: BatchQueue, inputs: list[QueuedInput], error: BaseException | None, seconds: float
+    ) -> None:
         self.metrics.tokenise_seconds.observe(seconds)
         if error is not None:
             self._settle(_Batch(lane, inputs, error=error))
@@ -238,7 +240,7 @@ class Batcher:
         lane.add(inputs)
         self._ready.set()
 
-    def _without_unwanted(self, lane: Lane, inputs: list[Input]) -> list[Input]:
+    def _without_unwanted(self, lane: BatchQueue, inputs: list[QueuedInput]) -> list[QueuedInput]:
         """Forget the inputs whose callers all left."""
         for one in inputs:
             if not one.wanted:
@@ -279,7 +281,7 @@ class Batcher:
                         self.metrics.queue_seconds.observe(now - request.since)
                 return _Batch(lane, inputs)
 
-    def _budget(self, lane: Lane) -> int:
+    def _budget(self, lane: BatchQueue) -> int:
         """Tokens of the next batch: less than the most when other threads would have nothing to do."""
         budget = self.max_batch_tokens or lane.encoder.batch_tokens
         if self._idle and lane.encoder.padded:
@@ -326,7 +328,7 @@ def _estimate(text: str, encoder: Encoder) -> int:
     return min(tokens, encoder.max_tokens) if encoder.max_tokens else tokens
 
 
-def _tokenise(lane: Lane, inputs: Sequence[Input]) -> BaseException | None:
+def _tokenise(lane: BatchQueue, inputs: Sequence[QueuedInput]) -> BaseException | None:
     """In the tokeniser's thread. What went wrong, if anything."""
     try:
         found = lane.encoder.tokenise([one.text for one in inputs], lane.options)

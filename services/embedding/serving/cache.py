@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from services.embedding.models.base import Options, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Tokens, Vectors
 
 OVERHEAD = 400
 """Bytes of an entry beside its vector and text, about."""
@@ -33,7 +33,7 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, version: str, options: Options, text: str) -> Entry | None:
+    def get(self, version: str, options: EncodeOptions, text: str) -> Entry | None:
         """What was put under the same version, options and text, if it is still there."""
         if not self._entries:
             return None
@@ -43,7 +43,7 @@ class Cache:
             self._entries.move_to_end(key)
         return found
 
-    def put(self, version: str, options: Options, text: str, tokens: Tokens, vector: Vectors) -> None:
+    def put(self, version: str, options: EncodeOptions, text: str, tokens: Tokens, vector: Vectors) -> None:
         """Keep a vector; it is copied, so that it doesn't keep its whole batch alive."""
         size = self._size(text, vector)
         key = (version, options.prompt, options.truncation_side, text)

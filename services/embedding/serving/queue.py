@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
-from services.embedding.models.base import Encoder, Options, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
 
 by_count = attrgetter("count")
 
 
 @dataclass(slots=True, eq=False)
-class Input:
+class QueuedInput:
     """One distinct text that waits for its vector."""
 
     text: str
@@ -37,31 +37,31 @@ def cost(count: int, longest: int, total: int, padded: bool) -> int:
     return count * longest if padded else total
 
 
-class Lane:
+class BatchQueue:
     """What waits for one version and is read in one way: only that may share a batch."""
 
-    def __init__(self, encoder: Encoder, options: Options) -> None:
+    def __init__(self, encoder: Encoder, options: EncodeOptions) -> None:
         self.encoder, self.options = encoder, options
-        self.open: dict[str, Input] = {}
+        self.open: dict[str, QueuedInput] = {}
         """Every text that has no vector yet."""
-        self.arrived: deque[Input] = deque()
+        self.arrived: deque[QueuedInput] = deque()
         """Not tokenised yet, oldest first."""
         self.tokens = 0
         """Tokens of what is ready."""
-        self._ready: list[Input] = []  # by length
-        self._order: deque[Input] = deque()  # by age; those that were taken are skipped
+        self._ready: list[QueuedInput] = []  # by length
+        self._order: deque[QueuedInput] = deque()  # by age; those that were taken are skipped
 
     def __len__(self) -> int:
         return len(self._ready)
 
     @property
-    def oldest(self) -> Input | None:
+    def oldest(self) -> QueuedInput | None:
         """What is ready and waits longest."""
         while self._order and self._order[0].taken:
             self._order.popleft()
         return self._order[0] if self._order else None
 
-    def add(self, inputs: Sequence[Input]) -> None:
+    def add(self, inputs: Sequence[QueuedInput]) -> None:
         """Take in tokenised inputs, oldest first."""
         self._order.extend(inputs)
         self.tokens += sum(one.count for one in inputs)
@@ -71,7 +71,7 @@ class Lane:
         self._ready += inputs
         self._ready.sort(key=by_count)  # two runs that are sorted already, or nearly
 
-    def cut(self, budget: int, overdue_before: float) -> list[Input]:
+    def cut(self, budget: int, overdue_before: float) -> list[QueuedInput]:
         """The next batch: inputs of neighbouring length, at most `budget` tokens together; [] when nothing is ready.
 
         Short inputs go first, because that finishes most requests soonest. One that waits since before
@@ -92,7 +92,7 @@ class Lane:
         size = self._fit(self._ready[:end][::-1], budget)
         return self._take(end - size, end)
 
-    def _fit(self, candidates: Sequence[Input], budget: int) -> int:
+    def _fit(self, candidates: Sequence[QueuedInput], budget: int) -> int:
         """How many of the candidates, from the first on, fit together; at least one."""
         longest = total = size = 0
         for one in candidates:
@@ -102,7 +102,7 @@ class Lane:
             size += 1
         return size
 
-    def _take(self, start: int, end: int) -> list[Input]:
+    def _take(self, start: int, end: int) -> list[QueuedInput]:
         taken = self._ready[start:end]
         del self._ready[start:end]
         for one in taken:

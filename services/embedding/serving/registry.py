@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.embedding.metrics import Metrics
-from services.embedding.models.base import Encoder, prove
+from services.embedding.models.base import Encoder, smoke_test
 from services.embedding.resources import free_memory
 from shared.logs import log_context
 from shared.manifest import Manifest
@@ -48,7 +48,7 @@ class NotReady(Exception):
     """No version is loaded at all. The message says why."""
 
 
-class Versions:
+class VersionRegistry:
     """The loaded versions of one store. All methods belong to the event loop; loading has a thread of its own."""
 
     def __init__(
@@ -228,7 +228,7 @@ class Versions:
     def _load_and_prove(self, version: str) -> Encoder:
         manifest = self.store.verify(version)
         encoder = self._load(self.store.path(version), manifest)
-        prove(encoder)
+        smoke_test(encoder)
         return encoder
 
     def _quarantine(self, version: str, error: Exception) -> None:

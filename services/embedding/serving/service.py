@@ -10,10 +10,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from services.embedding.metrics import Metrics
-from services.embedding.models.base import Encoder, Options, Side, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Side, Tokens, Vectors
 from services.embedding.serving.batcher import Batcher, EncodingFailed, Overloaded
-from services.embedding.serving.batcher import Request as Queued
-from services.embedding.serving.registry import NotReady, NotServed, Versions
+from services.embedding.serving.batcher import QueuedRequest as Queued
+from services.embedding.serving.registry import NotReady, NotServed, VersionRegistry
 from shared.http.problems import Problem
 from shared.tracing import span
 
@@ -23,7 +23,7 @@ WINDOWS_HEADER = "x-pairwright-windows"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EmbedRequest:
     """How a caller wants texts embedded. `field` is its protocol's name for them."""
 
     texts: list[str]
@@ -86,11 +86,11 @@ class Embedded:
         return headers
 
 
-class Embedder:
+class EmbeddingService:
     """Checks a wish against a version, computes it through the batcher and shapes the vectors."""
 
     def __init__(
-        self, versions: Versions, batcher: Batcher, metrics: Metrics, max_client_inputs: int, request_s: float
+        self, versions: VersionRegistry, batcher: Batcher, metrics: Metrics, max_client_inputs: int, request_s: float
     ) -> None:
         self._versions, self._batcher, self._metrics = versions, batcher, metrics
         self._max_client_inputs, self._request_s = max_client_inputs, request_s
@@ -111,7 +111,7 @@ class Embedder:
         except NotReady as error:
             raise _not_ready(error) from None
 
-    async def embed(self, http: Request, wish: Wish) -> Embedded:
+    async def embed(self, http: Request, wish: EmbedRequest) -> Embedded:
         """The vectors. Raises `Problem`, or `ClientDisconnect` when the caller left: then nothing more is computed."""
         try:
             async with asyncio.timeout(self._request_s):
@@ -121,13 +121,13 @@ class Embedder:
             detail = f"Not answered within {self._request_s:g} s. Send fewer or shorter inputs, or try again later."
             raise Problem(504, "Too late", detail, {"Retry-After": "2"}, code="deadline_exceeded") from None
 
-    async def _embed(self, http: Request, wish: Wish) -> Embedded:
+    async def _embed(self, http: Request, wish: EmbedRequest) -> Embedded:
         began = time.monotonic()
         _check(wish, self._max_client_inputs)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
         encoder = await self.encoder(wish.version or http.headers.get(VERSION_HEADER))
         dimensions = _dimensions(wish, encoder)
-        options = Options(_prompt(wish, encoder), wish.truncation_side)
+        options = EncodeOptions(_prompt(wish, encoder), wish.truncation_side)
         texts, sizes = wish.texts, [1] * len(wish.texts)
         if wish.chunk:
             pieces = await asyncio.to_thread(lambda: [encoder.windows(text, options) for text in wish.texts])
@@ -153,7 +153,7 @@ class Embedder:
         )
 
     async def _compute(
-        self, http: Request, encoder: Encoder, texts: list[str], options: Options
+        self, http: Request, encoder: Encoder, texts: list[str], options: EncodeOptions
     ) -> tuple[Queued, Vectors, list[Tokens]]:
         try:
             queued = self._batcher.submit(encoder, texts, options)
@@ -176,7 +176,7 @@ def _not_ready(error: NotReady) -> Problem:
     return Problem(503, "Not ready", str(error), {"Retry-After": "2"}, code="not_ready")
 
 
-def _check(wish: Wish, most: int) -> None:
+def _check(wish: EmbedRequest, most: int) -> None:
     if not wish.texts or not all(wish.texts):
         detail = f"`{wish.field}` cannot be empty, nor contain an empty string"
         raise Problem(400, "Empty input", detail, code="empty_input", param=wish.field)
@@ -185,7 +185,7 @@ def _check(wish: Wish, most: int) -> None:
         raise Problem(422, "Too many inputs", detail, code="too_many_inputs", param=wish.field)
 
 
-def _prompt(wish: Wish, encoder: Encoder) -> str:
+def _prompt(wish: EmbedRequest, encoder: Encoder) -> str:
     if wish.prompt_name is None:
         return encoder.default_prompt
     return find_prompt(encoder, wish.prompt_name)
@@ -200,7 +200,7 @@ def find_prompt(encoder: Encoder, name: str) -> str:
     return encoder.prompts[name]
 
 
-def _dimensions(wish: Wish, encoder: Encoder) -> int:
+def _dimensions(wish: EmbedRequest, encoder: Encoder) -> int:
     """How many leading dimensions to answer with. A prefix means something only where training made it so."""
     native = encoder.manifest.dimensions
     if wish.dimensions is None or wish.dimensions == native:

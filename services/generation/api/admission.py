@@ -2,19 +2,19 @@
 
 import re
 
-from services.generation.jobs.scheduler import JobRunner, KeyReused
+from services.generation.jobs.scheduler import JobScheduler, KeyReused
 from services.generation.jobs.store import Status, TooManyJobs
-from services.generation.pairs.plan import Plan, WrongPlan
+from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.tasks import Tasks
 from services.generation.settings import GenerationSettings
 from shared.http.problems import Problem
 from shared.stream import PairStream
 
 
-class Desk:
+class JobAdmission:
     """Checks plans against this service's tasks and limits."""
 
-    def __init__(self, runner: JobRunner, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
+    def __init__(self, runner: JobScheduler, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
         self.runner = runner
         self._stream, self._tasks, self._settings = stream, tasks, settings
 
@@ -43,7 +43,7 @@ class Desk:
         """The plan, written out, if it may be run here."""
         try:
             plan = plan.written_out(self._tasks)
-        except WrongPlan as wrong:
+        except InvalidPlan as wrong:
             raise _wrong(wrong.field, wrong.message) from None
         requested, limit = plan.pairs_requested(plan.spec), self._settings.max_pairs_per_job
         if requested > limit:

@@ -11,10 +11,10 @@ from redis.exceptions import RedisError
 from starlette.middleware.gzip import GZipMiddleware
 
 from services.generation.api import streaming
-from services.generation.api.admission import Desk
+from services.generation.api.admission import JobAdmission
 from services.generation.decoding.base import Engine
 from services.generation.jobs.records import shown
-from services.generation.jobs.scheduler import JobRunner
+from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore, Status
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import Tasks, TaskSpec
@@ -30,7 +30,7 @@ DESCRIPTION = "Labelled sentence pairs from a language model, by DINO's instruct
 def create_generation_app(
     *,
     engine: Engine,
-    runner: JobRunner,
+    runner: JobScheduler,
     store: JobStore,
     stream: PairStream,
     redis: Redis,
@@ -53,7 +53,7 @@ def create_generation_app(
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
-    desk = Desk(runner, stream, tasks, settings)
+    desk = JobAdmission(runner, stream, tasks, settings)
     _add_job_routes(app, desk, store)
     app.include_router(streaming.router(desk, store))
 
@@ -69,7 +69,7 @@ def create_generation_app(
     return app
 
 
-def _add_job_routes(app: FastAPI, desk: Desk, store: JobStore) -> None:
+def _add_job_routes(app: FastAPI, desk: JobAdmission, store: JobStore) -> None:
     @app.post("/generate", status_code=202, summary="Write labelled pairs and put them into the stream")
     async def generate(
         request: Request,

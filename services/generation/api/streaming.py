@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from services.generation.api.admission import Desk
+from services.generation.api.admission import JobAdmission
 from services.generation.jobs.records import Record, shown
 from services.generation.jobs.store import JobStore, Status
 from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
@@ -18,7 +18,7 @@ SILENCE_S = 15.0
 POLL_S = 0.5
 
 
-def router(desk: Desk, store: JobStore) -> APIRouter:
+def router(desk: JobAdmission, store: JobStore) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
@@ -58,7 +58,7 @@ def router(desk: Desk, store: JobStore) -> APIRouter:
 
 
 async def _progress(
-    desk: Desk, store: JobStore, job: Status, with_pairs: bool, after: int | None
+    desk: JobAdmission, store: JobStore, job: Status, with_pairs: bool, after: int | None
 ) -> AsyncIterator[ServerSentEvent]:
     """`progress` events with the job and one of its newest pairs, then one `done`; `pairs` in between, if asked for.
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.generation.jobs.progress import Ledger
+from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.plan import Plan
 from shared import __version__
 
@@ -13,7 +13,7 @@ SHOWN = 2
 
 
 def dataset_card(
-    plan: Plan, ledger: Ledger, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
+    plan: Plan, ledger: JobProgress, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
 ) -> str:
     """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them."""
     task = plan.spec

@@ -18,13 +18,13 @@ from services.generation.commands import hub
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.journal import Journal
 from services.generation.decoding.base import Engine
-from services.generation.jobs.progress import Ledger
+from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.records import Record, draft_record, entered, shown, without_surplus
 from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
-from services.generation.pairs.plan import Plan, WrongPlan
+from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.prompts import Form
-from services.generation.pairs.tasks import BUILT_IN, BadTask, load_task, load_tasks
+from services.generation.pairs.tasks import BUILT_IN, InvalidTask, load_task, load_tasks
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
 from shared.pairs import Pair
@@ -47,7 +47,7 @@ async def main(arguments: Sequence[str], make_engine: MakeEngine, start_engine: 
     if options.push_to_hub:
         hub.check_token()
     with Journal.open(Path(options.out), plan, common.teacher) as journal:
-        ledger = Ledger(plan)
+        ledger = JobProgress(plan)
         for record in journal.records:
             ledger.record(record)
         if not ledger.done:
@@ -62,7 +62,7 @@ async def main(arguments: Sequence[str], make_engine: MakeEngine, start_engine: 
     print(json.dumps(summary), file=answer, flush=True)
 
 
-async def write(plan: Plan, ledger: Ledger, generator: PairGenerator, journal: Journal) -> None:
+async def write(plan: Plan, ledger: JobProgress, generator: PairGenerator, journal: Journal) -> None:
     """Write all units that the journal hasn't got, recording them in order. Raises what the engine raises."""
     job = Job(plan)
     width = generator.units_in_flight(job)
@@ -102,9 +102,9 @@ def make_plan(options: argparse.Namespace, own: GenerationSettings) -> Plan:
             if str(given.get(name, "")).endswith(".json"):
                 given[name] = load_task(Path(given[name]))
         return Plan.model_validate(given).written_out(tasks)
-    except BadTask as error:
+    except InvalidTask as error:
         raise Fatal(f"--task: {error}") from None
-    except WrongPlan as wrong:
+    except InvalidPlan as wrong:
         raise Fatal(f"{_option(wrong.field)}: {wrong.message}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -163,7 +163,7 @@ def _answer(pair: dict[str, Any], seen: set[str]) -> Append:
     return Append.ACCEPTED
 
 
-def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: Ledger, journal: Journal) -> Record:
+def _finish(options: argparse.Namespace, common: Settings, plan: Plan, ledger: JobProgress, journal: Journal) -> Record:
     """Write the files, push them if asked to; how it went."""
     out = Path(options.out)
     pairs = [shown(pair) for record in journal.records for pair in record["pairs"]]

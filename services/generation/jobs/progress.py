@@ -22,7 +22,7 @@ Outcome = Literal["complete", "exhausted"]
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WorkItem:
     """One unit to write."""
 
     index: int
@@ -45,11 +45,11 @@ class _Wave:
     """Units `first` to `first + len(units)`."""
 
     first: int
-    units: range | list[Assignment]
+    units: range | list[WorkItem]
     wants: Mapping[str, int]
 
 
-class Ledger:
+class JobProgress:
     """One job's account. `record` it unit by unit; `assignment` says what each unit is."""
 
     def __init__(self, plan: Plan) -> None:
@@ -68,7 +68,7 @@ class Ledger:
         self.done = False
         self._asked: Counter[str] = Counter()
         self._waves: list[_Wave] = []
-        self._lost: list[Assignment] = []
+        self._lost: list[WorkItem] = []
         wants = dict.fromkeys(self._labels, plan.pairs_per_label)
         sentences = plan.sentences if plan.pairs is None else math.ceil(plan.pairs / plan.pairs_per_label)
         self._add_wave(range(sentences), wants)
@@ -84,7 +84,7 @@ class Ledger:
             return self.requested
         return self._plan.pairs - self.accepted[label]
 
-    def assignment(self, index: int) -> Assignment:
+    def assignment(self, index: int) -> WorkItem:
         """Unit `index`, which must be below `total` and not recorded long ago."""
         wave_number, wave = next(
             (number, wave) for number, wave in reversed(list(enumerate(self._waves))) if wave.first <= index
@@ -94,7 +94,7 @@ class Ledger:
         number = wave.units[index - wave.first]
         inputs = self._plan.inputs
         sentence1 = inputs[number % len(inputs)] if inputs else None
-        return Assignment(index, number, wave_number, wave.wants, self._plan.attempts, sentence1)
+        return WorkItem(index, number, wave_number, wave.wants, self._plan.attempts, sentence1)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Enter what became of the next unit: see `records.Record`."""
@@ -107,7 +107,7 @@ class Ledger:
         self.samples += record["samples"]
         if record["lost"] and self._plan.pairs is None:
             known = (*assignment.known, *((pair["label"], pair["sentence2"]) for pair in record["pairs"]))
-            again = Assignment(
+            again = WorkItem(
                 index=-1,
                 number=assignment.number,
                 wave=assignment.wave + 1,
@@ -130,7 +130,7 @@ class Ledger:
                 return
             first = self.total
             units = [
-                Assignment(first + place, one.number, one.wave, one.wants, one.attempts, one.sentence1, one.known)
+                WorkItem(first + place, one.number, one.wave, one.wants, one.attempts, one.sentence1, one.known)
                 for place, one in enumerate(again)
             ]
             self._add_wave(units, {})
@@ -151,6 +151,6 @@ class Ledger:
     def _boost(self, label: str) -> float:
         return min(MAX_BOOST, self._asked[label] / self.accepted[label]) if self.accepted[label] else MAX_BOOST
 
-    def _add_wave(self, units: range | list[Assignment], wants: Mapping[str, int]) -> None:
+    def _add_wave(self, units: range | list[WorkItem], wants: Mapping[str, int]) -> None:
         self._waves.append(_Wave(self.total, units, wants))
         self.total += len(units)

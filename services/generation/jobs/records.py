@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from services.generation.pairs.generator import Unit, Written
+from services.generation.pairs.generator import WorkItemResult, Written
 from shared.pairs import Pair
 from shared.stream import Append
 
@@ -14,7 +14,7 @@ Record = dict[str, Any]
 dataset had already."""
 
 
-def draft_record(unit: Unit) -> Record:
+def draft_record(unit: WorkItemResult) -> Record:
     """A unit as it was written, before anybody asked whether its pairs are new."""
     return {
         "sentence1": unit.sentence1,

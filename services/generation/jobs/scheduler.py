@@ -13,10 +13,10 @@ from redis.exceptions import RedisError
 
 from services.generation.decoding.base import EngineDead
 from services.generation.jobs.store import JobStore, Status
-from services.generation.jobs.worker import JobRun
+from services.generation.jobs.worker import JobWorker
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import Job, PairGenerator
-from services.generation.pairs.plan import Plan, WrongPlan
+from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.tasks import Tasks
 from shared import tracing
 from shared.heartbeat import Heartbeats
@@ -35,7 +35,7 @@ class KeyReused(Exception):
     """The caller's key belongs to a job with another plan."""
 
 
-class JobRunner:
+class JobScheduler:
     """All jobs of this process."""
 
     def __init__(
@@ -59,7 +59,7 @@ class JobRunner:
         metrics.backlog_limit.set(stream.limit)
         self._who = uuid.uuid4().hex
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._runs: dict[str, JobRun] = {}
+        self._runs: dict[str, JobWorker] = {}
         self._unreadable: set[str] = set()
         self._changed = asyncio.Condition()
         self._look = asyncio.Event()
@@ -163,14 +163,14 @@ class JobRunner:
             if status is None or plan is None:
                 raise ValueError("a part of it is missing")
             job = Job(plan.written_out(self._tasks), client=id_)
-        except (ValueError, KeyError, TypeError, WrongPlan) as error:
+        except (ValueError, KeyError, TypeError, InvalidPlan) as error:
             # Written by another version, perhaps: it must not keep the others from running.
             self._unreadable.add(id_)
             log.error("job %s can't be read and is left alone: %s", id_, str(error).splitlines()[0])
             return
         if status.done:
             return
-        run = JobRun(
+        run = JobWorker(
             status,
             job,
             who=self._who,
@@ -191,7 +191,7 @@ class JobRunner:
         self._runs.pop(id_, None)
         self._look.set()
 
-    async def _see_through(self, run: JobRun) -> None:
+    async def _see_through(self, run: JobWorker) -> None:
         status = run.status
         try:
             with (

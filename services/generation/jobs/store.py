@@ -26,7 +26,7 @@ from typing import Any, Literal
 from redis.asyncio import Redis
 
 from services.generation.jobs import lua
-from services.generation.jobs.progress import Ledger
+from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.records import Record
 from services.generation.pairs.plan import Plan
 from shared.redis import key
@@ -81,7 +81,7 @@ class Status:
         """Nothing more will be written."""
         return self.state in FINISHED
 
-    def enter(self, ledger: Ledger) -> None:
+    def enter(self, ledger: JobProgress) -> None:
         """Take over the ledger's counts."""
         self.accepted, self.rejected, self.samples = ledger.accepted, ledger.rejected, ledger.samples
         self.units, self.recorded = ledger.total, ledger.recorded

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import RedisError
 
-from services.generation.jobs.progress import Ledger
+from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.records import Record, draft_record, entered, without_surplus, written_of
 from services.generation.jobs.store import JobStore, Status
 from services.generation.pairs.generator import Job, PairGenerator
@@ -47,7 +47,7 @@ class Counts(Protocol):
         """A job ended here."""
 
 
-class JobRun:
+class JobWorker:
     """A job that runs here. `changed` is called after every change of its status."""
 
     def __init__(
@@ -67,7 +67,7 @@ class JobRun:
         self.status, self._job, self._who = status, job, who
         self._generator, self._store, self._stream = generator, store, stream
         self._dataset, self._teacher, self._counts, self._changed = dataset, teacher, counts, changed
-        self._ledger = Ledger(job.plan)
+        self._ledger = JobProgress(job.plan)
         self._claimed: deque[int] = deque()
         self._held: set[int] = set()
         """Units claimed here and not yet written."""
@@ -226,7 +226,7 @@ class JobRun:
         self.status.enter(self._ledger)
         if not await self._outlast("Redis", lambda: self._store.record(self.status, first, records)):
             # Another service led meanwhile, or the reply to our own call was lost: what Redis has counts.
-            self._ledger = Ledger(plan)
+            self._ledger = JobProgress(plan)
             await self._catch_up()
             return True
         for number, record in enumerate(records):

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
-from services.generation.jobs.progress import Assignment
+from services.generation.jobs.progress import WorkItem
 from services.generation.pairs import prompts
 from services.generation.pairs.filters import ALL, Draft, normalised, reject
 from services.generation.pairs.plan import Plan
@@ -38,7 +38,7 @@ class Written:
 
 
 @dataclass
-class Unit:
+class WorkItemResult:
     """What became of one first sentence."""
 
     sentence1: str | None = None
@@ -79,9 +79,9 @@ class PairGenerator:
         lanes = sum(1 + len(job.task.labels[label].counter_labels) for label in labels) * job.plan.pairs_per_label
         return max(2, 2 * self._engine.capacity // lanes)
 
-    async def write(self, job: Job, assignment: Assignment) -> Unit:
+    async def write(self, job: Job, assignment: WorkItem) -> WorkItemResult:
         """Make a unit. Raises `EngineDead` or `NoChatTemplate`."""
-        unit = Unit(assignment.sentence1)
+        unit = WorkItemResult(assignment.sentence1)
         if unit.sentence1 is None:
             unit.sentence1 = await self._sentence1(job, assignment, unit)
         if unit.sentence1 is None:
@@ -101,7 +101,7 @@ class PairGenerator:
 
     # ---- sentence 1
 
-    async def _sentence1(self, job: Job, assignment: Assignment, unit: Unit) -> str | None:
+    async def _sentence1(self, job: Job, assignment: WorkItem, unit: WorkItemResult) -> str | None:
         plan, prompt = job.plan, self._sentence1_prompt(job, assignment.number)
         for attempt in range(plan.attempts):
             seed = sample_seed(plan.seed, job.task.task_name, "sentence1", assignment.number, attempt)
@@ -133,7 +133,7 @@ class PairGenerator:
     # ---- sentence 2
 
     async def _drafts(
-        self, job: Job, assignment: Assignment, unit: Unit, slots: Sequence[tuple[str, int]], attempt: int
+        self, job: Job, assignment: WorkItem, unit: WorkItemResult, slots: Sequence[tuple[str, int]], attempt: int
     ) -> list[tuple[int, Draft | None]]:
         """One draft a slot with its seed, all at one time; None for a prompt that is too long."""
         plan, task, sentence1 = job.plan, job.task, unit.sentence1 or ""
@@ -152,7 +152,7 @@ class PairGenerator:
     def _keep(
         self,
         job: Job,
-        unit: Unit,
+        unit: WorkItemResult,
         slot: tuple[str, int],
         drawn: tuple[int, Draft | None],
         taken: list[tuple[str, str]],

@@ -43,7 +43,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class WrongPlan(Exception):
+class InvalidPlan(Exception):
     """A plan asks for what can't be done."""
 
     def __init__(self, field: str, message: str) -> None:
@@ -169,15 +169,15 @@ class Plan(BaseModel):
         task = _spec("task", self.task, tasks)
         if not task.writes_pairs:
             message = f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
-            raise WrongPlan("task", message)
+            raise InvalidPlan("task", message)
         first = None if self.sentence1_task is None else _spec("sentence1_task", self.sentence1_task, tasks)
         if first is not None and first.writes_pairs:
-            raise WrongPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")
+            raise InvalidPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")
         try:
             self.labels_of(task)
         except KeyError as error:
             message = f"task {task.task_name!r} has no label {error.args[0]!r}; it has {', '.join(task.labels)}"
-            raise WrongPlan("labels", message) from None
+            raise InvalidPlan("labels", message) from None
         return self.model_copy(update={"task": task, "sentence1_task": first})
 
     @property
@@ -197,4 +197,4 @@ def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:
     try:
         return tasks.get(task)
     except UnknownTask as error:
-        raise WrongPlan(field, str(error)) from None
+        raise InvalidPlan(field, str(error)) from None

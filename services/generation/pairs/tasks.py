@@ -21,7 +21,7 @@ BUILT_IN = Path(__file__).with_name("task_specs")
 MAX_EXEMPLARS = 64
 
 
-class BadTask(Exception):
+class InvalidTask(Exception):
     """A task spec is wrong; the message says where and what."""
 
 
@@ -158,7 +158,7 @@ def load_tasks(folders: Iterable[Path]) -> Tasks:
     specs = []
     for folder in folders:
         if not folder.is_dir():
-            raise BadTask(f"{folder}: there is no such folder of task specs")
+            raise InvalidTask(f"{folder}: there is no such folder of task specs")
         specs += [load_task(file) for file in sorted(folder.glob("*.json"))]
     return Tasks(specs)
 
@@ -168,9 +168,9 @@ def load_task(file: Path) -> TaskSpec:
     try:
         return TaskSpec.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadTask(f"{file}: {error}") from error
+        raise InvalidTask(f"{file}: {error}") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise BadTask(f"{file}: {where + ': ' if where else ''}{message}") from error
+        raise InvalidTask(f"{file}: {where + ': ' if where else ''}{message}") from error

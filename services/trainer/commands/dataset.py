@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from services.trainer.dataset.files import BadRow, Taker, portions, read, write
+from services.trainer.dataset.files import BadRow, RowParser, portions, read, write
 from services.trainer.dataset.store import Dataset, Origin, open_dataset
 from shared.errors import Fatal
 from shared.settings import Settings
@@ -86,7 +86,7 @@ def _import(settings: Settings, given: argparse.Namespace) -> None:
         raise Fatal("--scale: LOW must be less than HIGH")
     if not given.file.is_file():
         raise Fatal(f"there is no file {str(given.file)!r}")
-    taker = Taker(settings.dataset, (low, high), given.source or given.file.name)
+    taker = RowParser(settings.dataset, (low, high), given.source or given.file.name)
     read_, new, bad = 0, 0, 0
     with open_dataset(settings.dataset_dir) as opened:
         for portion in portions(read(given.file)):

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from services.trainer.dataset.store import Dataset, Round, State
 from services.trainer.progress import Progress
-from services.trainer.worker.progress_bar import Bar
+from services.trainer.worker.progress_bar import ProgressBar
 from services.trainer.worker.round_requests import RoundRequests
 from shared.backoff import pause
 from shared.errors import Fatal
@@ -19,7 +19,7 @@ LOOK_S, ANSWER_WITHIN_S = 0.5, 60.0
 ENDED = {State.PUBLISHED, State.REJECTED, State.FAILED}
 
 
-async def watch_elsewhere(redis: Redis, dataset: Dataset, name: str, bar: Bar, stopping: asyncio.Event) -> None:
+async def watch_elsewhere(redis: Redis, dataset: Dataset, name: str, bar: ProgressBar, stopping: asyncio.Event) -> None:
     """Ask the trainer that holds the dataset for a round, show how it goes and tell what came of it. Raises `Fatal`."""
     id_ = await _ask(RoundRequests(redis, name), stopping)
     board = Heartbeats(redis, name)

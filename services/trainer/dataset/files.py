@@ -64,7 +64,7 @@ def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
     return written
 
 
-class Taker:
+class RowParser:
     """Makes records of other people's rows. `scale` is that of their scores; `source` stands for a missing teacher."""
 
     def __init__(self, dataset: str, scale: tuple[float, float], source: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from services.trainer.distillation.embedding_cache import Views
+from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.models.static import Table, fingerprint
 from shared import teacher
 from shared.errors import Fatal
@@ -34,18 +34,18 @@ class Corpus(NamedTuple):
     """Sentences, and what the teacher sees in each: [sentences, hidden]."""
 
     texts: list[str]
-    views: Views
+    views: Embeddings
 
 
-def written_by(table: Table) -> Corpus | None:
+def corpus_of(table: Table) -> Corpus | None:
     """The corpus, if the teacher that has this token table wrote it."""
     with np.load(VIEWS, allow_pickle=False) as kept:
         if str(kept["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), unpacked(kept))
+        return Corpus(_sentences(), dequantize(kept))
 
 
-def packed(views: Views) -> dict[str, npt.NDArray[Any]]:
+def quantize(views: Embeddings) -> dict[str, npt.NDArray[Any]]:
     """What is kept of `views` [sentences, hidden]: `steps` [sentences, up to 256] along `components` from `mean`."""
     mean = views.mean(axis=0, dtype=np.float64)
     centred = views - mean
@@ -59,24 +59,24 @@ def packed(views: Views) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def unpacked(kept: Mapping[str, npt.NDArray[Any]]) -> Views:
+def dequantize(kept: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
     """The views as far as they were kept, [sentences, hidden]."""
-    views: Views = kept["steps"].astype(np.float32) @ kept["components"].astype(np.float32) + kept["mean"]
+    views: Embeddings = kept["steps"].astype(np.float32) @ kept["components"].astype(np.float32) + kept["mean"]
     return views
 
 
 def main() -> None:
     """View the sentences, and write that down. Raises `Fatal`."""
     from services.trainer.models import encoder
-    from services.trainer.models.prompt_eol import OneWordTeacher
+    from services.trainer.models.prompt_eol import PromptEOLEncoder
 
     common = load(Settings)
     configure_logging(common.log_level, common.log_format, "corpus")
     folder = teacher.default_teacher(common.cache_dir)
     texts = _sentences()
     log.info("viewing %d sentences", len(texts))
-    views = OneWordTeacher(folder).views(texts)
-    kept = packed(views)
+    views = PromptEOLEncoder(folder).views(texts)
+    kept = quantize(views)
     kept["teacher"] = np.array(fingerprint(encoder.token_table(folder)))
     np.savez_compressed(VIEWS, allow_pickle=False, **kept)
 

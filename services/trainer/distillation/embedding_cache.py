@@ -18,15 +18,15 @@ from services.trainer.dataset.arrow import portions
 
 log = logging.getLogger(__name__)
 
-Views = npt.NDArray[np.float32]
-Look = Callable[[Sequence[str]], Views]
+Embeddings = npt.NDArray[np.float32]
+Encode = Callable[[Sequence[str]], Embeddings]
 
 AT_ONCE, SHARE = 256, 0.1
 """Looked at between two writes of the file, and what a death in the middle costs: so many, or this share of what is
 known, if that is more: the file is written whole."""
 
 
-def chosen(rows: Path, most: int) -> list[str]:
+def sample_texts(rows: Path, most: int) -> list[str]:
     """At most so many of the texts in a file of training rows, by a hash: later rounds choose nearly the same."""
     found: dict[bytes, str] = {}
     for portion in portions(rows):
@@ -37,7 +37,9 @@ def chosen(rows: Path, most: int) -> list[str]:
     return [found[key] for key in sorted(found)[:most]]
 
 
-def look(texts: Sequence[str], file: Path, load: Callable[[], Look], say: Callable[[int], None]) -> Views:
+def encode_cached(
+    texts: Sequence[str], file: Path, load: Callable[[], Encode], say: Callable[[int], None]
+) -> Embeddings:
     """The views of `texts`, [texts, hidden], from `file` as far as they are there, and then all of them are.
 
     `load` loads the teacher, if it is needed at all; `say` hears how many texts are done. Raises what loading

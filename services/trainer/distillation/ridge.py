@@ -30,7 +30,7 @@ sentences or more; with fewer it grows as they get fewer."""
 ITERATIONS, SMALL = 300, 1e-3
 
 
-def learned(table: Table, bags: Any, views: npt.NDArray[np.float32]) -> Table:
+def fit_to_teacher(table: Table, bags: Any, views: npt.NDArray[np.float32]) -> Table:
     """The student's word vectors [tokens, dimensions], nearer to the teacher's `views` [sentences, hidden].
 
     `bags`: a SciPy CSR matrix [sentences, tokens] whose rows are the shares of each token in a sentence; each row of
@@ -59,7 +59,7 @@ def targets(views: npt.NDArray[np.float32]) -> Array:
     return unit
 
 
-def turned(table: Table, bags: Any) -> Table:
+def rotate_to_principal_axes(table: Table, bags: Any) -> Table:
     """The same words, turned so that the first dimensions tell most of sentences apart: a vector may be cut short.
 
     No cosine of two whole vectors changes. `bags` as for `learned`.

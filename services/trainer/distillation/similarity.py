@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.distillation.embedding_cache import Views
+from services.trainer.distillation.embedding_cache import Embeddings
 
 WARM_UP = 0.1
 """Share of the steps in which the rate grows; it falls linearly from there."""
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingConfig:
     """How long and how strongly. How the numbers were chosen, without human scores: docs/quality.md."""
 
     learning_rate: float = 1e-2
@@ -35,10 +35,10 @@ class Lesson:
     seed: int = 42
 
 
-DEFAULT = Lesson()
+DEFAULT = TrainingConfig()
 
 
-def learn(model: Any, texts: Sequence[str], seen: Views, lesson: Lesson = DEFAULT) -> None:
+def distill_similarities(model: Any, texts: Sequence[str], seen: Embeddings, lesson: TrainingConfig = DEFAULT) -> None:
     """Train a static student's word vectors in place.
 
     `seen`: what the teacher sees in each text, [texts, hidden], without what all its views have in common
@@ -65,7 +65,7 @@ def learn(model: Any, texts: Sequence[str], seen: Views, lesson: Lesson = DEFAUL
     words.sparse = False
 
 
-def _batches(count: int, size: int, lesson: Lesson) -> Iterator[list[int]]:
+def _batches(count: int, size: int, lesson: TrainingConfig) -> Iterator[list[int]]:
     draw = torch.Generator().manual_seed(lesson.seed)
     for _ in range(lesson.epochs):
         order: list[int] = torch.randperm(count, generator=draw).tolist()

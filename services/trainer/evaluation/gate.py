@@ -34,7 +34,7 @@ class Student:
     base: str
 
 
-def judge(
+def compare(
     candidate: Student,
     references: Sequence[Student],
     dev: Sequence[Row],

@@ -30,7 +30,7 @@ class Adapter:
     """What is taken away from every view, [hidden]: the views were trained without it."""
 
 
-def learned_by(table: Table) -> Adapter | None:
+def adapter_of(table: Table) -> Adapter | None:
     """The adapter, if the teacher that has this token table learned it."""
     with safe_open(FILE, framework="pt") as kept:
         if kept.metadata()["teacher"] != fingerprint(table):

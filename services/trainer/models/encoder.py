@@ -61,7 +61,7 @@ def encode(model: Any, texts: Sequence[str]) -> npt.NDArray[np.float32]:
     return vectors.astype(np.float32, copy=False)
 
 
-def bags(model: Any, texts: Sequence[str]) -> Any:
+def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
     """A static student's reading of `texts`: the share of each token, a SciPy CSR matrix [texts, tokens]."""
     encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
     counts = [len(encoding.ids) for encoding in encodings]
@@ -71,12 +71,12 @@ def bags(model: Any, texts: Sequence[str]) -> Any:
     return csr_matrix((shares, columns, places), shape=(len(texts), model[0].num_embeddings))
 
 
-def words(model: Any) -> Table:
+def token_embeddings(model: Any) -> Table:
     """A static student's word vectors, [tokens, dimensions]."""
     return _numpy(model[0].embedding.weight.detach().cpu())
 
 
-def set_words(model: Any, table: Table) -> None:
+def set_token_embeddings(model: Any, table: Table) -> None:
     """Give a static student other word vectors of the same shape."""
     model[0].embedding.weight.data.copy_(torch.from_numpy(table))
 

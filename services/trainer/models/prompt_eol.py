@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel
 
-from services.trainer.distillation.embedding_cache import Views
+from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.models import adapter, encoder
 from services.trainer.models.static import SPACES
 from shared.errors import Fatal, first_line
@@ -36,7 +36,7 @@ WORDS = 512
 """Words of the vocabulary whose mean view stands for what all views have in common."""
 
 
-class OneWordTeacher:
+class PromptEOLEncoder:
     """The lower layers of a teacher, ready to look at sentences."""
 
     def __init__(self, teacher: Path) -> None:
@@ -46,7 +46,7 @@ class OneWordTeacher:
             self.tokenizer = prompted_tokenizer(teacher)
             dtype = "auto" if torch.cuda.is_available() else torch.float32
             self.model = lower_layers(teacher, DEPTH, dtype)
-            self.adapter = adapter.learned_by(encoder.table_of(self.model))
+            self.adapter = adapter.adapter_of(encoder.table_of(self.model))
             """What its view has learned of its own pairs, merged into `model`; None for all but the default teacher."""
             if self.adapter is not None:
                 adapter.merge(self.model, self.adapter)
@@ -57,7 +57,7 @@ class OneWordTeacher:
             raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher} to learn from it: {first_line(error)}") from None
 
     @torch.inference_mode()
-    def views(self, texts: Sequence[str], say: Callable[[int], None] = lambda _: None) -> Views:
+    def views(self, texts: Sequence[str], say: Callable[[int], None] = lambda _: None) -> Embeddings:
         """float32 [texts, hidden]. `say` hears how many are done. Texts of a length go together: less padding."""
         found = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
@@ -72,15 +72,15 @@ class OneWordTeacher:
         return found
 
 
-def make_student(teacher: Path, folder: Path) -> None:
+def write_student(teacher: Path, folder: Path) -> None:
     """Write the teacher's view as a student of its own into `folder`: lower layers, prompt, last token, centred.
 
     The prompt is part of its tokenizer, so that whoever loads the student gets it. All views lie around a common
     mean, which says nothing: the mean view of words is taken away, or what an adapter was trained without. Raises
     `Fatal`.
     """
-    looking = OneWordTeacher(teacher)
-    centre = looking.adapter.centre if looking.adapter else mean_view_of_words(looking)
+    looking = PromptEOLEncoder(teacher)
+    centre = looking.adapter.centre if looking.adapter else mean_embedding_of_words(looking)
     # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
     looking.model.save_pretrained(folder)
     looking.tokenizer.save_pretrained(folder)
@@ -128,7 +128,7 @@ def prompted_tokenizer(teacher: Path) -> Any:
     return tokenizer
 
 
-def mean_view_of_words(looking: OneWordTeacher) -> torch.Tensor:
+def mean_embedding_of_words(looking: PromptEOLEncoder) -> torch.Tensor:
     """What all views have in common, nearly: [hidden]."""
     return torch.from_numpy(looking.views(words(looking.tokenizer)).mean(axis=0))
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.trainer.dataset.store import Origin, Round
-from services.trainer.evaluation.gate import Student, judge
+from services.trainer.evaluation.gate import Student, compare
 from services.trainer.evaluation.sts import StsFile, Undefined, correlation, score, similarities
 from services.trainer.models import encoder
 from services.trainer.progress import Progress
@@ -21,7 +21,7 @@ from services.trainer.publishing.retention import best, retain
 from services.trainer.settings import TrainerSettings
 from services.trainer.training.fit import Outcome
 from services.trainer.training.recipe import Recipe
-from services.trainer.training.split import Rows
+from services.trainer.training.split import Split
 from shared import __version__
 from shared.errors import Fatal, first_line
 from shared.manifest import PROBE_SENTENCES, Card, Manifest
@@ -35,7 +35,7 @@ SANITY_TEXTS = 500
 
 
 @dataclass(frozen=True)
-class Scored:
+class StudentScores:
     """How a student does. The two kinds of scores never meet in one figure."""
 
     dev: float | None = None
@@ -46,7 +46,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Viewed:
+class DistillationStats:
     """What a static student has learned from before it trained."""
 
     views: int = 0
@@ -63,17 +63,17 @@ class Candidate:
     dataset: str
     human: dict[str, StsFile]
     start: str | None = None
-    rows: Rows | None = None
+    rows: Split | None = None
     recipe: Recipe | None = None
     selected_by: str | None = None
     outcome: Outcome | None = None
-    before: Scored = Scored()
+    before: StudentScores = StudentScores()
     prepare_s: float = 0.0
-    viewed: Viewed = Viewed()
+    viewed: DistillationStats = DistillationStats()
     origins: list[Origin] = field(default_factory=list)
 
 
-def score_before(model: Any, rows: Rows, human: Mapping[str, StsFile]) -> Scored:
+def score_student(model: Any, rows: Split, human: Mapping[str, StsFile]) -> StudentScores:
     """How the student does before training, and afterwards."""
     encode = partial(encoder.encode, model)
     dev, cosines = None, None
@@ -87,7 +87,7 @@ def score_before(model: Any, rows: Rows, human: Mapping[str, StsFile]) -> Scored
     for name, file in human.items():
         with suppress(Undefined):
             scores[name] = round(score(encode, file.rows), 2)
-    return Scored(dev, cosines, scores)
+    return StudentScores(dev, cosines, scores)
 
 
 def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch: int) -> Manifest:
@@ -95,7 +95,7 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
     with store.staging() as staged:
         encoder.save(candidate.model, staged)
         written = encoder.load(str(staged), "the version just written")
-        after = score_before(written, candidate.rows, candidate.human) if candidate.rows else Scored()
+        after = score_student(written, candidate.rows, candidate.human) if candidate.rows else StudentScores()
         rejection, facts = _ask_the_gate(candidate, written, store, own)
         int8 = None
         # The teacher itself in int8 was untrue (cosine 0.79), and to find that out took five minutes.
@@ -123,7 +123,7 @@ def _ask_the_gate(
     student = Student("candidate", partial(encoder.encode, written), encoder.dimensions(candidate.model), base)
     references = _references(store, base, candidate.round.seed)
     dev = [] if rows.dev_fault else rows.dev
-    return judge(student, references, dev, texts, own.gate_margin, own.gate_confidence)
+    return compare(student, references, dev, texts, own.gate_margin, own.gate_confidence)
 
 
 def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
@@ -149,7 +149,7 @@ def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
     return found
 
 
-def _card(candidate: Candidate, after: Scored, gate: dict[str, Any], parent: str | None, epoch: int) -> Card:
+def _card(candidate: Candidate, after: StudentScores, gate: dict[str, Any], parent: str | None, epoch: int) -> Card:
     round_, before, outcome = candidate.round, candidate.before, candidate.outcome
     scores = {"dev_before": before.dev, "dev_after": after.dev}
     training = asdict(outcome) if outcome else {}
@@ -181,7 +181,7 @@ def _card(candidate: Candidate, after: Scored, gate: dict[str, Any], parent: str
     )
 
 
-def _findings(candidate: Candidate, card: Card, after: Scored, rejection: str | None) -> Findings:
+def _findings(candidate: Candidate, card: Card, after: StudentScores, rejection: str | None) -> Findings:
     return Findings(
         card=card,
         rejection=rejection,

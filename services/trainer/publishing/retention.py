@@ -8,7 +8,7 @@ from shared.model_store import BrokenVersion, ModelStore, NoVersion
 log = logging.getLogger(__name__)
 
 
-def heal(store: ModelStore) -> str | None:
+def repair(store: ModelStore) -> str | None:
     """If the current version is damaged or gone, move it out of the way and go back to the newest sound one.
 
     Returns what happened; None when nothing was wrong. `current` may then name nothing: the base is published anew.

@@ -98,18 +98,18 @@ def _static(source: Path, folder: Path) -> None:
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
     tokens = encoder.tokens(tokenizer, len(table))
     made = encoder.static_student(tokenizer, static.word_vectors(table, tokens))
-    known = corpus.written_by(table)
+    known = corpus.corpus_of(table)
     if known is not None:
-        bags = encoder.bags(made, known.texts)
-        encoder.set_words(made, ridge.learned(encoder.words(made), bags, known.views))
-        trained = adapter.learned_by(table)
+        bags = encoder.bag_of_tokens_matrix(made, known.texts)
+        encoder.set_token_embeddings(made, ridge.fit_to_teacher(encoder.token_embeddings(made), bags, known.views))
+        trained = adapter.adapter_of(table)
         if trained is not None:
-            similarity.learn(made, known.texts, known.views - trained.centre.numpy())
-            encoder.set_words(made, ridge.turned(encoder.words(made), bags))
+            similarity.distill_similarities(made, known.texts, known.views - trained.centre.numpy())
+            encoder.set_token_embeddings(made, ridge.rotate_to_principal_axes(encoder.token_embeddings(made), bags))
     encoder.save(made, folder)
 
 
 def _of_lower_layers(source: Path, folder: Path) -> None:
     from services.trainer.models import prompt_eol
 
-    prompt_eol.make_student(source, folder)
+    prompt_eol.write_student(source, folder)

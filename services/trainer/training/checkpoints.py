@@ -25,7 +25,7 @@ AGREE_EVERY = 10
 SEAL, BEST, BEST_SCORE = "sealed.json", "best.safetensors", "best.json"
 
 
-class Best(TrainerCallback):
+class BestWeights(TrainerCallback):
     """Keeps the weights with the best dev score, through a resume too, and ends a round that no longer gets better."""
 
     def __init__(self, model: Any, metric: str, early_stop: int | None) -> None:
@@ -76,10 +76,10 @@ class Best(TrainerCallback):
             self._model.load_state_dict(self._weights)
 
 
-class Sealing(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Asks for a checkpoint from time to time and seals it."""
 
-    def __init__(self, best: Best, every_s: float) -> None:
+    def __init__(self, best: BestWeights, every_s: float) -> None:
         self._best, self._every_s = best, every_s
         self._pause_s = every_s
         self._last = self._asked = time.monotonic()

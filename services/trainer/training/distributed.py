@@ -10,7 +10,7 @@ from shared.die_with_parent import die_with
 RANK = "LOCAL_RANK"
 
 
-def spread(processes: int, arguments: list[str]) -> None:
+def launch(processes: int, arguments: list[str]) -> None:
     """Become torchrun with so many processes of `python -m services.trainer ARGUMENTS`. Returns only for one."""
     if processes == 1 or RANK in os.environ:
         return
@@ -20,7 +20,7 @@ def spread(processes: int, arguments: list[str]) -> None:
     os.execv(sys.executable, command)  # the same process id: our parent's watch over us goes on
 
 
-class Team:
+class ProcessGroup:
     """The processes of this round; a team of one needs nothing."""
 
     def __init__(self) -> None:

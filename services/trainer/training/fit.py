@@ -20,7 +20,7 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.models.encoder import ENCODE_BATCH, is_static
 from services.trainer.progress import Progress
 from services.trainer.training import losses
-from services.trainer.training.checkpoints import Best, Sealing, newest_whole
+from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, newest_whole
 from services.trainer.training.memory import PeakMemory
 from services.trainer.training.recipe import Recipe
 
@@ -32,7 +32,7 @@ POINTS = 300
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingInputs:
     """What a round trains with, beside the model."""
 
     train: Path
@@ -59,7 +59,7 @@ class Outcome:
     """`step` with `loss`, or with `dev`: Spearman x 100 on the judges."""
 
 
-def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None]) -> Outcome:
+def train(model: Any, recipe: Recipe, work: TrainingInputs, say: Callable[[Progress], None]) -> Outcome:
     """Fine-tune `model` in place, from the newest whole checkpoint if there is one; the best step's weights remain."""
     disable_progress_bars()
     # It warns when two checkpoints are written within a second, and then sorts them rightly all the same.
@@ -69,14 +69,14 @@ def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None
         # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
         model[0].embedding.sparse = True
     data = Dataset.from_file(str(work.train))
-    best, memory = Best(model, DEV_METRIC, recipe.early_stop), PeakMemory()
+    best, memory = BestWeights(model, DEV_METRIC, recipe.early_stop), PeakMemory()
     trainer = (_SparseTrainer if static else _Trainer)(
         model=model,
         args=_arguments(recipe, work, len(data), static),
         train_dataset=data,
         loss=losses.build(recipe, model),
         evaluator=_evaluator(work.judges) if work.judges else None,
-        callbacks=[best, Sealing(best, work.checkpoint_s), _Telling(say, memory)],
+        callbacks=[best, CheckpointCallback(best, work.checkpoint_s), _Telling(say, memory)],
         optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
     )
     trainer.remove_callback(PrinterCallback)
@@ -107,7 +107,7 @@ def train(model: Any, recipe: Recipe, work: Work, say: Callable[[Progress], None
     )
 
 
-def _arguments(recipe: Recipe, work: Work, rows: int, static: bool) -> Any:
+def _arguments(recipe: Recipe, work: TrainingInputs, rows: int, static: bool) -> Any:
     gpu = torch.cuda.is_available()
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     steps = recipe.steps(rows, processes)

@@ -42,7 +42,7 @@ TRIPLETS = schema(anchor=pa.string(), positive=pa.string(), negative=pa.string()
 
 
 @dataclass(frozen=True)
-class Facts:
+class SplitStats:
     """How the pairs were divided."""
 
     train: int
@@ -61,11 +61,11 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Split:
     """What a round trains on and is measured on, in Arrow files in `folder`."""
 
     folder: Path
-    facts: Facts
+    facts: SplitStats
     dev: list[Row]
     """sentence1, sentence2, score; grouped by sentence1."""
 
@@ -92,17 +92,17 @@ class Replay:
         return pair.id > self.seen or _fraction(pair.hash) < self.share
 
 
-class NothingNew(Exception):
+class NoNewPairs(Exception):
     """A warm start has nothing to train on: all that is new is on the dev side."""
 
 
-def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: Replay | None = None) -> Rows:
+def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: Replay | None = None) -> Split:
     """Split, smooth and add random pairs. `pairs` are ordered by sentence1, then sentence2. Raises `NothingNew`."""
     folder.mkdir(parents=True, exist_ok=True)
     split = _Split(recipe, folder, replay)
     split.run(pairs)
     if split.nothing_kept and replay is not None:
-        raise NothingNew
+        raise NoNewPairs
     dev = [] if split.nothing_kept else _stratified(folder / _HELD_OUT, split.labels, recipe.seed)
     if split.nothing_kept:  # a handful of pairs: training on them matters more than measuring
         (folder / _HELD_OUT).rename(folder / _KEPT)
@@ -111,7 +111,7 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     with TableWriter(folder / DEV, PAIRS) as writer:
         for row in dev:
             writer.write(row)
-    facts = Facts(
+    facts = SplitStats(
         train=train,
         random=random,
         dev=len(dev),
@@ -123,16 +123,16 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     for name in (_KEPT, _HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     (folder / DONE).write_text(json.dumps(asdict(facts)))  # last: its existence says that the others are whole
-    return Rows(folder, facts, dev)
+    return Split(folder, facts, dev)
 
 
-def prepared(folder: Path) -> Rows | None:
+def prepared(folder: Path) -> Split | None:
     """What an earlier `prepare` left in `folder`; None when it didn't come to its end."""
     try:
-        facts = Facts(**json.loads((folder / DONE).read_text()))
+        facts = SplitStats(**json.loads((folder / DONE).read_text()))
     except (OSError, ValueError):
         return None
-    return Rows(folder, facts, list(_read_pairs(folder / DEV)))
+    return Split(folder, facts, list(_read_pairs(folder / DEV)))
 
 
 def in_dev(sentence1: str, seed: int) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 from services.trainer.dataset.store import Dataset
 from services.trainer.metrics import Metrics
-from services.trainer.publishing.retention import heal
+from services.trainer.publishing.retention import repair
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.scheduler import TRANSIENT, Rounds
+from services.trainer.worker.scheduler import TRANSIENT, RoundScheduler
 from shared.backoff import pause
 from shared.errors import first_line
 from shared.heartbeat import Heartbeats
@@ -34,7 +34,7 @@ class Worker:
     def __init__(
         self,
         collector: Collector,
-        rounds: Rounds,
+        rounds: RoundScheduler,
         dataset: Dataset,
         store: ModelStore,
         board: Heartbeats,
@@ -81,7 +81,7 @@ class Worker:
 
     async def _heal(self) -> None:
         try:
-            healed = await asyncio.to_thread(heal, self._store)
+            healed = await asyncio.to_thread(repair, self._store)
         except OSError as error:
             log.warning("can't look after the versions: %s", first_line(error))
             return

@@ -11,7 +11,7 @@ from rich.progress import Progress as Display
 from services.trainer.progress import Progress
 
 
-class Bar:
+class ProgressBar:
     """Shows the round that runs, on stderr. Use it in a `with`."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Bar:
             numbers=", ".join(numbers),
         )
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self._display.start()
         self._send_logs_to(sys.stderr)  # rich stands there now, and prints lines above the bar instead of through it
         return self

@@ -36,7 +36,7 @@ TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
 
 
-class Rounds:
+class RoundScheduler:
     """The rounds of one dataset, under one lease. `base` is the student that rounds start from."""
 
     def __init__(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from services.embedding.serving.registry import SPARE_BYTES, Versions
+from services.embedding.serving.registry import SPARE_BYTES, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
@@ -163,7 +163,7 @@ def test_when_memory_is_short_only_the_serving_version_stays(
     ids, _ = publish_some(store, 3)
     free = [2**40]
     # What the machine says is the only thing that is not real here: nobody can take its memory away on demand.
-    monkeypatch.setattr(Versions, "_spare", lambda _self: free[0] - SPARE_BYTES)
+    monkeypatch.setattr(VersionRegistry, "_spare", lambda _self: free[0] - SPARE_BYTES)
     service = start()
     assert ask(service, ids[0]).status_code == 200
     assert service.metric("loaded_versions") == 3

@@ -15,10 +15,10 @@ from sentence_transformers import SentenceTransformer
 
 from services.embedding.__main__ import load_version
 from services.embedding.metrics import Metrics
-from services.embedding.models.base import Encoder, Options, Tokens, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
 from services.embedding.serving.batcher import Batcher, Limits, Overloaded
 from services.embedding.serving.cache import Cache
-from services.embedding.serving.queue import Input, Lane, cost
+from services.embedding.serving.queue import BatchQueue, QueuedInput, cost
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
 from tests.support.embedding import Gate
@@ -36,13 +36,13 @@ class Shape(Gate):
         self.padded = padded
 
 
-def lane_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[Lane, list[Input]]:
+def lane_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[BatchQueue, list[QueuedInput]]:
     """A lane, filled as the batcher does: oldest first, now one and now several."""
     inputs = [
-        Input(str(number), since, Tokens(n, n, None), n)
+        QueuedInput(str(number), since, Tokens(n, n, None), n)
         for number, (n, since) in enumerate(sorted(lengths_and_times, key=lambda pair: pair[1]))
     ]
-    lane = Lane(Shape(padded), Options())
+    lane = BatchQueue(Shape(padded), EncodeOptions())
     lane.add(inputs[:1])
     lane.add(inputs[1 : len(inputs) // 2])
     lane.add(inputs[max(1, len(inputs) // 2) :])
@@ -65,7 +65,7 @@ def test_cutting_until_none_is_left_takes_each_once(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
     lane, inputs = lane_of(waiting, padded)
-    taken: list[Input] = []
+    taken: list[QueuedInput] = []
     while batch := lane.cut(BUDGET, overdue):
         taken += batch
         assert len(lane) == len(inputs) - len(taken)
@@ -131,7 +131,7 @@ def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], cache_by
 
 
 async def answered(batcher: Batcher, encoder: Encoder, texts: list[str]) -> Vectors:
-    request = batcher.submit(encoder, texts, Options())
+    request = batcher.submit(encoder, texts, EncodeOptions())
     try:
         await request.done
         return request.vectors
@@ -182,7 +182,7 @@ def test_identical_texts_are_computed_once(encoders: dict[str, tuple[Encoder, Se
 def test_what_nobody_waits_for_is_not_computed(encoders: dict[str, tuple[Encoder, SentenceTransformer]]) -> None:
     async def _ask(batcher: Batcher, metrics: Metrics) -> tuple[float, float]:
         encoder = encoders["0"][0]
-        batcher.release(batcher.submit(encoder, ["a dog", "a cat", "a man"], Options()))
+        batcher.release(batcher.submit(encoder, ["a dog", "a cat", "a man"], EncodeOptions()))
         asking = asyncio.create_task(answered(batcher, encoder, ["a man", "a child"]))
         await asyncio.sleep(0)
         running = asyncio.create_task(batcher.run())
@@ -201,9 +201,9 @@ def test_past_the_bound_it_refuses_until_something_is_answered(
 ) -> None:
     async def _ask(batcher: Batcher, metrics: Metrics) -> None:
         encoder = encoders["0"][0]
-        first = batcher.submit(encoder, ["a dog", "a cat", "a man"], Options())
+        first = batcher.submit(encoder, ["a dog", "a cat", "a man"], EncodeOptions())
         with pytest.raises(Overloaded):
-            batcher.submit(encoder, ["a dog", "a cat"], Options())
+            batcher.submit(encoder, ["a dog", "a cat"], EncodeOptions())
         assert value(metrics, "refused_total") == 1
         running = asyncio.create_task(batcher.run())
         await first.done

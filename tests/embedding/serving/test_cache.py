@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from services.embedding.models.base import Options, Tokens
+from services.embedding.models.base import EncodeOptions, Tokens
 from services.embedding.serving.cache import OVERHEAD, Cache
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
@@ -22,12 +22,12 @@ def test_it_keeps_the_latest_that_fit(steps: list[tuple[str, bool]]) -> None:
     cache, expected = Cache(3 * ENTRY), dict[str, None]()
     for text, put in steps:
         if put and text not in expected:
-            cache.put("v", Options(), text, Tokens(1, 2, None), VECTOR)
+            cache.put("v", EncodeOptions(), text, Tokens(1, 2, None), VECTOR)
             expected[text] = None
             if len(expected) > 3:
                 del expected[next(iter(expected))]
         elif not put:
-            assert (cache.get("v", Options(), text) is not None) == (text in expected)
+            assert (cache.get("v", EncodeOptions(), text) is not None) == (text in expected)
             if text in expected:
                 expected[text] = expected.pop(text)
         assert (len(cache), cache.bytes) == (len(expected), len(expected) * ENTRY)
@@ -35,10 +35,11 @@ def test_it_keeps_the_latest_that_fit(steps: list[tuple[str, bool]]) -> None:
 
 def test_versions_prompts_and_sides_are_kept_apart() -> None:
     cache = Cache(10**6)
-    cache.put("v", Options("query: "), "a", Tokens(1, 2, None), VECTOR)
-    for version, options in (("w", Options("query: ")), ("v", Options()), ("v", Options("query: ", "left"))):
+    cache.put("v", EncodeOptions("query: "), "a", Tokens(1, 2, None), VECTOR)
+    others = (("w", EncodeOptions("query: ")), ("v", EncodeOptions()), ("v", EncodeOptions("query: ", "left")))
+    for version, options in others:
         assert cache.get(version, options, "a") is None
-    found = cache.get("v", Options("query: "), "a")
+    found = cache.get("v", EncodeOptions("query: "), "a")
     assert found is not None
     assert (found.count, found.total, found.vector.tolist()) == (1, 2, VECTOR.tolist())
     cache.forget("v")
@@ -47,8 +48,8 @@ def test_versions_prompts_and_sides_are_kept_apart() -> None:
 
 def test_an_entry_does_not_keep_its_batch_alive() -> None:
     cache, batch = Cache(10**6), np.zeros((1000, 4), dtype=np.float32)
-    cache.put("v", Options(), "a", Tokens(1, 1, None), batch[0])
-    found = cache.get("v", Options(), "a")
+    cache.put("v", EncodeOptions(), "a", Tokens(1, 1, None), batch[0])
+    found = cache.get("v", EncodeOptions(), "a")
     assert found is not None
     assert found.vector.base is None
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.jobs.progress import Assignment, Ledger
+from services.generation.jobs.progress import JobProgress, WorkItem
 from services.generation.jobs.records import Record, without_surplus
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import BUILT_IN, load_tasks
@@ -15,7 +15,7 @@ from services.generation.pairs.tasks import BUILT_IN, load_tasks
 TASKS = load_tasks([BUILT_IN])
 
 
-def made(assignment: Assignment, rates: dict[str, float], seed: int) -> Record:
+def made(assignment: WorkItem, rates: dict[str, float], seed: int) -> Record:
     """A unit as a teacher and a stream of these rates would have it; depends on the assignment and the seed alone."""
     chance = random.Random(f"{seed}/{assignment.number}/{assignment.wave}")
     record: Record = {"sentence1": None, "pairs": [], "rejected": {}, "samples": 0, "lost": {}}
@@ -39,9 +39,9 @@ def made(assignment: Assignment, rates: dict[str, float], seed: int) -> Record:
     return record | {"rejected": dict(rejected)}
 
 
-def run(plan: Plan, rates: dict[str, float], seed: int) -> tuple[Ledger, list[Record]]:
+def run(plan: Plan, rates: dict[str, float], seed: int) -> tuple[JobProgress, list[Record]]:
     """A whole job."""
-    ledger, records = Ledger(plan), []
+    ledger, records = JobProgress(plan), []
     while not ledger.done:
         assignment = ledger.assignment(ledger.recorded)
         assert assignment.index == ledger.recorded
@@ -78,7 +78,7 @@ def test_a_job_always_ends_with_counts_that_add_up(
         # A pair that was lost to the dataset gets another turn, each time with one attempt fewer.
         assert ledger.samples <= plan.attempts * (plan.attempts + 1) // 2 * ledger.requested
     # Another ledger that is told the same records knows the same: what a restart does.
-    again = Ledger(plan)
+    again = JobProgress(plan)
     for record in records:
         again.record(record)
     assert (again.done, again.accepted, again.rejected, again.samples) == (
@@ -109,7 +109,7 @@ def test_a_wave_depends_on_the_records_alone_not_on_who_asks_when() -> None:
     plan = Plan(pairs=60).written_out(TASKS)
     rates = {"rejected": 0.4, "lost": 0.2, "no_sentence1": 0.1}
     ledger, records = run(plan, rates, seed=3)
-    late = Ledger(plan)
+    late = JobProgress(plan)
     for index, record in enumerate(records):
         # Asking for units ahead, as many services do at one time, changes nothing.
         for ahead in range(index, late.total):

@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from services.generation.decoding.transformers_engine import TransformersEngine
-from services.generation.jobs.progress import Ledger
-from services.generation.pairs.generator import Job, PairGenerator, Unit
+from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.generator import Job, PairGenerator, WorkItemResult
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.prompts import Form
 from services.generation.pairs.tasks import BUILT_IN, load_tasks
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.anyio
 TEMPLATE = "{% for message in messages %}{{ message['role'] }} word1 {{ message['content'] }}\n{% endfor %}"
 
 
-async def first_unit(engine: TransformersEngine, form: Form, inputs: list[str] | None) -> Unit:
+async def first_unit(engine: TransformersEngine, form: Form, inputs: list[str] | None) -> WorkItemResult:
     given = {"inputs": inputs} if inputs else {"num_inputs": 1}
     plan = Plan.model_validate({"prompt_form": form, "filters": [], "attempts": 6, "seed": 5} | given)
     job = Job(plan.written_out(load_tasks([BUILT_IN])))
-    return await PairGenerator(engine).write(job, Ledger(job.plan).assignment(0))
+    return await PairGenerator(engine).write(job, JobProgress(job.plan).assignment(0))
 
 
 @pytest.mark.parametrize("template", [True, False])

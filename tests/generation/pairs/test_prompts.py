@@ -12,7 +12,7 @@ from services.generation.pairs.filters import normalised
 from services.generation.pairs.generator import sample_seed
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
-from services.generation.pairs.tasks import BUILT_IN, BadTask, UnknownTask, load_task, load_tasks
+from services.generation.pairs.tasks import BUILT_IN, InvalidTask, UnknownTask, load_task, load_tasks
 
 ORIGINAL = {
     "task_name": "sts",
@@ -77,7 +77,7 @@ def test_built_in_sts_is_the_papers() -> None:
 )
 def test_a_wrong_spec_names_the_place(tmp_path: Path, change: dict[str, object] | str, message: str) -> None:
     spec = change if isinstance(change, str) else ORIGINAL | change
-    with pytest.raises(BadTask) as error:
+    with pytest.raises(InvalidTask) as error:
         load_task(written(tmp_path, spec))
     assert message in str(error.value)
     assert "task.json" in str(error.value)

@@ -7,7 +7,7 @@ import pytest
 
 from services.trainer.distillation import corpus, ridge, similarity
 from services.trainer.models import adapter, encoder, static
-from services.trainer.models.prompt_eol import OneWordTeacher
+from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.students import locate
 from shared.pairs import check_sentence
 from shared.settings import Settings, load
@@ -23,7 +23,7 @@ def teacher() -> Path:
 
 @pytest.fixture(scope="module")
 def kept(teacher: Path) -> corpus.Corpus:
-    found = corpus.written_by(encoder.token_table(teacher))
+    found = corpus.corpus_of(encoder.token_table(teacher))
     assert found is not None, "the corpus isn't the default teacher's: run `python -m scripts.make_corpus`"
     return found
 
@@ -37,7 +37,7 @@ def test_each_sentence_is_one_and_has_a_view(kept: corpus.Corpus) -> None:
 
 def test_the_views_are_what_the_teacher_sees(teacher: Path, kept: corpus.Corpus) -> None:
     places = range(0, len(kept.texts), len(kept.texts) // 8)
-    seen = OneWordTeacher(teacher).views([kept.texts[place] for place in places])
+    seen = PromptEOLEncoder(teacher).views([kept.texts[place] for place in places])
     # Without what all views share, which is most of each: any two would be alike.
     one, other = (views - kept.views.mean(axis=0) for views in (kept.views[list(places)], seen))
     lengths = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
@@ -51,11 +51,11 @@ def test_packing_keeps_what_fits_and_the_main_part_of_what_does_not() -> None:
     flat = draw.normal(size=(600, 40)).astype(np.float32) @ draw.normal(size=(40, 576)).astype(np.float32) + 5
     wide = draw.normal(size=(600, 576)).astype(np.float32)
     for views, error in ((flat, 0.08), (wide, 0.6)):
-        kept = corpus.packed(views)
+        kept = corpus.quantize(views)
         assert kept["steps"].dtype == np.int8
         assert np.abs(kept["steps"]).max() == corpus.STEPS
         assert kept["steps"].shape == (600, corpus.COMPONENTS)
-        found = corpus.unpacked(kept)
+        found = corpus.dequantize(kept)
         assert np.linalg.norm(found - views) < error * np.linalg.norm(views - views.mean(axis=0))
 
 
@@ -66,12 +66,14 @@ def test_the_default_student_is_nearer_to_the_teacher_in_sentences_that_it_did_n
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
     model = encoder.static_student(tokenizer, plain)
     known, other = slice(0, 6_000), slice(6_000, 9_000)
-    learned = ridge.learned(plain, encoder.bags(model, kept.texts[known]), kept.views[known])
-    encoder.set_words(model, learned)
+    learned = ridge.fit_to_teacher(plain, encoder.bag_of_tokens_matrix(model, kept.texts[known]), kept.views[known])
+    encoder.set_token_embeddings(model, learned)
     seen = kept.views - _centre(table)
-    similarity.learn(model, kept.texts[known], seen[known])
-    unseen, wanted = encoder.bags(model, kept.texts[other]), seen[other]
-    first, then, last = (agreement(unseen @ words, wanted) for words in (plain, learned, encoder.words(model)))
+    similarity.distill_similarities(model, kept.texts[known], seen[known])
+    unseen, wanted = encoder.bag_of_tokens_matrix(model, kept.texts[other]), seen[other]
+    first, then, last = (
+        agreement(unseen @ words, wanted) for words in (plain, learned, encoder.token_embeddings(model))
+    )
     assert first + 0.1 < then < last - 0.05
 
 
@@ -80,17 +82,17 @@ def test_it_is_made_so_and_only_of_its_own_teacher(teacher: Path, kept: corpus.C
     table, tokenizer = encoder.token_table(teacher), encoder.tokenizer(teacher)
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))
     expected = encoder.static_student(tokenizer, plain)
-    bags = encoder.bags(made, kept.texts)
-    encoder.set_words(expected, ridge.learned(plain, bags, kept.views))
-    similarity.learn(expected, kept.texts, kept.views - _centre(table))
-    words = ridge.turned(encoder.words(expected), bags)
-    np.testing.assert_allclose(encoder.words(made), words, atol=1e-2 * float(np.abs(words).max()))
+    bags = encoder.bag_of_tokens_matrix(made, kept.texts)
+    encoder.set_token_embeddings(expected, ridge.fit_to_teacher(plain, bags, kept.views))
+    similarity.distill_similarities(expected, kept.texts, kept.views - _centre(table))
+    words = ridge.rotate_to_principal_axes(encoder.token_embeddings(expected), bags)
+    np.testing.assert_allclose(encoder.token_embeddings(made), words, atol=1e-2 * float(np.abs(words).max()))
     write_teacher(tmp_path, tied=True)
-    assert corpus.written_by(encoder.token_table(tmp_path)) is None
+    assert corpus.corpus_of(encoder.token_table(tmp_path)) is None
 
 
 def _centre(table: static.Table) -> np.ndarray:
-    found = adapter.learned_by(table)
+    found = adapter.adapter_of(table)
     assert found is not None
     centre: np.ndarray = found.centre.numpy()
     return centre

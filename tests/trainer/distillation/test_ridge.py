@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix, random_array
 
-from services.trainer.distillation.ridge import _conjugate_gradients, learned, targets, turned
+from services.trainer.distillation.ridge import _conjugate_gradients, fit_to_teacher, rotate_to_principal_axes, targets
 from tests.support.orders import agreement
 
 TOKENS, DIMENSIONS, HIDDEN, SENTENCES = 120, 12, 16, 900
@@ -31,7 +31,8 @@ def test_sentences_that_were_not_looked_at_come_nearer_too() -> None:
     seen, unseen = slice(0, 700), slice(700, None)
     before = near(table, bags[unseen], views[unseen])
     few, many = (
-        near(learned(table, bags[part], views[part]), bags[unseen], views[unseen]) for part in (slice(0, 200), seen)
+        near(fit_to_teacher(table, bags[part], views[part]), bags[unseen], views[unseen])
+        for part in (slice(0, 200), seen)
     )
     assert before < few < many
     assert many > before + 0.05
@@ -40,24 +41,24 @@ def test_sentences_that_were_not_looked_at_come_nearer_too() -> None:
 def test_views_that_mean_nothing_teach_nothing() -> None:
     table, bags, views = world(2)
     shuffled = np.random.default_rng(0).permutation(views)
-    after = learned(table, bags[:700], shuffled[:700])
+    after = fit_to_teacher(table, bags[:700], shuffled[:700])
     assert near(after, bags[700:], views[700:]) < near(table, bags[700:], views[700:]) + 0.01
 
 
 def test_the_size_of_the_table_stays() -> None:
     table, bags, views = world(3)
-    found = learned(table, bags, views)
+    found = fit_to_teacher(table, bags, views)
     assert found.shape == table.shape
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1).mean(), np.linalg.norm(table, axis=1).mean(), rtol=1e-5)
-    assert learned(table, bags, views).tobytes() == found.tobytes()
+    assert fit_to_teacher(table, bags, views).tobytes() == found.tobytes()
 
 
 def test_turning_changes_no_cosine_and_puts_most_of_what_sentences_say_first() -> None:
     table, bags, _ = world(6)
     table = table @ np.diag(np.arange(1, DIMENSIONS + 1, dtype=np.float32)) + np.roll(table, 1, axis=1)
     bags = bags[np.asarray(bags.sum(axis=1)).ravel() > 0]
-    found = turned(table, bags)
+    found = rotate_to_principal_axes(table, bags)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found @ found.T, table @ table.T, rtol=1e-3, atol=1e-2)
     short = (words[:, :4] for words in (table, found, found[:, ::-1]))
@@ -66,7 +67,7 @@ def test_turning_changes_no_cosine_and_puts_most_of_what_sentences_say_first() -
     means = bags @ found
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     assert (np.diff((means**2).mean(axis=0)) < 1e-6).all()
-    np.testing.assert_allclose(turned(found, bags), found, atol=1e-3 * np.abs(found).max())
+    np.testing.assert_allclose(rotate_to_principal_axes(found, bags), found, atol=1e-3 * np.abs(found).max())
 
 
 def test_targets_are_unit_vectors_around_no_common_direction() -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from services.trainer.distillation import similarity
-from services.trainer.distillation.similarity import Lesson
+from services.trainer.distillation.similarity import TrainingConfig
 from services.trainer.models import encoder
 from tests.support.orders import agreement
 from tests.support.pairs import make_pairs
 from tests.support.students import write_static
 
-LESSON = Lesson(learning_rate=0.1, epochs=60, batch=64)
+LESSON = TrainingConfig(learning_rate=0.1, epochs=60, batch=64)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def seen_by_another(folder: str, texts: list[str]) -> np.ndarray:
     """What a mean of quite other words sees in `texts`: so a mean of words can learn it."""
     other = encoder.load(folder, "student")
     draw = np.random.default_rng(3)
-    encoder.set_words(other, draw.normal(size=encoder.words(other).shape).astype(np.float32))
+    encoder.set_token_embeddings(other, draw.normal(size=encoder.token_embeddings(other).shape).astype(np.float32))
     return encoder.encode(other, texts)
 
 
@@ -43,8 +43,8 @@ def test_unseen_sentences_are_ordered_as_the_teacher_orders_them(folder: str, te
     seen, half = seen_by_another(folder, texts), len(texts) // 2
     model, placebo = encoder.load(folder, "student"), encoder.load(folder, "student")
     before = order(model, texts[half:], seen[half:])
-    similarity.learn(model, texts[:half], seen[:half], LESSON)
-    similarity.learn(placebo, texts[:half], np.random.default_rng(1).permutation(seen[:half]), LESSON)
+    similarity.distill_similarities(model, texts[:half], seen[:half], LESSON)
+    similarity.distill_similarities(placebo, texts[:half], np.random.default_rng(1).permutation(seen[:half]), LESSON)
     assert order(model, texts[half:], seen[half:]) > max(before, order(placebo, texts[half:], seen[half:])) + 0.2
 
 
@@ -52,8 +52,8 @@ def test_only_directions_count_and_the_same_sentences_make_the_same_words(folder
     seen, made = seen_by_another(folder, texts), []
     for factor in (1, 1, 4):
         model = encoder.load(folder, "student")
-        similarity.learn(model, texts, factor * seen, LESSON)
-        made.append(encoder.words(model).copy())
+        similarity.distill_similarities(model, texts, factor * seen, LESSON)
+        made.append(encoder.token_embeddings(model).copy())
         assert not model[0].embedding.sparse
     np.testing.assert_allclose(made[0], made[1], atol=1e-5)
     np.testing.assert_allclose(made[0], made[2], atol=1e-2)
@@ -61,9 +61,9 @@ def test_only_directions_count_and_the_same_sentences_make_the_same_words(folder
 
 def test_sentences_without_words_and_too_few_of_them_do_no_harm(folder: str) -> None:
     model = encoder.load(folder, "student")
-    before = encoder.words(model).copy()
+    before = encoder.token_embeddings(model).copy()
     for few in (["alone"], ["a pair", "of them"]):
-        similarity.learn(model, few, np.eye(len(few), 8, dtype=np.float32), LESSON)
-        np.testing.assert_array_equal(encoder.words(model), before)
-    similarity.learn(model, ["", "", "a b"], np.eye(3, dtype=np.float32), LESSON)
-    assert np.isfinite(encoder.words(model)).all()
+        similarity.distill_similarities(model, few, np.eye(len(few), 8, dtype=np.float32), LESSON)
+        np.testing.assert_array_equal(encoder.token_embeddings(model), before)
+    similarity.distill_similarities(model, ["", "", "a b"], np.eye(3, dtype=np.float32), LESSON)
+    assert np.isfinite(encoder.token_embeddings(model)).all()

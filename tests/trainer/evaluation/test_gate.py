@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from services.trainer.evaluation.bootstrap import difference, interval
-from services.trainer.evaluation.gate import Student, judge
+from services.trainer.evaluation.gate import Student, compare
 from services.trainer.evaluation.sts import Encode, Row
 from services.trainer.training.split import in_dev
 from tests.support.pairs import make_pairs, plan, records
@@ -38,7 +38,7 @@ def pairs(count: int) -> list[Row]:
 
 def verdict(candidate: Encode, current: Encode, dev: list[Row]) -> str | None:
     texts = [row[0] for row in dev]
-    return judge(
+    return compare(
         Student("candidate", candidate, 2, "base"), [Student("current", current, 2, "base")], dev, texts, 0.2, 0.95
     )[0]
 

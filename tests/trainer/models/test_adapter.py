@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.trainer.models import adapter, encoder
-from services.trainer.models.prompt_eol import OneWordTeacher, make_student
+from services.trainer.models.prompt_eol import PromptEOLEncoder, write_student
 from services.trainer.models.static import fingerprint
 from services.trainer.students import locate
 from shared.settings import Settings, load
@@ -21,7 +21,7 @@ LAYER = "layers.0.mlp.up_proj"
 
 def test_the_default_teacher_has_one_for_every_linear_layer_that_is_run() -> None:
     teacher = default_teacher(load(Settings).cache_dir)
-    looking = OneWordTeacher(teacher)
+    looking = PromptEOLEncoder(teacher)
     assert looking.adapter is not None
     linear = {name for name, part in looking.model.named_modules() if isinstance(part, torch.nn.Linear)}
     assert set(looking.adapter.layers) == linear
@@ -33,7 +33,7 @@ def test_it_is_added_to_the_weights_of_its_own_teacher(tmp_path: Path, monkeypat
     write_teacher(teacher, tied=True, layers=2)
     write_teacher(other, tied=True, layers=2, seed=8)
     texts = [pair.sentence1 for pair in make_pairs(12)]
-    plain, plain_other = OneWordTeacher(teacher), OneWordTeacher(other)
+    plain, plain_other = PromptEOLEncoder(teacher), PromptEOLEncoder(other)
     generator = torch.Generator().manual_seed(1)
     up, down = (torch.randn(shape, generator=generator) for shape in ((32, 3), (3, 24)))
     centre = torch.randn(24, generator=generator)
@@ -41,13 +41,13 @@ def test_it_is_added_to_the_weights_of_its_own_teacher(tmp_path: Path, monkeypat
     tensors = {f"{LAYER}.up": up, f"{LAYER}.down": down, adapter.CENTRE: centre}
     save_file(tensors, adapter.FILE, {"teacher": fingerprint(encoder.token_table(teacher))})
 
-    learned = OneWordTeacher(teacher)
+    learned = PromptEOLEncoder(teacher)
     before, after = (model.model.get_submodule(LAYER).weight for model in (plain, learned))
     torch.testing.assert_close(after, before + up @ down)
     assert np.abs(learned.views(texts) - plain.views(texts)).max() > 0.01
-    assert OneWordTeacher(other).adapter is None
-    np.testing.assert_array_equal(OneWordTeacher(other).views(texts), plain_other.views(texts))
+    assert PromptEOLEncoder(other).adapter is None
+    np.testing.assert_array_equal(PromptEOLEncoder(other).views(texts), plain_other.views(texts))
 
-    make_student(teacher, made := tmp_path / "made")
+    write_student(teacher, made := tmp_path / "made")
     found = encoder.encode(encoder.load(str(made), locate.SETTING), texts)
     np.testing.assert_allclose(found, learned.views(texts) - centre.numpy(), atol=1e-4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.publishing.retention import heal, retain
+from services.trainer.publishing.retention import repair, retain
 from shared.model_store import ModelStore
 from tests.support.publisher import card, write_model
 
@@ -29,9 +29,9 @@ def damage(store: ModelStore, version: str) -> None:
 
 
 def test_nothing_wrong_is_nothing_done(store: ModelStore) -> None:
-    assert heal(store) is None
+    assert repair(store) is None
     version = publish(store, 1)
-    assert heal(store) is None
+    assert repair(store) is None
     assert store.current() == version
 
 
@@ -39,19 +39,19 @@ def test_a_damaged_current_version_gives_way_to_the_newest_sound_one(store: Mode
     first, second, third = (publish(store, number) for number in (1, 2, 3))
     damage(store, third)
     damage(store, second)
-    told = heal(store)
+    told = repair(store)
     assert told == f"{third}: model.safetensors was changed after publication; {first} is current again"
     assert store.current() == first
     assert (store.root / ".quarantine" / third).is_dir()
-    assert heal(store) is None
+    assert repair(store) is None
 
 
 def test_a_current_version_that_is_gone_gives_way_too(store: ModelStore) -> None:
     first, second = publish(store, 1), publish(store, 2)
     shutil.rmtree(store.root / "versions" / second)
-    assert f"{first} is current again" in str(heal(store))
+    assert f"{first} is current again" in str(repair(store))
     shutil.rmtree(store.root / "versions" / first)
-    assert "no sound version is left" in str(heal(store))
+    assert "no sound version is left" in str(repair(store))
 
 
 def test_current_previous_best_and_the_last_are_kept(store: ModelStore) -> None:

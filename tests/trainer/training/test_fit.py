@@ -116,11 +116,11 @@ def test_a_static_student_learns_what_the_teacher_sees(home: Home, static_studen
     assert (first.recipe["views"], first.training["views"]) == (300, 300)
     plain = home.run(plan(home.dataset, 2, static_student), max_steps=1)[-1].version
     assert plain is not None
-    words = [encoder.words(encoder.load(str(folder), "test")) for folder in
+    words = [encoder.token_embeddings(encoder.load(str(folder), "test")) for folder in
              (static_student, home.store.path(first.id), home.store.path(plain))]  # fmt: skip
     assert np.abs(words[1] - words[0]).max() > 10 * np.abs(words[2] - words[0]).max(), "the step alone moves little"
     texts = sorted({text for pair in make_pairs(450) for text in (pair.sentence1, pair.sentence2)})
-    bags = encoder.bags(encoder.load(str(static_student), "test"), texts)
+    bags = encoder.bag_of_tokens_matrix(encoder.load(str(static_student), "test"), texts)
     spread = [(unit(bags @ table) ** 2).mean(axis=0) for table in words]
     assert [falling(some) for some in spread] == [False, True, False], "the first dimensions tell sentences apart"
     [kept] = home.settings.dataset_dir.glob("views-*.npz")

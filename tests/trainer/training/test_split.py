@@ -15,7 +15,7 @@ from services.trainer.dataset.arrow import read_table
 from services.trainer.dataset.store import StoredPair
 from services.trainer.settings import TrainerSettings
 from services.trainer.training.recipe import Recipe, recipe_for
-from services.trainer.training.split import DEV_MOST, NothingNew, Replay, Rows, in_dev, prepared
+from services.trainer.training.split import DEV_MOST, NoNewPairs, Replay, Split, in_dev, prepared
 from services.trainer.training.split import prepare as prepare_rows
 from shared.pairs import Pair
 from tests.support.pairs import make_pairs
@@ -40,7 +40,7 @@ class Read:
 
     train: list[Pair]
     dev: list[Pair]
-    rows: Rows
+    rows: Split
 
     @property
     def dev_fault(self) -> str | None:
@@ -222,5 +222,5 @@ def test_a_warm_start_trains_on_what_is_new_and_on_some_of_the_old() -> None:
     found = {(pair.sentence1, pair.sentence2) for pair in train}
     assert new <= found
     assert 0.1 < len(found & old) / len(old) < 0.3
-    with pytest.raises(NothingNew):
+    with pytest.raises(NoNewPairs):
         prepare(pairs, 1, Replay(seen=1200, share=0.0))

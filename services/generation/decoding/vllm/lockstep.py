@@ -20,7 +20,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from services.generation.decoding.base import Decoding, EngineDead, PromptTooLong
 from services.generation.decoding.vllm.admission import Line
-from services.generation.decoding.vllm.processor import ARGUMENT, Lane, Receipt
+from services.generation.decoding.vllm.processor import ARGUMENT, Lane, SampleTrace
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ class Lockstep:
         receipts = self._receipts(ended)
         return [group for group in ended if self._settle(group, receipts.get(group.name))]
 
-    def _receipts(self, ended: list[LaneGroup]) -> dict[str, Receipt]:
+    def _receipts(self, ended: list[LaneGroup]) -> dict[str, SampleTrace]:
         """What the processor drew for the ended samples, from the worker that has drawn."""
         if not ended:
             return {}
         names, dropped, self._dropped = [group.name for group in ended], self._dropped, []
-        found: dict[str, Receipt] = {}
+        found: dict[str, SampleTrace] = {}
         for of_worker in self._engine.collective_rpc("pairwright_receipts", args=(names, dropped)):
             found |= of_worker
         return found
@@ -185,14 +185,14 @@ class Lockstep:
         for request_id in group.request_ids:
             self._of_request.pop(request_id, None)
 
-    def _settle(self, group: LaneGroup, receipt: Receipt | None) -> bool:
+    def _settle(self, group: LaneGroup, receipt: SampleTrace | None) -> bool:
         """All lanes have ended. True if they agree with each other and with the receipt; otherwise the sample is void
         and waits for its replay."""
         self._leave(group)
         tokens, reason, stop = group.answers[group.request_ids[0]]
         in_lockstep = all(answer == (tokens, reason, stop) for answer in group.answers.values())
         poisoned = stop == group.poison or group.poison in tokens
-        if in_lockstep and not poisoned and receipt == Receipt(group.lanes, tokens):
+        if in_lockstep and not poisoned and receipt == SampleTrace(group.lanes, tokens):
             group.tokens = tokens
             self.tokens_drawn += len(tokens)
             return True

@@ -29,7 +29,7 @@ observer: Observer | None = None
 """Called with (sample, step, debiased distribution [vocabulary], token) for every draw: for tests of exactness."""
 
 
-class Receipt(NamedTuple):
+class SampleTrace(NamedTuple):
     """Proof of a sample: the tokens that were drawn for it, each from the debiased distribution of all its lanes."""
 
     lanes: int
@@ -46,9 +46,9 @@ class Draws:
     lanes: int
     steps: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
-    def settled(self) -> Receipt:
+    def settled(self) -> SampleTrace:
         """The receipt."""
-        return Receipt(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
+        return SampleTrace(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
 
 
 receipts: dict[str, Draws] = {}

@@ -7,7 +7,7 @@ the worker lives in our process or, with tensor parallelism, in one of its own.
 from typing import Any
 
 from services.generation.decoding.vllm import processor
-from services.generation.decoding.vllm.processor import Receipt
+from services.generation.decoding.vllm.processor import SampleTrace
 
 
 class LaneWorker:
@@ -15,7 +15,7 @@ class LaneWorker:
 
     model_runner: Any  # the worker's
 
-    def pairwright_receipts(self, samples: list[str], dropped: list[str]) -> dict[str, Receipt]:
+    def pairwright_receipts(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
         """The receipts of ended samples, which are forgotten here with those of `dropped` ones."""
         for sample in dropped:
             processor.receipts.pop(sample, None)

@@ -23,7 +23,7 @@ class Disagreement:
     """The pairs that are furthest off, the worst first: row, cosine, what it looks like."""
 
 
-def disagree(dev: Sequence[Row], cosines: npt.NDArray[np.float64], most: int) -> Disagreement:
+def find_disagreements(dev: Sequence[Row], cosines: npt.NDArray[np.float64], most: int) -> Disagreement:
     """Rank the pairs by cosine and give out the labels again, each as often as it occurs."""
     scores = np.array([score for _, _, score in dev])
     edges = _edges(scores)

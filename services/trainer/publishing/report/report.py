@@ -13,7 +13,7 @@ import numpy.typing as npt
 from services.trainer.dataset.store import Origin
 from services.trainer.evaluation.sts import Row
 from services.trainer.publishing.report import plots
-from services.trainer.publishing.report.confusion import Disagreement, disagree
+from services.trainer.publishing.report.confusion import Disagreement, find_disagreements
 from shared.manifest import Card
 
 WORST = 12
@@ -59,7 +59,7 @@ def write_report(folder: Path, findings: Findings) -> None:
     target.mkdir()
     found = None
     if findings.after is not None and findings.dev:
-        found = disagree(findings.dev, findings.after, WORST)
+        found = find_disagreements(findings.dev, findings.after, WORST)
     pictures = _draw(findings, found, target)
     text = _report(findings, found, pictures)
     (target / "report.md").write_text(text, encoding="utf-8")
