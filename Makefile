@@ -1,6 +1,6 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench-generation bench-embedding bench-trainer clean
+.PHONY: help setup demo up test test-quick check bench-generation bench-embedding bench-trainer clean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -21,13 +21,17 @@ up: setup ## start the queue and the three services and keep serving; Ctrl-C end
 	@$(PYTHON_IN_VENV) -m scripts.up
 
 test: setup ## run all tests, on real parts
-	@$(PYTHON_IN_VENV) -m pytest
+	@$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadgroup --durations 40
 
-check: setup ## lint, formatting, types and import boundaries
+test-quick: setup ## run the tests that start no engine and take no training, in less than 90 seconds
+	@$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadgroup -m "not slow and not vllm"
+
+check: setup ## lint, formatting, types, import boundaries and retired words
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_IN_VENV) -m mypy
 	@.venv/bin/lint-imports
+	@$(PYTHON_IN_VENV) -m scripts.check_words
 
 bench-generation: setup ## measure generation here, against plain decoding and the original's batching; ARGS="--inputs 96"
 	@$(PYTHON_IN_VENV) -m scripts.bench_generation $(ARGS)

@@ -10,6 +10,8 @@ from hypothesis import settings
 from redis.asyncio import Redis
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing may be fetched
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores; before torch is imported
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is imported: see shared.process.disable_openmp_spinning
 
 from shared.queue import EmbeddedServer
@@ -20,6 +22,15 @@ settings.register_profile("pairwright", deadline=None, derandomize="CI" in os.en
 settings.load_profile("pairwright")
 
 _datasets = itertools.count()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start vLLM run in one worker, one after the other: two engines at a time would wait for each other."""
+    for item in items:
+        if item.get_closest_marker("vllm") or "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.vllm)
+            item.add_marker(pytest.mark.xdist_group("vllm"))
 
 
 @pytest.fixture(scope="session")
