@@ -60,7 +60,13 @@ def _operation(title: str, operation: Schema) -> Iterator[str]:
         yield ""
     body = _json_schema(operation.get("requestBody", {}))
     if body is not None:
-        yield from (f"Body: {kind(body)}", "", *_described(body), *_fields(body), "")
+        yield from (
+            f"Body: {kind(body) if '$ref' in body else body.get('title', kind(body))}",
+            "",
+            *_described(body),
+            *_fields(body),
+            "",
+        )
     yield from ("| status | answer | content |", "| --- | --- | --- |")
     for status, answer in operation["responses"].items():
         types = ", ".join(f"`{media}`" for media in answer.get("content", {}))

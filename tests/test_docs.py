@@ -15,7 +15,8 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = {"docs/metrics.md"}
-OURS = [path for path in map(str, sources()) if path == "README.md" or path.startswith(("docs/", "CHANGELOG"))]
+EVERY = [str(path) for path in sources()]
+OURS = [source for source in EVERY if not source.startswith("experiments/")]
 WIDTH = 100
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]+)?\)")
@@ -29,16 +30,17 @@ def text_of(source: str) -> str:
 
 @cache
 def settings() -> set[str]:
-    """Every variable that our settings classes read, and those that compose and set-up read."""
+    """Every variable that our settings classes read, and those that compose, set-up and the examples read."""
     names = {
         f"{kind.model_config['env_prefix']}{field}".upper()
         for kind in (Settings, GenerationSettings, TrainerSettings, EmbeddingSettings)
         for field in kind.model_fields
     }
-    return names | set(SETTING.findall(text_of(".env.example"))) | {"PAIRWRIGHT_DEVICE"}
+    others = [".env.example", "scripts/setup.py", *map(str, (ROOT / "examples").glob("*.py"))]
+    return names.union(*(SETTING.findall(text_of(source)) for source in others))
 
 
-@pytest.mark.parametrize("source", [str(path) for path in sources()])
+@pytest.mark.parametrize("source", EVERY)
 def test_links_lead_to_files_and_headings_that_exist(source: str) -> None:
     for target, heading in LINK.findall(FENCE.sub("", text_of(source))):
         file = (ROOT / source).parent / target if target else ROOT / source
@@ -80,6 +82,18 @@ def test_files_that_are_named_exist(source: str) -> None:
     for name in FILE.findall(text_of(source)):
         # From the root, or below the service that the text is about.
         assert (ROOT / name).exists() or any(ROOT.glob(f"*/**/{name}")), f"{source}: {name}"
+
+
+def test_where_to_add_names_what_the_files_hold() -> None:
+    answers = text_of("docs/architecture.md").split("## Where to add")[1].split("\n\n")[1:]
+    assert len(answers) == 5
+    for answer in answers:
+        names = re.findall(r"`([^`]+)`", answer.replace("\n", " "))
+        files = [next(iter([*ROOT.glob(name), *ROOT.glob(f"*/**/{name}")])) for name in names if name.endswith(".py")]
+        code = "".join(file.read_text(encoding="utf-8") for file in files)
+        for name in names:
+            if re.fullmatch(r"[A-Za-z_.]+", name) and not name.endswith(".py"):
+                assert re.search(rf"\b{name.rsplit('.', 1)[-1]}\b", code), name
 
 
 def test_the_site_has_every_page_and_route(tmp_path: Path) -> None:
