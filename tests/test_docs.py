@@ -36,7 +36,7 @@ def settings() -> set[str]:
         for kind in (Settings, GenerationSettings, TrainerSettings, EmbeddingSettings)
         for field in kind.model_fields
     }
-    others = [".env.example", "scripts/setup.py", *map(str, (ROOT / "examples").glob("*.py"))]
+    others = [".env.example", "scripts/setup.py", *map(str, (ROOT / "examples").glob("with_*"))]
     return names.union(*(SETTING.findall(text_of(source)) for source in others))
 
 
