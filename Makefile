@@ -1,6 +1,6 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-quick check bench-generation bench-embedding bench-trainer clean
+.PHONY: help setup demo up test test-quick check docs bench-generation bench-embedding bench-trainer clean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -33,6 +33,11 @@ check: setup ## lint, formatting, types, import boundaries and retired words
 	@.venv/bin/lint-imports
 	@$(PYTHON_IN_VENV) -m scripts.check_words
 
+docs: setup ## build the documentation with the API reference into site/
+	@$(PYTHON_IN_VENV) -c "import zensical" 2>/dev/null || $(PYTHON_IN_VENV) -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt --build-constraint constraints.txt ".[docs]"
+	@$(PYTHON_IN_VENV) -m scripts.docs_site
+
 bench-generation: setup ## measure generation here, against plain decoding and the original's batching; ARGS="--inputs 96"
 	@$(PYTHON_IN_VENV) -m scripts.bench_generation $(ARGS)
 
@@ -43,5 +48,5 @@ bench-trainer: setup ## measure training here, against sentence-transformers alo
 	@$(PYTHON_IN_VENV) -m scripts.bench_trainer $(ARGS)
 
 clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
-	@rm -rf .venv .examples_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv site .docs_cache .examples_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find scripts services shared tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 Held-out pairs are few and noisy, so a rule that asked for proof of "not worse" would hold back nearly every round, and
 one that took the difference at face value would be a coin toss. The burden of proof is on the rejection: a candidate is
 refused when the bootstrap is sure (0.95 by default) that it is worse by more than the margin
-(docs/decisions/0030-the-gate-rejects-what-is-proven-worse.md).
+(docs/decisions/0030-reject-candidates-that-are-proven-worse.md).
 """
 
 import time
