@@ -28,8 +28,8 @@ class ProgressBar:
         self._task = self._display.add_task("", total=None, visible=False, round="", numbers="")
 
     def show(self, round_: int, progress: Progress) -> None:
-        """Bring the bar up to date; after the round's last word it goes away."""
-        done = progress.version is not None or progress.fault is not None
+        """Bring the bar up to date; after the round's last line it goes away."""
+        done = progress.version is not None or progress.error is not None
         numbers = [f"loss {progress.loss:.4f}"] if progress.loss is not None else []
         numbers += [f"dev {progress.dev:.2f}"] if progress.dev is not None else []
         self._display.update(

@@ -24,15 +24,15 @@ class RoundRequests:
         return token
 
     async def take(self) -> list[str]:
-        """All open requests; they are the taker's to answer now."""
-        taken = await self._redis.rpop(self._requested, EXPIRES_AFTER_S)
-        return [str(token) for token in taken or []]
+        """The tokens of all open requests; they are the caller's to answer now."""
+        tokens = await self._redis.rpop(self._requested, EXPIRES_AFTER_S)
+        return [str(token) for token in tokens or []]
 
-    async def answer(self, token: str, said: str) -> None:
+    async def answer(self, token: str, text: str) -> None:
         """A round's number, or why there is none."""
-        await self._redis.set(key(self._dataset, "trainer", "answer", token), said, ex=EXPIRES_AFTER_S)
+        await self._redis.set(key(self._dataset, "trainer", "answer", token), text, ex=EXPIRES_AFTER_S)
 
     async def answer_to(self, token: str) -> str | None:
         """The answer, once there is one."""
-        said = await self._redis.get(key(self._dataset, "trainer", "answer", token))
-        return None if said is None else str(said)
+        text = await self._redis.get(key(self._dataset, "trainer", "answer", token))
+        return None if text is None else str(text)
