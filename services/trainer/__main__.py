@@ -16,13 +16,14 @@ from services.trainer.dataset.store import Dataset, lock, open_dataset
 from services.trainer.metrics import Metrics
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
+from services.trainer.worker.child import RunRound, run_child
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import BLOCK_MS, Worker
 from services.trainer.worker.progress_bar import ProgressBar
 from services.trainer.worker.round_requests import RoundRequests
-from services.trainer.worker.scheduler import RoundScheduler
+from services.trainer.worker.scheduler import OnProgress, RoundScheduler
 from shared import tracing
 from shared.backoff import pause
 from shared.errors import Fatal, first_line
@@ -50,7 +51,8 @@ class Parts:
     commands: Redis
     lease: Lease
     metrics: Metrics
-    bar: ProgressBar
+    on_progress: OnProgress
+    run_round: RunRound
 
     def collector(self) -> Collector:
         """A new one for each lease: what the one before had read may be another's now."""
@@ -73,7 +75,8 @@ class Parts:
             base=self.settings.student,
             epoch=self.lease.epoch,
             metrics=self.metrics,
-            on_progress=self.bar.show,
+            on_progress=self.on_progress,
+            run_round=self.run_round,
         )
 
     async def take_lease(self, stopping: asyncio.Event) -> bool:
@@ -91,16 +94,20 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def build(settings: Settings, own: TrainerSettings, metrics: Metrics, dataset: Dataset) -> AsyncIterator[Parts]:
+async def build(
+    settings: Settings,
+    own: TrainerSettings,
+    metrics: Metrics,
+    dataset: Dataset,
+    on_progress: OnProgress,
+    run_round: RunRound = run_child,
+) -> AsyncIterator[Parts]:
     """Build the parts around an open dataset. Raises `Fatal`."""
-    with (
-        open_queue(settings.redis_url, settings.queue_dir) as url,
-        DatasetThread(dataset, settings.dataset_dir) as thread,
-        ProgressBar() as bar,
-    ):
+    folder = settings.dataset_dir
+    with open_queue(settings.redis_url, settings.queue_dir) as url, DatasetThread(dataset, folder) as thread:
         reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
         store, lease = ModelStore(settings.models_dir), Lease(commands, settings.dataset, "trainer", dataset.id)
-        yield Parts(settings, own, thread, store, reading, commands, lease, metrics, bar)
+        yield Parts(settings, own, thread, store, reading, commands, lease, metrics, on_progress, run_round)
         await asyncio.gather(reading.aclose(), commands.aclose())
 
 
@@ -121,8 +128,8 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
-                    with open_dataset(folder) as dataset:
-                        async with build(settings, own, metrics, dataset) as parts:
+                    with open_dataset(folder) as dataset, ProgressBar() as bar:
+                        async with build(settings, own, metrics, dataset, bar.show) as parts:
                             await work_with(parts, stopping)
                     continue
             if not has_warned:
@@ -145,10 +152,10 @@ async def work_with(parts: Parts, stopping: asyncio.Event) -> None:
 async def train_once(settings: Settings, own: TrainerSettings) -> None:
     """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` when nothing comes of it."""
     stopping, metrics, folder = stop_event(), Metrics(CollectorRegistry()), settings.dataset_dir
-    with lock(folder) as is_ours, open_dataset(folder) as dataset:
-        async with build(settings, own, metrics, dataset) as parts:
+    with lock(folder) as is_ours, open_dataset(folder) as dataset, ProgressBar() as bar:
+        async with build(settings, own, metrics, dataset, bar.show) as parts:
             if not is_ours:
-                await follow_other_trainer(parts.commands, dataset, settings.dataset, parts.bar, stopping)
+                await follow_other_trainer(parts.commands, dataset, settings.dataset, bar, stopping)
                 return
             if not await parts.take_lease(stopping):
                 return

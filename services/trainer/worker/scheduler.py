@@ -16,7 +16,7 @@ from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
-from services.trainer.worker.child import RunRound, run_child
+from services.trainer.worker.child import RunRound
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.round_policy import Patience, due, yields_to_generation
@@ -36,6 +36,9 @@ LOG_S = 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
 
+OnProgress = Callable[[int, Progress], None]
+"""Is called with a round's number and how far it is."""
+
 
 class RoundScheduler:
     """The rounds of one dataset, under one lease. `base` is the student that rounds start from."""
@@ -51,8 +54,8 @@ class RoundScheduler:
         base: str,
         epoch: int,
         metrics: Metrics,
-        on_progress: Callable[[int, Progress], None] = lambda _round, _progress: None,
-        run_round: RunRound = run_child,
+        on_progress: OnProgress,
+        run_round: RunRound,
     ) -> None:
         self._collector, self._dataset, self._store = collector, dataset, store
         self._heartbeats, self._requests, self._metrics = heartbeats, requests, metrics
