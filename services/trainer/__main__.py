@@ -5,10 +5,8 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from services.trainer.commands.cli import command_line
 from services.trainer.commands.train_once import follow_other_trainer, print_outcome
@@ -17,16 +15,16 @@ from services.trainer.metrics import Metrics
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
 from services.trainer.worker.child import RunRound, run_child
-from services.trainer.worker.collector import Collector
 from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import BLOCK_MS, Worker
+from services.trainer.worker.parts import OnProgress, Parts
 from services.trainer.worker.progress_bar import ProgressBar
 from services.trainer.worker.round_requests import RoundRequests
-from services.trainer.worker.scheduler import OnProgress, RoundScheduler
+from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
-from shared.errors import Fatal, first_line
+from shared.errors import Fatal
 from shared.heartbeat import Heartbeats
 from shared.lease import ASK_S, Lease
 from shared.model_store import ModelStore
@@ -37,60 +35,6 @@ from shared.settings import Settings, load
 from shared.stream import PairStream
 
 log = logging.getLogger("services.trainer")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a trainer works with, once the dataset's lock is its own."""
-
-    settings: Settings
-    own: TrainerSettings
-    dataset: DatasetThread
-    store: ModelStore
-    reading: Redis
-    commands: Redis
-    lease: Lease
-    metrics: Metrics
-    on_progress: OnProgress
-    run_round: RunRound
-
-    def collector(self) -> Collector:
-        """A new one for each lease: what the one before had read may be another's now."""
-        name = self.settings.dataset
-        return Collector(PairStream(self.reading, name), PairStream(self.commands, name), self.dataset)
-
-    def heartbeats(self) -> Heartbeats:
-        """The dataset's."""
-        return Heartbeats(self.commands, self.settings.dataset)
-
-    def rounds(self, collector: Collector) -> RoundScheduler:
-        """The rounds under the lease that is held now."""
-        return RoundScheduler(
-            collector=collector,
-            dataset=self.dataset,
-            store=self.store,
-            heartbeats=self.heartbeats(),
-            requests=RoundRequests(self.commands, self.settings.dataset),
-            settings=self.own,
-            base=self.settings.student,
-            epoch=self.lease.epoch,
-            metrics=self.metrics,
-            on_progress=self.on_progress,
-            run_round=self.run_round,
-        )
-
-    async def take_lease(self, stopping: asyncio.Event) -> bool:
-        """Wait for the lease, and shut older trainers out of the store; False if `stopping` came first.
-
-        A disk that refuses is a warning now, and every round tries again.
-        """
-        if not await self.lease.take(self.store.epoch() + 1, stopping):
-            return False
-        try:
-            self.store.fence(self.lease.epoch)
-        except OSError as error:
-            log.warning("can't write to %s: %s", self.store.root, first_line(error))
-        return True
 
 
 @contextlib.asynccontextmanager
@@ -105,9 +49,21 @@ async def build(
     """Build the parts around an open dataset. Raises `Fatal`."""
     folder = settings.dataset_dir
     with open_queue(settings.redis_url, settings.queue_dir) as url, DatasetThread(dataset, folder) as thread:
-        reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
-        store, lease = ModelStore(settings.models_dir), Lease(commands, settings.dataset, "trainer", dataset.id)
-        yield Parts(settings, own, thread, store, reading, commands, lease, metrics, on_progress, run_round)
+        name, reading, commands = settings.dataset, reading_client(url, BLOCK_MS / 1000), command_client(url)
+        yield Parts(
+            settings=settings,
+            own=own,
+            dataset=thread,
+            store=ModelStore(settings.models_dir),
+            reader=PairStream(reading, name),
+            writer=PairStream(commands, name),
+            heartbeats=Heartbeats(commands, name),
+            requests=RoundRequests(commands, name),
+            lease=Lease(commands, name, "trainer", dataset.id),
+            metrics=metrics,
+            on_progress=on_progress,
+            run_round=run_round,
+        )
         await asyncio.gather(reading.aclose(), commands.aclose())
 
 
@@ -142,10 +98,7 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
 async def work_with(parts: Parts, stopping: asyncio.Event) -> None:
     """Work under one lease after the other."""
     while await parts.take_lease(stopping):
-        collector = parts.collector()
-        rounds, heartbeats = parts.rounds(collector), parts.heartbeats()
-        worker = Worker(collector, rounds, parts.dataset, parts.store, heartbeats, parts.lease, stopping, parts.metrics)
-        await worker.run()
+        await Worker(parts, stopping).run()
         await parts.lease.release()
 
 
@@ -155,11 +108,11 @@ async def train_once(settings: Settings, own: TrainerSettings) -> None:
     with lock(folder) as is_ours, open_dataset(folder) as dataset, ProgressBar() as bar:
         async with build(settings, own, metrics, dataset, bar.show) as parts:
             if not is_ours:
-                await follow_other_trainer(parts.commands, dataset, settings.dataset, bar, stopping)
+                await follow_other_trainer(parts, bar, stopping)
                 return
             if not await parts.take_lease(stopping):
                 return
-            rounds = parts.rounds(parts.collector())
+            rounds = RoundScheduler(parts, parts.collector())
             renewal, running = asyncio.create_task(parts.lease.keep()), asyncio.create_task(rounds.run_once())
             await asyncio.wait({running, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
             renewal.cancel()

@@ -9,17 +9,18 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.trainer.__main__ import Parts, build, work_with
+from services.trainer.__main__ import build, work_with
 from services.trainer.dataset.store import Dataset, Round, open_dataset
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound
+from services.trainer.worker.parts import Parts
 from shared.manifest import Card
 from shared.model_store import ModelStore
 from shared.pairs import Pair
 from shared.settings import Settings
-from shared.stream import Offer, PairStream
+from shared.stream import Offer
 from tests.support.pairs import records
 
 PATIENCE_S = 60
@@ -57,7 +58,6 @@ class LocalTrainer:
         self.parts = parts
         self._stopping = asyncio.Event()
         self._working = asyncio.create_task(work_with(parts, self._stopping))
-        self._stream = PairStream(parts.commands, parts.settings.dataset)
 
     async def stop(self) -> None:
         """As SIGTERM does. Raises what ended it before."""
@@ -75,11 +75,11 @@ class LocalTrainer:
 
     async def send(self, pairs: list[Pair]) -> None:
         """Offer pairs."""
-        await self._stream.append([Offer(record, "job") for record in records(pairs)])
+        await self.parts.writer.append([Offer(record, "job") for record in records(pairs)])
 
     async def status(self) -> dict[str, Any]:
         """The last heartbeat."""
-        return await self.parts.heartbeats().read("trainer")
+        return await self.parts.heartbeats.read("trainer")
 
     async def rounds(self) -> list[Round]:
         """All rounds."""

@@ -3,33 +3,29 @@
 import asyncio
 import contextlib
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.trainer.dataset.store import Dataset, Round, State
+from services.trainer.dataset.store import Round, State
 from services.trainer.progress import Progress
+from services.trainer.worker.parts import Parts
 from services.trainer.worker.progress_bar import ProgressBar
 from services.trainer.worker.round_requests import RoundRequests
 from shared.backoff import pause
 from shared.errors import Fatal
-from shared.heartbeat import Heartbeats
 
 LOOK_S, ANSWER_WITHIN_S = 0.5, 60.0
 ENDED = {State.PUBLISHED, State.REJECTED, State.FAILED}
 SHOWN = ("state", "step", "steps", "loss", "dev", "seconds_left")
 
 
-async def follow_other_trainer(
-    redis: Redis, dataset: Dataset, name: str, bar: ProgressBar, stopping: asyncio.Event
-) -> None:
+async def follow_other_trainer(parts: Parts, bar: ProgressBar, stopping: asyncio.Event) -> None:
     """Ask the trainer that holds the dataset for a round, show how it goes and what came of it. Raises `Fatal`."""
-    id_ = await _ask(RoundRequests(redis, name), stopping)
-    heartbeats = Heartbeats(redis, name)
-    while (round_ := dataset.round(id_)).state not in ENDED:
+    id_ = await _ask(parts.requests, stopping)
+    while (round_ := await parts.dataset.run(lambda dataset: dataset.round(id_))).state not in ENDED:
         if stopping.is_set():
             raise Fatal(f"no longer watching; round {id_} goes on")
         with contextlib.suppress(RedisError, OSError, ValueError):
-            status = await heartbeats.read("trainer")
+            status = await parts.heartbeats.read("trainer")
             bar.show(id_, Progress.model_validate({key: status[key] for key in SHOWN if key in status}))
         await pause(stopping, LOOK_S)
     print_outcome(round_, None)

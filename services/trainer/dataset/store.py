@@ -231,28 +231,27 @@ class Dataset:
 
     def begin(self, id_: int) -> None:
         """A child process starts on the round."""
-        with self._transaction():
-            self._db.execute("UPDATE round SET state = 'training', started = ? WHERE id = ?", (time.time(), id_))
+        self._update(id_, state=State.TRAINING, started=time.time())
 
     def count_failure(self, id_: int, reason: str) -> int:
         """The round's child process failed; how many times by now."""
-        with self._transaction():
-            self._db.execute("UPDATE round SET faults = faults + 1, reason = ? WHERE id = ?", (reason, id_))
-        return self.round(id_).faults
+        failures = self.round(id_).faults + 1
+        self._update(id_, faults=failures, reason=reason)
+        return failures
 
     def finish(self, id_: int, version: str, rejection: str | None = None) -> None:
         """The round's version is published, or was rejected for a reason."""
         state = State.PUBLISHED if rejection is None else State.REJECTED
-        with self._transaction():
-            self._db.execute(
-                "UPDATE round SET state = ?, version = ?, reason = ?, finished = ? WHERE id = ?",
-                (state, version, rejection, time.time(), id_),
-            )
+        self._update(id_, state=state, version=version, reason=rejection, finished=time.time())
 
     def fail(self, id_: int) -> None:
         """The round is given up; its pairs stay for the next one."""
+        self._update(id_, state=State.FAILED, finished=time.time())
+
+    def _update(self, id_: int, **columns: object) -> None:
         with self._transaction():
-            self._db.execute("UPDATE round SET state = 'failed', finished = ? WHERE id = ?", (time.time(), id_))
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            self._db.execute(f"UPDATE round SET {assignments} WHERE id = ?", (*columns.values(), id_))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -5,16 +5,11 @@ import contextlib
 import logging
 import sqlite3
 
-from services.trainer.metrics import Metrics
 from services.trainer.publishing.retention import repair
-from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
+from services.trainer.worker.parts import Parts
 from services.trainer.worker.scheduler import TRANSIENT, RoundScheduler
 from shared.backoff import Backoff, pause
 from shared.errors import Fatal, first_line
-from shared.heartbeat import Heartbeats
-from shared.lease import Lease
-from shared.model_store import ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +21,11 @@ REPAIR_S = 600.0
 class Worker:
     """One dataset's trainer, while it holds the lease. `stopping` ends it; what is under way then goes on next time."""
 
-    def __init__(
-        self,
-        collector: Collector,
-        rounds: RoundScheduler,
-        dataset: DatasetThread,
-        store: ModelStore,
-        heartbeats: Heartbeats,
-        lease: Lease,
-        stopping: asyncio.Event,
-        metrics: Metrics,
-    ) -> None:
-        self._collector, self._rounds, self._dataset = collector, rounds, dataset
-        self._store, self._heartbeats = store, heartbeats
-        self._lease, self._stopping, self._metrics = lease, stopping, metrics
+    def __init__(self, parts: Parts, stopping: asyncio.Event) -> None:
+        self._collector = parts.collector()
+        self._rounds = RoundScheduler(parts, self._collector)
+        self._dataset, self._store, self._heartbeats = parts.dataset, parts.store, parts.heartbeats
+        self._lease, self._stopping, self._metrics = parts.lease, stopping, parts.metrics
         self._outage: str | None = None
         self._backoff = Backoff(first_s=0.1)
 

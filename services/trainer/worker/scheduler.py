@@ -6,27 +6,20 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from services.trainer.dataset.store import Dataset, Round
-from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
-from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
-from services.trainer.worker.child import RunRound
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
+from services.trainer.worker.parts import Parts
 from services.trainer.worker.round_policy import Patience, due, yields_to_generation
-from services.trainer.worker.round_requests import RoundRequests
 from shared import tracing
 from shared.backoff import Backoff
 from shared.errors import Fatal, first_line
-from shared.heartbeat import Heartbeats
 from shared.logs import log_context
-from shared.model_store import ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -36,33 +29,17 @@ LOG_S = 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
 
-OnProgress = Callable[[int, Progress], None]
-"""Is called with a round's number and how far it is."""
-
 
 class RoundScheduler:
-    """The rounds of one dataset, under one lease. `base` is the student that rounds start from."""
+    """The rounds of one dataset, under one lease."""
 
-    def __init__(
-        self,
-        collector: Collector,
-        dataset: DatasetThread,
-        store: ModelStore,
-        heartbeats: Heartbeats,
-        requests: RoundRequests,
-        settings: TrainerSettings,
-        base: str,
-        epoch: int,
-        metrics: Metrics,
-        on_progress: OnProgress,
-        run_round: RunRound,
-    ) -> None:
-        self._collector, self._dataset, self._store = collector, dataset, store
-        self._heartbeats, self._requests, self._metrics = heartbeats, requests, metrics
-        self._settings, self._base, self._epoch = settings, base, epoch
-        self._on_progress, self._run_round = on_progress, run_round
-        self._yields = yields_to_generation(settings.wait_for_generation)
-        self._patience = Patience(settings.wait_limit_seconds)
+    def __init__(self, parts: Parts, collector: Collector) -> None:
+        self._collector, self._dataset, self._store = collector, parts.dataset, parts.store
+        self._heartbeats, self._requests, self._metrics = parts.heartbeats, parts.requests, parts.metrics
+        self._settings, self._base, self._epoch = parts.own, parts.settings.student, parts.lease.epoch
+        self._on_progress, self._run_round = parts.on_progress, parts.run_round
+        self._yields = yields_to_generation(parts.own.wait_for_generation)
+        self._patience = Patience(parts.own.wait_limit_seconds)
         self._waiting = False
         self._running: asyncio.Task[None] | None = None
         self._round: int | None = None
