@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 import sqlite3
 import time
 from typing import Any
@@ -15,15 +14,14 @@ from services.trainer.progress import Progress
 from services.trainer.students import names
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.parts import Parts
-from services.trainer.worker.round_policy import Patience, due, yields_to_generation
+from services.trainer.worker.round_policy import Patience, due, retry_pause_s, yields_to_generation
 from shared import tracing
-from shared.backoff import Backoff
 from shared.errors import Fatal, first_line
 from shared.logs import log_context
 
 log = logging.getLogger(__name__)
 
-RETRIES, RETRY_FACTOR = 3, 4.0
+RETRIES = 3
 MACHINE_PAUSE_S = 5.0
 LOG_S = 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
@@ -123,7 +121,7 @@ class RoundScheduler:
             return False
         if not self._running.done():
             if self._round is not None and self._tokens:
-                await self._answer(str(self._round))  # who asks for a round may watch the one that runs
+                await self._answer(str(self._round))  # who asks for a round may follow the one that runs
             return True
         self._running.result()  # a bug of ours ends the trainer, rather than a round that starts over for ever
         self._running = None
@@ -262,8 +260,7 @@ class RoundScheduler:
             await self._dataset.run(lambda dataset: dataset.fail(round_.id))
             log.error("%s; given up after %d tries, its pairs stay for the next round", self.error, failures)
             return
-        backoff = Backoff(self._settings.retry_seconds, math.inf, RETRY_FACTOR, jitter=0, failures=failures - 1)
-        pause_s = backoff.next_s()
+        pause_s = retry_pause_s(failures, self._settings)
         self._not_before = time.monotonic() + pause_s
         log.warning("%s; running it again in %.0f s", self.error, pause_s)
 

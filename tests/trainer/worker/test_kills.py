@@ -82,7 +82,7 @@ def test_nothing_is_lost_and_nothing_is_doubled(own_server: EmbeddedServer, tmp_
     assert own_server.restarts >= REDIS_KILLS
 
 
-@pytest.mark.parametrize(("variant", "seeds"), [("acks-first", range(1, 6)), ("no-unique-key", range(1, 6))])
+@pytest.mark.parametrize(("variant", "seeds"), [("acks-first", range(1, 21)), ("no-unique-key", range(1, 21))])
 def test_the_test_notices_a_broken_collector(
     own_server: EmbeddedServer, tmp_path: Path, variant: str, seeds: range
 ) -> None:
