@@ -19,7 +19,7 @@ from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import BLOCK_MS, Worker
 from services.trainer.worker.parts import OnProgress, Parts
-from services.trainer.worker.progress_bar import ProgressBar
+from services.trainer.worker.progress_bar import progress_bar
 from services.trainer.worker.round_requests import RoundRequests
 from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
@@ -84,8 +84,8 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
-                    with open_dataset(folder) as dataset, ProgressBar() as bar:
-                        async with build(settings, own, metrics, dataset, bar.show) as parts:
+                    with open_dataset(folder) as dataset, progress_bar() as show:
+                        async with build(settings, own, metrics, dataset, show) as parts:
                             await work_with(parts, stopping)
                     continue
             if not has_warned:
@@ -105,10 +105,10 @@ async def work_with(parts: Parts, stopping: asyncio.Event) -> None:
 async def train_once(settings: Settings, own: TrainerSettings) -> None:
     """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` when nothing comes of it."""
     stopping, metrics, folder = stop_event(), Metrics(CollectorRegistry()), settings.dataset_dir
-    with lock(folder) as is_ours, open_dataset(folder) as dataset, ProgressBar() as bar:
-        async with build(settings, own, metrics, dataset, bar.show) as parts:
+    with lock(folder) as is_ours, open_dataset(folder) as dataset, progress_bar() as show:
+        async with build(settings, own, metrics, dataset, show) as parts:
             if not is_ours:
-                await follow_other_trainer(parts, bar, stopping)
+                await follow_other_trainer(parts, stopping)
                 return
             if not await parts.take_lease(stopping):
                 return

@@ -100,21 +100,18 @@ def import_(
     rows, new, bad = 0, 0, 0
     with open_dataset(settings.dataset_dir) as dataset:
         for portion in portions(read(file)):
-            records, bad_row = [], None
+            records = []
             for number, row in portion:
                 try:
                     records.append(parser.record(f"{file}, row {number}", row))
                 except BadRow as error:
                     bad += 1
                     if not skip_bad:
-                        bad_row = error
-                        break
+                        dataset.add(records)
+                        kept = f"The {rows + len(records)} rows before are kept"
+                        raise Fatal(f"{error}. {kept}; mend the file and import it again, or --skip-bad") from None
             new += dataset.add(records)
             rows += len(records)
-            if bad_row is not None:
-                raise Fatal(
-                    f"{bad_row}. The {rows} rows before are kept; mend the file and import it again, or --skip-bad"
-                )
     skipped = f", {bad} rows were no pairs" if bad else ""
     print(f"{new} new pairs of {rows} in {file}{skipped}; the dataset {settings.dataset} has them now")
 

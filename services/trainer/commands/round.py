@@ -40,22 +40,20 @@ def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int 
         common, own = load(Settings), load(TrainerSettings)
         configure_logging(common.log_level, common.log_format, "trainer")
         home = common.home
-        with open_dataset(common.dataset_dir, read_only=True) as dataset:
-            base = dataset.round(id_).base
-        if own.processes != 1 and not names.is_static(base):
-            launch(own.processes or _count_gpus(), ["round", str(id_), "--epoch", str(epoch)])
-        reporter = Reporter(claim_stdout())
-        from services.trainer.round import run_round  # not before: libraries may print when they are imported
-
-        group = ProcessGroup()
-        report_progress = reporter.report if group.is_first else (lambda _progress: None)
         with contextlib.ExitStack() as stack:
+            dataset = stack.enter_context(open_dataset(common.dataset_dir, read_only=True))
+            if own.processes != 1 and not names.is_static(dataset.round(id_).base):
+                launch(own.processes or _count_gpus(), ["round", str(id_), "--epoch", str(epoch)])
+            reporter = Reporter(claim_stdout())
+            from services.trainer.round import run_round  # not before: libraries may print when they are imported
+
+            group = ProcessGroup()
+            report_progress = reporter.report if group.is_first else (lambda _progress: None)
             if group.is_first:
                 stack.callback(tracing.start("trainer"))
             parent = os.environ.get(tracing.CARRIER)
             stack.enter_context(tracing.span("run round", parent=parent, round=id_))
             stack.enter_context(log_context(round=id_))
-            dataset = stack.enter_context(open_dataset(common.dataset_dir, read_only=True))
             run_round(id_, dataset, ModelStore(common.models_dir), common, own, report_progress, epoch, group)
     except Fatal as fatal:
         reporter.report(Progress(error=str(fatal)))

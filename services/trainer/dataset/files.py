@@ -155,13 +155,7 @@ def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _row(record: PairRecord, collected: float) -> dict[str, Any]:
-    return {
-        "sentence1": record.pair.sentence1,
-        "sentence2": record.pair.sentence2,
-        "score": record.pair.score,
-        **record.provenance.model_dump(),
-        "collected": collected,
-    }
+    return record.pair.model_dump() | record.provenance.model_dump() | {"collected": collected}
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], file: Path) -> int:

@@ -57,10 +57,6 @@ class Collector:
             if not await self.collect(block_ms=1):
                 return
 
-    async def count_dead_letters(self) -> int:
-        """How many entries are in the dead letters."""
-        return await self._writer.count_dead_letters()
-
     async def _keep(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             if delivery.record is None:

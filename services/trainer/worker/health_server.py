@@ -23,13 +23,12 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
     A port that can't be had is a warning: a second trainer may wait on the same machine, and collecting matters more
     than the endpoint.
     """
-    if not port:
-        yield
-        return
     try:
-        listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)")
+        listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
     except Fatal as fatal:
         log.warning("no metrics: %s", fatal)
+        listener = None
+    if listener is None:
         yield
         return
 

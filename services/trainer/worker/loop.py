@@ -23,7 +23,7 @@ class Worker:
 
     def __init__(self, parts: Parts, stopping: asyncio.Event) -> None:
         self._collector = parts.collector()
-        self._rounds = RoundScheduler(parts, self._collector)
+        self._rounds, self._stream = RoundScheduler(parts, self._collector), parts.writer
         self._dataset, self._store, self._heartbeats = parts.dataset, parts.store, parts.heartbeats
         self._lease, self._stopping, self._metrics = parts.lease, stopping, parts.metrics
         self._outage: str | None = None
@@ -104,7 +104,7 @@ class Worker:
         pairs, new = await self._dataset.run(lambda dataset: (dataset.count(), dataset.count_new()))
         self._metrics.pairs.set(pairs)
         self._metrics.new_pairs.set(new)
-        dead_letters = await self._collector.count_dead_letters()
+        dead_letters = await self._stream.count_dead_letters()
         self._metrics.dead_letters.set(dead_letters)
         status = self._rounds.status() | {"pairs": pairs, "new_pairs": new, "dead_letters": dead_letters}
         await self._heartbeats.post("trainer", status | {"error": self._outage or status["error"]})

@@ -115,15 +115,10 @@ async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
     publish_something(store)
     requests = RoundRequests(redis, dataset)
 
-    async def ask(trainer: LocalTrainer) -> str:
-        token = await requests.ask()
-        await trainer.eventually(lambda: requests.answer_to(token), "the answer")
-        return str(await requests.answer_to(token))
-
     async with run(round_pairs=NEVER) as trainer:
-        assert await ask(trainer) == "there are no pairs to train on"
+        assert await requests.ask(asyncio.Event()) == "there are no pairs to train on"
         await trainer.send(make_pairs(5))
-        assert await ask(trainer) == "1"
+        assert await requests.ask(asyncio.Event()) == "1"
         await trainer.wait_for_states("published")
 
 
