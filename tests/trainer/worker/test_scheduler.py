@@ -1,8 +1,10 @@
 """The worker around its rounds, in this process: when they start, and what follows from how they end."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
@@ -12,11 +14,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.trainer.dataset.store import FILE, State
+from services.trainer.dataset.store import FILE, State, lock
 from services.trainer.progress import Progress
-from services.trainer.worker.round_requests import RoundRequests
 from shared.heartbeat import Heartbeats
 from shared.model_store import ModelStore
+from shared.process import ROOT
 from shared.queue import EmbeddedServer
 from shared.settings import Settings
 from tests.support.pairs import make_pairs
@@ -109,17 +111,31 @@ async def test_a_round_waits_for_generation_and_takes_everything_then(
         assert (await trainer.rounds())[0].pairs == 50
 
 
+async def train_once(settings: Settings) -> tuple[str, str]:
+    """What `train --once` prints, as a process of its own."""
+    values = {"HOME": settings.home, "REDIS_URL": settings.redis_url, "DATASET": settings.dataset}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.trainer", "train", "--once"),
+        cwd=ROOT, env=os.environ | {f"PAIRWRIGHT_{name}": str(value) for name, value in values.items()},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    return output.decode(), errors.decode().removeprefix("pairwright trainer: ")
+
+
 async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
-    run: Run, store: ModelStore, redis: Redis, dataset: str
+    run: Run, settings: Settings, store: ModelStore, outcomes: Outcomes
 ) -> None:
     publish_something(store)
-    requests = RoundRequests(redis, dataset)
-
-    async with run(round_pairs=NEVER) as trainer:
-        assert await requests.ask(asyncio.Event()) == "there are no pairs to train on"
-        await trainer.send(make_pairs(5))
-        assert await requests.ask(asyncio.Event()) == "1"
-        await trainer.wait_for_states("published")
+    outcomes.first = [Progress(version="r000001-00000000", rejection="points worse")]
+    with lock(settings.dataset_dir):
+        async with run(round_pairs=NEVER) as trainer:
+            assert await train_once(settings) == ("", "there are no pairs to train on\n")
+            await trainer.send(make_pairs(5))
+            assert await train_once(settings) == ("", "round 1 is rejected, as r000001-00000000: points worse\n")
+            await trainer.send(make_pairs(9)[5:])
+            assert await train_once(settings) == (f"round 2 is published as {store.current()}\n", "")
+            assert [round_.pairs for round_ in await trainer.rounds()] == [5, 9]
 
 
 async def test_a_round_waits_for_a_base_that_is_gone(

@@ -64,9 +64,7 @@ def once(trainer_home: Path, own_server: EmbeddedServer, student: Path) -> "subp
     )
 
 
-def test_a_round_on_command_with_and_without_a_trainer_that_runs(
-    start: Start, own_server: EmbeddedServer, tmp_path: Path, static_student: Path
-) -> None:
+def test_a_round_on_command(own_server: EmbeddedServer, tmp_path: Path, static_student: Path) -> None:
     home = tmp_path / "home"
     output, errors = once(home, own_server, static_student).communicate(timeout=120)
     assert output == ""
@@ -77,15 +75,3 @@ def test_a_round_on_command_with_and_without_a_trainer_that_runs(
     output, errors = alone.communicate(timeout=120)
     store = ModelStore(home / "models" / "default")
     assert (alone.returncode, output) == (0, f"round 1 is published as {store.current()}\n"), errors
-
-    trainer = start(round_pairs=10**9)
-    trainer.wait_until_collecting()
-    send(own_server.url, make_pairs(90)[60:])
-    output, errors = once(home, own_server, static_student).communicate(timeout=120)
-    assert trainer.states()[2] in ("published", "rejected"), errors
-    assert trainer.query("SELECT pairs FROM round WHERE id = 2") == [(90,)]
-    if trainer.states()[2] == "published":
-        assert output == f"round 2 is published as {store.current()}\n"
-    else:
-        assert "round 2 is rejected" in errors
-    assert trainer.terminate() == 0
