@@ -73,7 +73,7 @@ class Ours:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PAIRWRIGHT_TRAINER_")},
             "PAIRWRIGHT_HOME": str(folder), "PAIRWRIGHT_DATASET": "bench", "PAIRWRIGHT_LOG_LEVEL": "WARNING",
-            "PAIRWRIGHT_TRAINER_VIEWS": "0",  # the other side has no teacher to look at
+            "PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS": "0",  # the other side has no teacher to look at
             **own,
         }  # fmt: skip
         self.import_s = self.run("dataset", "import", str(pairs)).seconds

@@ -14,7 +14,7 @@ from shared.http.middleware import HttpMetrics
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
 SECTIONS: dict[str, Callable[[CollectorRegistry], Any]] = {
-    "Generation and embedding: the HTTP edge": HttpMetrics,
+    "Every service: the HTTP edge": HttpMetrics,
     "Generation": GenerationMetrics,
     "Trainer": TrainerMetrics,
     "Embedding": EmbeddingMetrics,
@@ -27,9 +27,9 @@ HEAD = """\
 Written by `python -m scripts.metrics_page` from the code; a test fails when it is stale. Don't edit it by hand.
 
 Each service answers `GET /metrics` in Prometheus' text format: generation on port 8001, embedding on 8002, the trainer
-on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE_...`, or `pairwright_http_...` for both
-HTTP services. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is what
-Prometheus' own client tells of any process.
+on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE_...`, or `pairwright_http_...` for the
+HTTP edge of each. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is
+what Prometheus' own client tells of any process.
 """
 PROCESS = (
     ("process_virtual_memory_bytes", "gauge", "", "Virtual memory size in bytes."),

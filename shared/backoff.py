@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -12,17 +12,22 @@ Result = TypeVar("Result")
 
 @dataclass
 class Backoff:
-    """Pauses that double from `first_s` to `last_s`, each shortened by up to half so that many don't come at once."""
+    """Pauses that grow by `factor` from `first_s` to `last_s`.
+
+    Each is shortened by up to `jitter` of itself, so that many don't come at once.
+    """
 
     first_s: float = 0.05
     last_s: float = 5.0
-    failures: int = field(default=0, init=False)
+    factor: float = 2.0
+    jitter: float = 0.5
+    failures: int = 0
 
     def next_s(self) -> float:
         """One more failure: seconds to wait now."""
-        pause = min(self.last_s, self.first_s * 2.0 ** min(self.failures, 60))
+        pause = min(self.last_s, self.first_s * self.factor ** min(self.failures, 60))
         self.failures += 1
-        return pause * random.uniform(0.5, 1)
+        return pause * random.uniform(1 - self.jitter, 1)
 
     def reset(self) -> None:
         """It worked."""

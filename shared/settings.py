@@ -1,6 +1,8 @@
 """The settings that every process reads, and the one way in which a wrong setting is told to a person."""
 
+import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -9,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import Fatal
 from shared.process import LogFormat
+
+log = logging.getLogger(__name__)
 
 DatasetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -73,7 +77,7 @@ class Settings(BaseSettings):
 
 
 def load(settings: type[AnySettings]) -> AnySettings:
-    """The settings from the environment, and from the files in `secrets`.
+    """The settings from the environment, and from the files in `secrets`; `RETIRED` names of variables still work.
 
     Raises `Fatal` that names the first wrong or missing variable and what it must be; never a value, which may be a
     secret.
@@ -81,6 +85,7 @@ def load(settings: type[AnySettings]) -> AnySettings:
     folder = os.environ.get(f"{PREFIX}SECRETS") or None
     if folder is not None and not Path(folder).is_dir():
         raise Fatal(f"{PREFIX}SECRETS: there is no folder {folder!r}")
+    _rename_retired(getattr(settings, "RETIRED", {}), folder)
     try:
         loaded = settings(_secrets_dir=folder)
     except ValidationError as error:
@@ -93,6 +98,16 @@ def load(settings: type[AnySettings]) -> AnySettings:
     if isinstance(loaded, Settings):
         _check_required(loaded)
     return loaded
+
+
+def _rename_retired(names: Mapping[str, str], secrets: str | None) -> None:
+    """Give variables that were set under an old name their new one, in this process and those that it starts."""
+    for old, new in names.items():
+        file = Path(secrets, old.lower()) if secrets else None
+        value = os.environ.get(old) or (file.read_text().strip() if file and file.is_file() else None)
+        if value and new not in os.environ:
+            log.warning("%s is called %s now; the old name works until version 0.3", old, new)
+            os.environ[new] = value
 
 
 def _unreadable(error: SettingsError, prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""What a round's child process tells the worker: JSON lines on its stdout."""
+"""How a round's child process reports to the worker: JSON lines on its stdout."""
 
 import time
 from typing import TextIO
@@ -9,7 +9,7 @@ INTERVAL_S = 0.1
 
 
 class Progress(BaseModel):
-    """How far a round is. The last line of a round has its `version` (with a `rejection` or without) or its `fault`."""
+    """How far a round is. The last line of a round has its `version` (with a `rejection` or without) or its `error`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,9 +25,16 @@ class Progress(BaseModel):
     rejection: str | None = None
     """Why the gate refused the version."""
     scores: dict[str, float] = {}
-    fault: str | None = None
-    passing: bool = False
-    """The fault is the machine's (a full disk, a base that is gone), not the round's: it is tried until it works."""
+    error: str | None = None
+    transient: bool = False
+    """The error is the machine's (a full disk, a base that is gone), not the round's: it is tried until it works."""
+
+    @property
+    def outcome(self) -> str:
+        """How a try at a round ended, of its last line: `published`, `rejected`, `failed` or `postponed`."""
+        if self.error is not None or self.version is None:
+            return "postponed" if self.transient else "failed"
+        return "published" if self.rejection is None else "rejected"
 
 
 class Reporter:
@@ -35,13 +42,13 @@ class Reporter:
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
-        self._last = 0.0
+        self._last_s = 0.0
         self._state: str | None = None
 
-    def say(self, progress: Progress) -> None:
-        """Write one line, unless the last one has just been written and this one tells only of another step."""
-        matters = progress.version is not None or progress.fault is not None or progress.state != self._state
-        if matters or time.monotonic() - self._last >= INTERVAL_S:
-            self._last, self._state = time.monotonic(), progress.state
+    def report(self, progress: Progress) -> None:
+        """Write one line, unless the last one has just been written and this one has nothing new but its step."""
+        matters = progress.version is not None or progress.error is not None or progress.state != self._state
+        if matters or time.monotonic() - self._last_s >= INTERVAL_S:
+            self._last_s, self._state = time.monotonic(), progress.state
             self._output.write(progress.model_dump_json(exclude_defaults=True) + "\n")
             self._output.flush()

@@ -1,7 +1,7 @@
 """The trainer's own settings."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,6 +19,9 @@ class TrainerSettings(BaseSettings):
     """Environment variables that begin with `PAIRWRIGHT_TRAINER_`."""
 
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore")
+    RETIRED: ClassVar = {
+        "PAIRWRIGHT_TRAINER_VIEWS": "PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS",  # retired: remove in 0.3
+    }
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = PORTS["trainer"]
@@ -38,8 +41,8 @@ class TrainerSettings(BaseSettings):
     preset: Preset = "default"
     """`dino` is the paper's recipe; `default` is ours. What is set below changes single numbers of either."""
     loss: Loss | None = None
-    views: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
-    """So many of the dataset's sentences are shown to the teacher, and a static student learns what it sees in them
+    teacher_embeddings: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    """At most so many of the dataset's sentences are embedded by the teacher, and a static student is fitted to that
     before it trains; 0: none. Left out: 10,000 for the default student of the default teacher, else none."""
     matryoshka: str | None = None
     """Shorter vectors that must be good too, as in `256,128,64`: Matryoshka around the loss."""

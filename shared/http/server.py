@@ -36,14 +36,21 @@ def loop_factory() -> LoopFactory | None:
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and SIGINT and returns. uvicorn's own would raise the signal again before our own clean-up."""
+    """Stops on SIGTERM and SIGINT and returns. uvicorn's own would raise the signal again before our own clean-up.
+
+    With `handles_signals` False, or outside the main thread, the caller sets `should_exit`.
+    """
+
+    def __init__(self, config: uvicorn.Config, handles_signals: bool = True) -> None:
+        super().__init__(config)
+        self._handles_signals = handles_signals
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """While serving, both signals ask for the end; a second SIGINT doesn't wait for requests in flight."""
         loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may handle signals; in another, the caller sets `should_exit`
+        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
+            yield
             return
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -54,7 +61,7 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def server(app: ASGIApp, drain_s: float) -> Server:
+def server(app: ASGIApp, drain_s: float, handles_signals: bool = True) -> Server:
     """A uvicorn server that finishes requests in flight for up to `drain_s` seconds after SIGTERM."""
     return Server(
         uvicorn.Config(
@@ -65,5 +72,6 @@ def server(app: ASGIApp, drain_s: float) -> Server:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(drain_s),
-        )
+        ),
+        handles_signals,
     )

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from services.trainer.dataset.store import Dataset, open_dataset
 from services.trainer.metrics import Metrics
-from services.trainer.worker.health_server import endpoint
+from services.trainer.worker.health_server import health_server
 from shared import tracing
 from shared.logs import JsonFormatter, log_context
 from shared.stream import Offer, PairStream
@@ -119,28 +119,31 @@ def test_a_fatal_error_is_json_too(tmp_path: Path) -> None:
     assert "PAIRWRIGHT_STUDENT" in event["message"]
 
 
-def test_readiness_of_the_trainer_follows_its_collecting() -> None:
+@pytest.mark.anyio
+async def test_readiness_of_the_trainer_follows_its_collecting() -> None:
     metrics, port = Metrics(CollectorRegistry()), free_port()
     url = f"http://127.0.0.1:{port}"
-    with endpoint("127.0.0.1", port, metrics.registry, lambda: metrics.states):
-        assert httpx.get(url + "/readyz").json()["checks"]["lease"].startswith("ok; another trainer")
-        metrics.holds_lease(True)
-        metrics.stands(None, "round 3: out of memory")
-        ready = httpx.get(url + "/readyz")
+    async with health_server("127.0.0.1", port, metrics), httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/readyz")).json()["checks"]["lease"].startswith("ok; another trainer")
+        metrics.set_lease_held(True)
+        metrics.set_health(None, "round 3: out of memory")
+        ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["rounds"]) == (200, "ok; round 3: out of memory")
-        metrics.stands("can't collect: disk full", None)
-        down = httpx.get(url + "/readyz")
+        metrics.set_health("can't collect: disk full", None)
+        down = await client.get("/readyz")
         assert (down.status_code, down.json()["checks"]["collecting"]) == (503, "can't collect: disk full")
-        text = httpx.get(url + "/metrics").text
+        text = (await client.get("/metrics")).text
         assert "pairwright_trainer_collecting 0.0" in text
-        assert "pairwright_trainer_faulty 1.0" in text
+        assert "pairwright_trainer_error 1.0" in text
+        assert "pairwright_trainer_faulty 1.0" in text  # retired: remove in 0.3
+        assert (await client.get("/openapi.json")).status_code == 404
 
 
-def test_a_taken_port_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.anyio
+async def test_a_taken_port_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     metrics, port = Metrics(CollectorRegistry()), free_port()
-    with endpoint("127.0.0.1", port, metrics.registry, lambda: metrics.states):
-        second = endpoint("127.0.0.1", port, metrics.registry, lambda: metrics.states)
-        with second:
-            assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+    second = health_server("127.0.0.1", port, Metrics(CollectorRegistry()))
+    async with health_server("127.0.0.1", port, metrics), second, httpx.AsyncClient() as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
     assert f"can't listen on 127.0.0.1:{port}" in caplog.text
     assert "PAIRWRIGHT_TRAINER_PORT" in caplog.text

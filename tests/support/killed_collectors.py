@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from services.trainer.dataset.store import Dataset, open_dataset
 from services.trainer.worker.collector import Collector
+from services.trainer.worker.dataset_thread import DatasetThread
 from shared.pairs import PairRecord
 from shared.redis import command_client, reading_client
 from shared.stream import Delivery, PairStream
@@ -29,7 +30,7 @@ class AcksFirst(Collector):
 
     async def _keep(self, deliveries: Sequence[Delivery]) -> None:
         await self._writer.acknowledge(deliveries)
-        self._add(deliveries)
+        await self._add(deliveries)
 
 
 class WithoutUniqueKey(Dataset):
@@ -50,7 +51,7 @@ class WithoutUniqueKey(Dataset):
 async def collect(url: str, folder: Path, variant: str, until_empty: bool) -> None:
     """Collect until killed, or until nothing waits."""
     with open_dataset(folder) as opened:
-        dataset = WithoutUniqueKey(opened._db) if variant == "no-unique-key" else opened
+        dataset = DatasetThread(WithoutUniqueKey(opened._db) if variant == "no-unique-key" else opened, folder)
         reading, commands = reading_client(url, longest_block_s=0.2), command_client(url)
         streams = PairStream(reading, "default"), PairStream(commands, "default")
         collector = (AcksFirst if variant == "acks-first" else Collector)(*streams, dataset)

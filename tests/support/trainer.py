@@ -1,5 +1,6 @@
 """The worker as its users run it: a process, looked at from outside."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -9,11 +10,46 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+from redis.exceptions import RedisError
+
+from shared.heartbeat import Heartbeats
 from shared.model_store import ModelStore
+from shared.pairs import Pair
+from shared.redis import command_client
+from shared.stream import Offer, PairStream
+from tests.support.pairs import records
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
+
+
+def send(url: str, pairs: list[Pair]) -> None:
+    """Offer pairs to the trainer until they are accepted."""
+
+    async def _send() -> None:
+        client = command_client(url)
+        offers = [Offer(record, "job") for record in records(pairs)]
+        stream, answers = PairStream(client, "default"), None
+        while answers is None:
+            with suppress(RedisError):  # the server may just have been killed: a producer tries again
+                answers = await stream.append(offers)
+        await client.aclose()
+
+    asyncio.run(_send())
+
+
+def status(url: str) -> dict[str, Any]:
+    """The trainer's last heartbeat."""
+
+    async def _read() -> dict[str, Any]:
+        client = command_client(url)
+        last = await Heartbeats(client, "default").read("trainer")
+        await client.aclose()
+        return last
+
+    return asyncio.run(_read())
 
 
 class LiveTrainer:

@@ -26,20 +26,20 @@ class Home:
         self.dataset = dataset
 
     def run(self, round_: Round, **own: Any) -> list[Progress]:
-        """Run a round; everything it told."""
-        told: list[Progress] = []
-        run_round(round_.id, self.dataset, self.store, self.settings, TrainerSettings(**own), told.append)
-        return told
+        """Run a round; all its progress."""
+        reports: list[Progress] = []
+        run_round(round_.id, self.dataset, self.store, self.settings, TrainerSettings(**own), reports.append)
+        return reports
 
     def start(self, round_: Round, **own: Any) -> "subprocess.Popen[str]":
-        """Run a round as the worker does, as a process that tells how it goes on stdout."""
+        """Run a round as the worker does, as a process that reports on stdout."""
         names = {f"PAIRWRIGHT_TRAINER_{name.upper()}": str(value) for name, value in own.items()}
         environment = os.environ | names | {"PAIRWRIGHT_HOME": str(self.settings.home)}
         command = [sys.executable, "-m", "services.trainer", "round", str(round_.id)]
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
     def kill_at(self, step: int, round_: Round, **own: Any) -> int:
-        """Run a round in a process and kill it at a step; the step it had told of last."""
+        """Run a round in a process and kill it at a step; the step it had reported last."""
         with self.start(round_, **own) as process:
             assert process.stdout is not None
             last = 0
@@ -54,12 +54,12 @@ class Home:
         """Run a round as the worker does: nothing else in its process has set threads or libraries otherwise."""
         with self.start(round_, **own) as process:
             assert process.stdout is not None
-            told = [Progress.model_validate_json(line) for line in process.stdout]
+            reports = [Progress.model_validate_json(line) for line in process.stdout]
         assert process.returncode == 0
-        return told
+        return reports
 
-    def published(self, told: list[Progress]) -> Manifest:
+    def published(self, reports: list[Progress]) -> Manifest:
         """The version a round ended with, checked file by file."""
-        assert told[-1].version is not None
-        assert self.store.current() == told[-1].version
-        return self.store.verify(told[-1].version)
+        assert reports[-1].version is not None
+        assert self.store.current() == reports[-1].version
+        return self.store.verify(reports[-1].version)

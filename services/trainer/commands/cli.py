@@ -1,74 +1,60 @@
-"""The command line."""
+"""The command line. torch and its like are imported by the commands that need them, so that the worker starts light."""
 
-import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.trainer.commands import dataset, versions
+from services.trainer.commands.base import AsJson, configured, group
+from services.trainer.commands.round import run_one_round
+from shared.settings import Settings
 
 
-def parse() -> argparse.Namespace:
-    """What the user asks for; `command` is None for the worker."""
-    parser = argparse.ArgumentParser(
-        prog="python -m services.trainer",
-        description="Pairs in, student versions out. Without a command: collect and train until told to stop.",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="[command]")
-    train = commands.add_parser("train", help="collect and train; with --once, one round now and then end")
-    train.add_argument("--once", action="store_true", help="run one round on all pairs, whatever is new")
-    one = commands.add_parser("round", help="run one planned round (what the trainer does itself)")
-    one.add_argument("id", type=int)
-    one.add_argument("--epoch", type=int, default=0)
-    _evaluate(commands.add_parser("evaluate", help="Spearman x 100 on human-scored sentence pairs"))
-    _dataset(commands.add_parser("dataset", help="look at the collected pairs, write them to a file, take some in"))
-    _versions(commands.add_parser("versions", help="list, show, activate and delete versions"))
-    return parser.parse_args()
+def command_line(work: Callable[[Settings], None], train_once: Callable[[Settings], None]) -> typer.Typer:
+    """All commands. `work` is done without one, and `train_once` for `train --once`."""
+    app = group("Pairs in, student versions out. Without a command: collect and train until told to stop.")
+
+    @app.callback(invoke_without_command=True)
+    def _without_command(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            work(configured())
+
+    @app.command()
+    def train(
+        once: Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")] = False,
+    ) -> None:
+        """Collect and train; with --once, one round now and then end."""
+        (train_once if once else work)(configured())
+
+    app.command("round")(run_one_round)
+    app.command("evaluate")(evaluate)
+    app.add_typer(dataset.app, name="dataset")
+    app.add_typer(versions.app, name="versions")
+    return app
 
 
-def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="current, previous, a version's id, default (untrained), a folder or a hub id")
-    parser.add_argument("--sts", type=Path, metavar="DIR", help="a folder of STS files (*.tsv.gz)")
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="SET",
-        help="a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as"
-        " sentence-transformers' evaluators take; NAME:SPLIT names a split",
-    )  # fmt: skip
-    parser.add_argument("--mteb", action="append", default=[], metavar="TASK", help="a task of MTEB, by its name")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--details", action="store_true", help="in the JSON too: intervals, subsets, alignment, uniformity"
-    )
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="current, previous, a version's id, default (untrained), a folder or a hub id")
+    ],
+    sts: Annotated[Path | None, typer.Option(metavar="DIR", help="a folder of STS files (*.tsv.gz)")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SET",
+            help="a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as"
+            " sentence-transformers' evaluators take; NAME:SPLIT names a split",
+        ),
+    ] = None,
+    mteb: Annotated[list[str] | None, typer.Option(metavar="TASK", help="a task of MTEB, by its name")] = None,
+    as_json: AsJson = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="in the JSON too: intervals, subsets, alignment, uniformity")
+    ] = False,
+) -> None:
+    """Spearman x 100 on human-scored sentence pairs."""
+    from services.trainer.commands.evaluate import print_scores
 
-
-def _dataset(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True)
-    stats = actions.add_parser("stats", help="how many pairs, by score and origin, and what became of the rounds")
-    stats.add_argument("--json", action="store_true", help="print one JSON object")
-    export = actions.add_parser("export", help="write all pairs with their provenance, and a dataset card beside them")
-    export.add_argument("folder", type=Path, help="a folder, which is made")
-    export.add_argument("--format", choices=("parquet", "jsonl"), default="parquet")
-    take = actions.add_parser("import", help="take in pairs from a file; pairs that are there already are passed over")
-    take.add_argument("file", type=Path, help=".parquet, .jsonl, .csv or .tsv; the original STS-DINO files too")
-    take.add_argument("--scale", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
-                      help="the scores' scale, if not 0 to 1")  # fmt: skip
-    take.add_argument(
-        "--source", help="what the provenance names as teacher, for pairs that don't say; the file's name"
-    )
-    take.add_argument(
-        "--skip-bad", action="store_true", help="pass over rows that are no pairs instead of ending there"
-    )
-
-
-def _versions(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True)
-    listing = actions.add_parser("list", help="all versions, and rejected candidates")
-    listing.add_argument("--json", action="store_true", help="print one JSON object a line")
-    for name, about in (
-        ("show", "one version's manifest, and its report's place"),
-        ("activate", "make a version current; with --rejected, a candidate that the gate refused"),
-        ("delete", "delete a version or a rejected candidate"),
-        ("push", "push a version to the model hub"),
-    ):
-        action = actions.add_parser(name, help=about)
-        action.add_argument("version", help="an id, current or previous")
-        if name == "activate":
-            action.add_argument("--rejected", action="store_true", help="overrule the gate")
-        if name == "push":
-            action.add_argument("repo", help="owner/name")
+    print_scores(configured(), model, sts, data or [], mteb or [], as_json, details)

@@ -1,15 +1,17 @@
 """`python -m services.trainer dataset {stats,export,import}`."""
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from services.trainer.dataset.files import BadRow, RowParser, portions, read, write
+import typer
+
+from services.trainer.commands.base import AsJson, configured, group
 from services.trainer.dataset.store import Dataset, Origin, open_dataset
 from shared.errors import Fatal
-from shared.settings import Settings
+
+app = group("Look at the collected pairs, write them to a file, take some in.")
 
 MOST_ORIGINS = 20
 CARD = """---
@@ -42,88 +44,107 @@ The labels are what the teacher was *asked* for, not what a person judged.
 """
 
 
-def dataset(settings: Settings, given: argparse.Namespace) -> None:
-    """Do what was asked for. Raises `Fatal`."""
-    if given.action == "import":
-        _import(settings, given)
-        return
-    with open_dataset(settings.dataset_dir, read_only=True) as opened:
-        if given.action == "stats":
-            found = stats(opened)
-            print(json.dumps(found) if given.json else _spoken(settings.dataset, found))
-        else:
-            _export(opened, settings.dataset, given.folder, given.format)
+@app.command("stats")
+def print_stats(as_json: AsJson = False) -> None:
+    """How many pairs, by score and origin, and what became of the rounds."""
+    settings = configured()
+    with open_dataset(settings.dataset_dir, read_only=True) as dataset:
+        facts = stats(dataset)
+    print(json.dumps(facts) if as_json else _text(settings.dataset, facts))
 
 
-def stats(opened: Dataset) -> dict[str, Any]:
-    """What is in a dataset."""
-    pairs = opened.count()
-    return {
-        "pairs": pairs,
-        "new_pairs": opened.count_new(),
-        "hash": opened.hash(pairs),
-        **opened.sentences(),
-        "scores": {f"{score:g}": count for score, count in opened.scores().items()},
-        "origins": [origin._asdict() for origin in opened.origins(pairs)],
-        "rounds": [asdict(round_) for round_ in opened.rounds()],
-    }
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="a folder, which is made")],
+    form: Annotated[Literal["parquet", "jsonl"], typer.Option("--format")] = "parquet",
+) -> None:
+    """Write all pairs with their provenance, and a dataset card beside them."""
+    from services.trainer.dataset.files import write
 
-
-def _export(opened: Dataset, name: str, folder: Path, kind: str) -> None:
-    file = folder / f"pairs.{kind}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        written = write(opened.records(), file)
-        (folder / "README.md").write_text(_card(name, stats(opened), file.name), encoding="utf-8")
-    except OSError as error:
-        raise Fatal(f"{folder}: can't be written: {error.strerror or error}") from None
+    settings, file = configured(), folder / f"pairs.{form}"
+    with open_dataset(settings.dataset_dir, read_only=True) as dataset:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            written = write(dataset.records(), file)
+            card = _card(settings.dataset, stats(dataset), file.name)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        except OSError as error:
+            raise Fatal(f"{folder}: can't be written: {error.strerror or error}") from None
     print(f"{written} pairs are in {file}, and what they are in {folder / 'README.md'}")
 
 
-def _import(settings: Settings, given: argparse.Namespace) -> None:
-    low, high = given.scale
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, .csv or .tsv; the original STS-DINO files too")],
+    scale: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="the scores' scale, if not 0 to 1")] = (
+        0.0,
+        1.0,
+    ),
+    source: Annotated[
+        str | None,
+        typer.Option(help="what the provenance names as teacher, for pairs that don't say; the file's name"),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="pass over rows that are no pairs instead of ending there")
+    ] = False,
+) -> None:
+    """Take in pairs from a file; pairs that are there already are passed over."""
+    from services.trainer.dataset.files import BadRow, RowParser, portions, read
+
+    settings, (low, high) = configured(), scale
     if not high > low:
         raise Fatal("--scale: LOW must be less than HIGH")
-    if not given.file.is_file():
-        raise Fatal(f"there is no file {str(given.file)!r}")
-    taker = RowParser(settings.dataset, (low, high), given.source or given.file.name)
-    read_, new, bad = 0, 0, 0
-    with open_dataset(settings.dataset_dir) as opened:
-        for portion in portions(read(given.file)):
-            records, fault = [], None
+    if not file.is_file():
+        raise Fatal(f"there is no file {str(file)!r}")
+    parser = RowParser(settings.dataset, scale, source or file.name)
+    rows, new, bad = 0, 0, 0
+    with open_dataset(settings.dataset_dir) as dataset:
+        for portion in portions(read(file)):
+            records = []
             for number, row in portion:
                 try:
-                    records.append(taker.record(f"{given.file}, row {number}", row))
+                    records.append(parser.record(f"{file}, row {number}", row))
                 except BadRow as error:
                     bad += 1
-                    if not given.skip_bad:
-                        fault = error
-                        break
-            new += opened.add(records)
-            read_ += len(records)
-            if fault is not None:
-                raise Fatal(
-                    f"{fault}. The {read_} rows before are kept; mend the file and import it again, or --skip-bad"
-                )
+                    if not skip_bad:
+                        dataset.add(records)
+                        kept = f"The {rows + len(records)} rows before are kept"
+                        raise Fatal(f"{error}. {kept}; mend the file and import it again, or --skip-bad") from None
+            new += dataset.add(records)
+            rows += len(records)
     skipped = f", {bad} rows were no pairs" if bad else ""
-    print(f"{new} new pairs of {read_} in {given.file}{skipped}; the dataset {settings.dataset} has them now")
+    print(f"{new} new pairs of {rows} in {file}{skipped}; the dataset {settings.dataset} has them now")
 
 
-def _spoken(name: str, found: dict[str, Any]) -> str:
+def stats(dataset: Dataset) -> dict[str, Any]:
+    """What is in a dataset."""
+    pairs = dataset.count()
+    return {
+        "pairs": pairs,
+        "new_pairs": dataset.count_new(),
+        "hash": dataset.hash(pairs),
+        **dataset.sentences(),
+        "scores": {f"{score:g}": count for score, count in dataset.scores().items()},
+        "origins": [origin._asdict() for origin in dataset.origins(pairs)],
+        "rounds": [asdict(round_) for round_ in dataset.rounds()],
+    }
+
+
+def _text(name: str, facts: dict[str, Any]) -> str:
     lines = [
-        f"dataset {name}: {found['pairs']} pairs, {found['new_pairs']} since the last round",
-        f"hash {found['hash']}",
-        f"{found['different_sentence1']} different sentence1; {found['mean_characters']:.0f} characters a sentence",
+        f"dataset {name}: {facts['pairs']} pairs, {facts['new_pairs']} since the last round",
+        f"hash {facts['hash']}",
+        f"{facts['different_sentence1']} different sentence1; {facts['mean_characters']:.0f} characters a sentence",
         "pairs by score",
-        *(f"  {score:<6} {count}" for score, count in found["scores"].items()),
+        *(f"  {score:<6} {count}" for score, count in facts["scores"].items()),
         "pairs by teacher, task and label",
         *(
             f"  {one['teacher']}, {one['task']}, {one['label']}: {one['pairs']}"
-            for one in found["origins"][:MOST_ORIGINS]
+            for one in facts["origins"][:MOST_ORIGINS]
         ),
-        *([f"  and {len(found['origins']) - MOST_ORIGINS} more"] if len(found["origins"]) > MOST_ORIGINS else []),
+        *([f"  and {len(facts['origins']) - MOST_ORIGINS} more"] if len(facts["origins"]) > MOST_ORIGINS else []),
         "rounds",
-        *(_round(one) for one in found["rounds"]),
+        *(_round(one) for one in facts["rounds"]),
     ]
     return "\n".join(lines)
 
@@ -133,14 +154,14 @@ def _round(one: dict[str, Any]) -> str:
     return f"  {one['id']}: {one['state']}, {one['pairs']} pairs, {one['version'] or 'no version'}{reason}"
 
 
-def _card(name: str, found: dict[str, Any], file: str) -> str:
-    origins = [Origin(**one) for one in found["origins"]]
+def _card(name: str, facts: dict[str, Any], file: str) -> str:
+    origins = [Origin(**one) for one in facts["origins"]]
     return CARD.format(
         file=file,
         dataset=name,
-        pairs=found["pairs"],
-        sentences=found["different_sentence1"],
-        hash=found["hash"],
-        scores="\n".join(f"| {score} | {count} |" for score, count in found["scores"].items()),
+        pairs=facts["pairs"],
+        sentences=facts["different_sentence1"],
+        hash=facts["hash"],
+        scores="\n".join(f"| {score} | {count} |" for score, count in facts["scores"].items()),
         origins="\n".join(f"| {one.teacher} | {one.task} | {one.label} | {one.pairs} |" for one in origins[:100]),
     )

@@ -1,15 +1,16 @@
 """`python -m services.trainer evaluate MODEL --sts DIR`: how a student ranks human-scored pairs."""
 
-import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from services.trainer.commands.score_sets import mteb_scores, pair_set
 from services.trainer.evaluation.metrics import Quality, measure
 from services.trainer.evaluation.sts import SUFFIX, StsFile, Undefined, sts_files
-from services.trainer.students import locate
+from services.trainer.models import encoder
+from services.trainer.students import locate, names
 from shared import teacher
 from shared.errors import Fatal
 from shared.manifest import VERSION_ID
@@ -17,30 +18,35 @@ from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.settings import Settings
 
 
-def evaluate(settings: Settings, given: argparse.Namespace) -> None:
+def print_scores(
+    settings: Settings,
+    model: str,
+    sts: Path | None,
+    data: Sequence[str],
+    tasks: Sequence[str],
+    as_json: bool,
+    details: bool,
+) -> None:
     """Print Spearman x 100 for every set and their average. Raises `Fatal`."""
-    if given.sts is None and not given.data and not given.mteb:
+    if sts is None and not data and not tasks:
         raise Fatal("evaluate: name what to score on, with --sts DIR, --data SET or --mteb TASK")
     sets: dict[str, tuple[str, StsFile]] = {}
-    if given.sts is not None:
-        sets |= {name: (f"{given.sts / name}{SUFFIX}", file) for name, file in sts_files(given.sts).items()}
-    sets |= {name: (f"--data {name}", pair_set(name)) for name in given.data}
-    located = _locate(settings, given.model)
-    from services.trainer.models import encoder
-
-    model = encoder.load(located, "MODEL")
-    found = {name: _measure(partial(encoder.encode, model), *one) for name, one in sets.items()}
-    scores = {name: quality.spearman for name, quality in found.items()}
+    if sts is not None:
+        sets |= {name: (f"{sts / name}{SUFFIX}", file) for name, file in sts_files(sts).items()}
+    sets |= {name: (f"--data {name}", pair_set(name)) for name in data}
+    student = encoder.load(_locate(settings, model), "MODEL")
+    qualities = {name: _measure(partial(encoder.encode, student), *one) for name, one in sets.items()}
+    scores = {name: quality.spearman for name, quality in qualities.items()}
     if scores:
         scores["average"] = round(sum(scores.values()) / len(scores), 2)
-    tasks = mteb_scores(model, given.mteb)
-    if not given.json:
-        print(_spoken(given.model, found, scores, tasks))
-    elif given.details:
-        sets_ = {name: quality.as_json() for name, quality in found.items()}
-        print(json.dumps({"average": scores.get("average"), "sets": sets_, "mteb": tasks}))
+    mteb = mteb_scores(student, tasks)
+    if not as_json:
+        print(_text(model, qualities, scores, mteb))
+    elif details:
+        by_set = {name: quality.as_json() for name, quality in qualities.items()}
+        print(json.dumps({"average": scores.get("average"), "sets": by_set, "mteb": mteb}))
     else:
-        print(json.dumps(scores | tasks))
+        print(json.dumps(scores | mteb))
 
 
 def table(scores: Mapping[str, float], title: str) -> str:
@@ -56,17 +62,16 @@ def _measure(encode: Any, where: str, file: StsFile) -> Quality:
         raise Fatal(f"{where}: no correlation: {error}") from None
 
 
-def _spoken(model: str, found: Mapping[str, Quality], scores: Mapping[str, float], tasks: Mapping[str, float]) -> str:
-    width = max(
-        len(name) + 2 for name in [*found, *(part for one in found.values() for part in one.subsets), "average"]
-    )
+def _text(model: str, qualities: Mapping[str, Quality], scores: Mapping[str, float], mteb: Mapping[str, float]) -> str:
+    subsets = (part for one in qualities.values() for part in one.subsets)
+    width = max(len(name) + 2 for name in [*qualities, *subsets, "average"])
     lines = []
-    if found:
+    if qualities:
         lines += [
             f"{model}: Spearman x 100 over all pairs of a set, 95 % interval (bootstrap), alignment, uniformity",
             f"  {'set':<{width}}  {'pairs':>6}  {'score':>6}  {'interval':>14}  {'align':>6}  {'uniform':>7}",
         ]
-    for name, one in found.items():
+    for name, one in qualities.items():
         interval = f"{one.low:.2f} to {one.high:.2f}"
         alignment = "-" if one.alignment is None else f"{one.alignment:.3f}"
         lines.append(
@@ -77,8 +82,8 @@ def _spoken(model: str, found: Mapping[str, Quality], scores: Mapping[str, float
             lines.append(f"    {part:<{width - 2}}  {pairs:>6}  {'-' if value is None else f'{value:.2f}':>6}")
     if scores:
         lines.append(f"  {'average':<{width}}  {'':>6}  {scores['average']:6.2f}")
-    if tasks:
-        lines.append(table(tasks, f"{model}: MTEB main scores x 100"))
+    if mteb:
+        lines.append(table(mteb, f"{model}: MTEB main scores x 100"))
     return "\n".join(lines)
 
 
@@ -87,7 +92,7 @@ def _locate(settings: Settings, model: str) -> str:
     if model == "default":
         return locate.locate(model, settings.teacher, settings.cache_dir)
     if model not in ("current", "previous") and not VERSION_ID.match(model):
-        return teacher.folder_or_hub_id(model, "MODEL", *locate.MODEL_FILES)
+        return teacher.folder_or_hub_id(model, "MODEL", *names.MODEL_FILES)
     store = ModelStore(settings.models_dir)
     try:
         if any(one.id == model for one in store.rejected()):

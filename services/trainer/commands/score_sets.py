@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.trainer.dataset.files import COLUMNS, Row, read
+from services.trainer.dataset.files import Row, our_columns, read
 from services.trainer.evaluation.sts import StsFile
 from shared.errors import Fatal, first_line
 
@@ -42,14 +42,13 @@ def mteb_scores(model: Any, tasks: Sequence[str]) -> dict[str, float]:
 
 
 def _rows(name: str, rows: Iterable[Row]) -> StsFile:
-    found = []
+    scored = []
     for number, row in enumerate(rows, start=1):
-        one, other, score = (next((row[key] for key in names if row.get(key) is not None), None)
-                             for names in COLUMNS.values())  # fmt: skip
+        one, other, score = our_columns(row).values()
         if not isinstance(one, str) or not isinstance(other, str):
             raise Fatal(f"--data {name}, row {number}: has no sentence1 and sentence2")
         try:
-            found.append((one, other, float(str(score))))
+            scored.append((one, other, float(str(score))))
         except (TypeError, ValueError):
             raise Fatal(f"--data {name}, row {number}: the score {score!r} is not a number") from None
-    return StsFile(found, [""] * len(found))
+    return StsFile(scored, [""] * len(scored))

@@ -1,57 +1,107 @@
 """`python -m services.trainer versions {list,show,activate,delete,push}`."""
 
-import argparse
+import contextlib
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated
 
+import typer
+
+from services.trainer.commands.base import configured, group
 from services.trainer.publishing.retention import best
-from services.trainer.settings import TrainerSettings
 from shared.errors import Fatal, first_line
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.settings import Settings
 
 BRIEF = {"files", "probe"}
 
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
 
-def versions(settings: Settings, _own: TrainerSettings, given: argparse.Namespace) -> None:
-    """Do what was asked for. Raises `Fatal`."""
-    store = ModelStore(settings.models_dir)
+app = group("List, show, activate and delete versions.")
+
+
+@contextlib.contextmanager
+def _store() -> Iterator[ModelStore]:
+    """The configured store. Its errors become `Fatal`."""
+    settings = configured()
     try:
-        if given.action == "list":
-            _list(store, given.json)
-        elif given.action == "show":
-            _show(store, given.version)
-        elif given.action == "activate":
-            _activate(store, given.version, given.rejected)
-        elif given.action == "delete":
-            store.delete(given.version)
-            print(f"{given.version} is deleted")
-        else:
-            _push(store, given.version, given.repo)
+        yield ModelStore(settings.models_dir)
     except (NoVersion, BrokenVersion, ValueError) as error:
         raise Fatal(f"{error} (PAIRWRIGHT_HOME is {settings.home})") from None
     except OSError as error:
         raise Fatal(f"{settings.models_dir}: {error.strerror or error}") from None
 
 
-def _list(store: ModelStore, as_json: bool) -> None:
-    published, rejected = store.versions(), store.rejected()
+@app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
+) -> None:
+    """All versions, and rejected candidates."""
+    with _store() as store:
+        published, rejected = store.versions(), store.rejected()
+        states = [(manifest, _state(store, manifest, published)) for manifest in [*published, *rejected]]
     if as_json:
-        for manifest in [*published, *rejected]:
-            state = _state(store, manifest, published)
+        for manifest, state in states:
             print(json.dumps({"state": state, **manifest.model_dump(mode="json", exclude=BRIEF)}))
         return
-    if not published and not rejected:
+    if not states:
         print(f"there are no versions in {store.root} yet")
         return
     print(f"{'version':<17}  {'created':<16}  {'pairs':>8}  {'dev before':>10}  {'after':>6}  state")
-    for manifest in [*published, *rejected]:
+    for manifest, state in states:
         before, after = (_number(manifest.scores.get(name)) for name in ("dev_before", "dev_after"))
         print(
             f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
-            f"  {_state(store, manifest, published)}"
+            f"  {state}"
         )
+
+
+@app.command()
+def show(version: Version) -> None:
+    """One version's manifest, and its report's place."""
+    with _store() as store:
+        manifest = next((one for one in store.rejected() if one.id == version), None)
+        folder = store.rejected_path(version) if manifest else store.path(version)
+        manifest = manifest or store.manifest(store.resolve(version))
+    places = {"folder": str(folder), "report": str(folder / "report" / "report.html")}
+    print(json.dumps(manifest.model_dump(mode="json", exclude=BRIEF) | places, indent=2))
+
+
+@app.command()
+def activate(
+    version: Version, rejected: Annotated[bool, typer.Option("--rejected", help="overrule the gate")] = False
+) -> None:
+    """Make a version current; with --rejected, a candidate that the gate refused."""
+    with _store() as store:
+        is_candidate = any(one.id == version for one in store.rejected())
+        if is_candidate and not rejected:
+            raise Fatal(f"{version} was rejected by the gate; --rejected makes it current all the same")
+        id_ = store.admit(version).id if is_candidate else store.resolve(version)
+        store.verify(id_)
+        store.activate(id_)
+    print(f"{id_} is current")
+
+
+@app.command()
+def delete(version: Version) -> None:
+    """Delete a version or a rejected candidate."""
+    with _store() as store:
+        store.delete(version)
+    print(f"{version} is deleted")
+
+
+@app.command()
+def push(version: Version, repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name")]) -> None:
+    """Push a version to the model hub."""
+    from services.trainer.publishing import hub
+
+    with _store() as store:
+        id_ = store.resolve(version)
+        store.verify(id_)
+        try:
+            print(hub.push(store.path(id_), repo, id_))
+        except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
+            raise Fatal(f"{id_} can't be pushed to {repo}: {first_line(error)} (HF_TOKEN gives access)") from None
 
 
 def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> str:
@@ -61,35 +111,6 @@ def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> 
     pointers = {store.current(): "current", store.previous(): "previous"}
     words = [pointers.get(manifest.id), "best" if top and top.id == manifest.id else None]
     return ", ".join(word for word in words if word) or "published"
-
-
-def _show(store: ModelStore, name: str) -> None:
-    manifest = next((one for one in store.rejected() if one.id == name), None)
-    folder = store.rejected_path(name) if manifest else store.path(name)
-    manifest = manifest or store.manifest(store.resolve(name))
-    shown: dict[str, Any] = manifest.model_dump(mode="json", exclude=BRIEF)
-    print(json.dumps(shown | {"folder": str(folder), "report": str(folder / "report" / "report.html")}, indent=2))
-
-
-def _activate(store: ModelStore, name: str, rejected: bool) -> None:
-    candidate = any(one.id == name for one in store.rejected())
-    if candidate and not rejected:
-        raise Fatal(f"{name} was rejected by the gate; --rejected makes it current all the same")
-    version = store.admit(name).id if candidate else store.resolve(name)
-    store.verify(version)
-    store.activate(version)
-    print(f"{version} is current")
-
-
-def _push(store: ModelStore, name: str, repo: str) -> None:
-    from services.trainer.publishing.hub import push
-
-    version = store.resolve(name)
-    store.verify(version)
-    try:
-        print(push(store.path(version), repo, version))
-    except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
-        raise Fatal(f"{version} can't be pushed to {repo}: {first_line(error)} (HF_TOKEN gives access)") from None
 
 
 def _number(value: float | None) -> str:

@@ -64,6 +64,14 @@ def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
     return written
 
 
+def our_columns(row: Row) -> dict[str, Any]:
+    """A row's `sentence1`, `sentence2` and `score`, whatever its columns are called; None for what it lacks."""
+    return {
+        column: next((row[name] for name in names if row.get(name) is not None), None)
+        for column, names in COLUMNS.items()
+    }
+
+
 class RowParser:
     """Makes records of other people's rows. `scale` is that of their scores; `source` stands for a missing teacher."""
 
@@ -72,18 +80,17 @@ class RowParser:
 
     def record(self, place: str, row: Row) -> PairRecord:
         """A row as a pair. Raises `BadRow`."""
-        found = {ours: next((row[name] for name in names if row.get(name) is not None), None)
-                 for ours, names in COLUMNS.items()}  # fmt: skip
-        for ours, value in found.items():
+        columns = our_columns(row)
+        for column, value in columns.items():
             if value is None:
-                raise BadRow(f"{place}: has no {ours} (nor {', '.join(COLUMNS[ours][1:])})")
-        score = self._score(place, found["score"])
+                raise BadRow(f"{place}: has no {column} (nor {', '.join(COLUMNS[column][1:])})")
+        score = self._score(place, columns["score"])
         try:
-            pair = Pair(sentence1=found["sentence1"], sentence2=found["sentence2"], score=score)
+            pair = Pair(sentence1=columns["sentence1"], sentence2=columns["sentence2"], score=score)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise BadRow(f"{place}: {first['loc'][0]}: {first['msg']}") from None
-        return PairRecord(pair=pair, provenance=self._provenance(row, found["score"]))
+        return PairRecord(pair=pair, provenance=self._provenance(row, columns["score"]))
 
     def _score(self, place: str, value: Any) -> float:
         low, high = self._scale
@@ -148,13 +155,7 @@ def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _row(record: PairRecord, collected: float) -> dict[str, Any]:
-    return {
-        "sentence1": record.pair.sentence1,
-        "sentence2": record.pair.sentence2,
-        "score": record.pair.score,
-        **record.provenance.model_dump(),
-        "collected": collected,
-    }
+    return record.pair.model_dump() | record.provenance.model_dump() | {"collected": collected}
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], file: Path) -> int:

@@ -68,19 +68,19 @@ def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
         # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > SCHEMA:
-        raise Fatal(f"the dataset was written by a newer Pairwright (schema {found}, this one knows {SCHEMA})")
-    if found < SCHEMA:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA:
+        raise Fatal(f"the dataset was written by a newer Pairwright (schema {version}, this one knows {SCHEMA})")
+    if version < SCHEMA:
         if read_only:
             raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
-        _renew(connection, found)
+        _renew(connection, version)
 
 
-def _renew(connection: sqlite3.Connection, found: int) -> None:
+def _renew(connection: sqlite3.Connection, version: int) -> None:
     connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
     named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
-    steps = {0: TABLES + named, 1: FROM_1 + named, 2: ""}[found] + TRACES
+    steps = {0: TABLES + named, 1: FROM_1 + named, 2: ""}[version] + TRACES
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:

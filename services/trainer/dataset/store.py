@@ -9,7 +9,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Round:
     start: str | None
     """The version that training continues from, with `warm_start`; None from the base."""
     faults: int
-    """How many times its child process failed. A death of the trainer itself is not the round's fault."""
+    """How many times its child process failed. A death of the trainer itself doesn't count."""
     version: str | None
     reason: str | None
     """Why it failed, failed last, or was rejected."""
@@ -55,7 +55,7 @@ class Round:
     finished: float | None
 
 
-COLUMNS = "id, state, pairs, dataset_hash, seed, base, start, faults, version, reason, started, finished"
+COLUMNS = ", ".join(field.name for field in fields(Round))
 
 
 class StoredPair(NamedTuple):
@@ -132,7 +132,7 @@ class Dataset:
         return [row[0] for row in self._db.execute(query, (round_.pairs, round_.id))]
 
     def forget_traces(self, round_: Round) -> None:
-        """The round has ended, and told it to the traces of its pairs."""
+        """The round has ended, in the traces of its pairs too."""
         with self._transaction():
             self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
 
@@ -178,19 +178,21 @@ class Dataset:
 
     def round(self, id_: int) -> Round:
         """A round. Raises `Fatal`."""
-        row = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE id = ?", (id_,)).fetchone()
-        if row is None:
-            raise Fatal(f"there is no round {id_}")
-        return Round(**dict(row) | {"state": State(row["state"])})
+        for round_ in self._select("id = ?", id_):
+            return round_
+        raise Fatal(f"there is no round {id_}")
 
     def unfinished(self) -> Round | None:
         """The oldest round that was planned or begun and not ended."""
-        row = self._db.execute("SELECT id FROM round WHERE state IN ('planned', 'training') ORDER BY id").fetchone()
-        return self.round(row["id"]) if row else None
+        return next(iter(self._select("state IN ('planned', 'training')")), None)
 
     def rounds(self) -> list[Round]:
         """All rounds, oldest first."""
-        return [self.round(row["id"]) for row in self._db.execute("SELECT id FROM round ORDER BY id").fetchall()]
+        return self._select("true")
+
+    def _select(self, condition: str, *values: object) -> list[Round]:
+        rows = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE {condition} ORDER BY id", values)
+        return [Round(**dict(row) | {"state": State(row["state"])}) for row in rows]
 
     def pairs(self, round_: Round) -> Iterator[StoredPair]:
         """What a round may train on, one after the other: by sentence1, then sentence2, however they came."""
@@ -206,10 +208,10 @@ class Dataset:
 
     def scores(self) -> dict[float, int]:
         """Pairs by score, ascending; scores of many values in tenths."""
-        found = self._db.execute("SELECT score, count(*) FROM pair GROUP BY 1 ORDER BY 1 LIMIT 21").fetchall()
-        if len(found) > 20:
-            found = self._db.execute("SELECT round(score, 1), count(*) FROM pair GROUP BY 1 ORDER BY 1").fetchall()
-        return {row[0]: row[1] for row in found}
+        rows = self._db.execute("SELECT score, count(*) FROM pair GROUP BY 1 ORDER BY 1 LIMIT 21").fetchall()
+        if len(rows) > 20:
+            rows = self._db.execute("SELECT round(score, 1), count(*) FROM pair GROUP BY 1 ORDER BY 1").fetchall()
+        return {row[0]: row[1] for row in rows}
 
     def sentences(self) -> dict[str, float]:
         """How many different sentence1 there are, and how long a sentence is on average."""
@@ -229,28 +231,27 @@ class Dataset:
 
     def begin(self, id_: int) -> None:
         """A child process starts on the round."""
-        with self._transaction():
-            self._db.execute("UPDATE round SET state = 'training', started = ? WHERE id = ?", (time.time(), id_))
+        self._update(id_, state=State.TRAINING, started=time.time())
 
-    def count_fault(self, id_: int, reason: str) -> int:
+    def count_failure(self, id_: int, reason: str) -> int:
         """The round's child process failed; how many times by now."""
-        with self._transaction():
-            self._db.execute("UPDATE round SET faults = faults + 1, reason = ? WHERE id = ?", (reason, id_))
-        return self.round(id_).faults
+        failures = self.round(id_).faults + 1
+        self._update(id_, faults=failures, reason=reason)
+        return failures
 
     def finish(self, id_: int, version: str, rejection: str | None = None) -> None:
         """The round's version is published, or was rejected for a reason."""
         state = State.PUBLISHED if rejection is None else State.REJECTED
-        with self._transaction():
-            self._db.execute(
-                "UPDATE round SET state = ?, version = ?, reason = ?, finished = ? WHERE id = ?",
-                (state, version, rejection, time.time(), id_),
-            )
+        self._update(id_, state=state, version=version, reason=rejection, finished=time.time())
 
     def fail(self, id_: int) -> None:
         """The round is given up; its pairs stay for the next one."""
+        self._update(id_, state=State.FAILED, finished=time.time())
+
+    def _update(self, id_: int, **columns: object) -> None:
         with self._transaction():
-            self._db.execute("UPDATE round SET state = 'failed', finished = ? WHERE id = ?", (time.time(), id_))
+            assignments = ", ".join(f"{name} = ?" for name in columns)
+            self._db.execute(f"UPDATE round SET {assignments} WHERE id = ?", (*columns.values(), id_))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -260,7 +261,7 @@ class Dataset:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            # A failed COMMIT (a full disk) leaves the transaction open or has ended it, depending on the fault.
+            # A failed COMMIT (a full disk) leaves the transaction open or has ended it, depending on the error.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -268,7 +269,7 @@ class Dataset:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[bool]:
-    """Try for the lock that a dataset's trainer holds: whether it is ours now.
+    """Try for the lock that a dataset's trainer holds; yields whether it is ours now.
 
     The kernel gives it back when this process dies, however it dies. Raises `Fatal` when the folder can't be used.
     """
@@ -294,7 +295,8 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
         raise Fatal(f"PAIRWRIGHT_HOME: there is no dataset in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(file, isolation_level=None, timeout=30)
+        # Any thread may use it, though only one at a time: the worker keeps SQLite off its event loop's thread.
+        connection = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise Fatal(f"PAIRWRIGHT_HOME: can't keep the dataset in {folder}: {error}") from None
     with contextlib.closing(connection):

@@ -109,8 +109,8 @@ def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: i
 
 
 def _views(settings: TrainerSettings, dino: bool, embedded: bool) -> int:
-    if settings.views is not None:
-        return settings.views
+    if settings.teacher_embeddings is not None:
+        return settings.teacher_embeddings
     return VIEWS if embedded and not dino else 0
 
 

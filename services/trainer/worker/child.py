@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
@@ -13,11 +13,14 @@ from services.trainer.progress import Progress
 from shared import tracing
 from shared.process import ROOT, tied_to_parent
 
+RunRound = Callable[[int, int, Callable[[Progress], None]], Awaitable[Progress]]
+"""As `run_child`."""
 
-async def run_child(id_: int, epoch: int, tell: Callable[[Progress], None]) -> Progress:
-    """Run round `id_` under a lease's epoch, telling what the child tells.
 
-    The last progress has a `version` or a `fault`. The child dies with us, and when this is cancelled.
+async def run_child(id_: int, epoch: int, on_progress: Callable[[Progress], None]) -> Progress:
+    """Run round `id_` under a lease's epoch, reporting what the child reports.
+
+    The last progress has a `version` or an `error`. The child dies with us, and when this is cancelled.
     """
     command = tied_to_parent([sys.executable, "-m", "services.trainer", "round", str(id_), "--epoch", str(epoch)])
     # Our own working directory, since settings may be relative paths; so Python must be told where the code is.
@@ -35,18 +38,18 @@ async def run_child(id_: int, epoch: int, tell: Callable[[Progress], None]) -> P
         async for line in process.stdout:
             with contextlib.suppress(ValidationError):  # a line torn by the child's death
                 last = Progress.model_validate_json(line)
-                tell(last)
+                on_progress(last)
         status = await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if last.fault is None and (status != 0 or last.version is None):
-        return last.model_copy(update={"fault": _death(status), "version": None})
+    if last.error is None and (status != 0 or last.version is None):
+        return last.model_copy(update={"error": _describe(status), "version": None})
     return last
 
 
-def _death(status: int) -> str:
+def _describe(status: int) -> str:
     if status >= 0:
         return f"its process ended with status {status} and said nothing"
     name = signal.Signals(-status).name

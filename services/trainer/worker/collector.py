@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.trainer.dataset.store import Dataset
+from services.trainer.worker.dataset_thread import DatasetThread
 from shared import tracing
 from shared.errors import first_line
 from shared.stream import Delivery, PairStream
@@ -23,13 +23,13 @@ CONSUMER = "trainer-0"
 """One name for ever: what a dead trainer left unacknowledged comes to the next one at once."""
 DELIVERIES = 5
 REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError)
-"""What can be an entry's own fault. A full disk, a locked or damaged file and a Redis that is away never are."""
+"""What may be due to an entry itself. A full disk, a locked or damaged file and a Redis that is away never are."""
 
 
 class Collector:
     """Moves pairs. `reader` blocks and must not retry; `writer` may."""
 
-    def __init__(self, reader: PairStream, writer: PairStream, dataset: Dataset) -> None:
+    def __init__(self, reader: PairStream, writer: PairStream, dataset: DatasetThread) -> None:
         self._reader, self._writer, self._dataset = reader, writer, dataset
         self._last_new = time.monotonic()
 
@@ -57,16 +57,12 @@ class Collector:
             if not await self.collect(block_ms=1):
                 return
 
-    async def dead(self) -> int:
-        """How many entries are in the dead letters."""
-        return await self._writer.count_dead_letters()
-
     async def _keep(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             if delivery.record is None:
-                await self._bury(delivery)
+                await self._dead_letter(delivery)
         readable = [delivery for delivery in deliveries if delivery.record is not None]
-        # Seen often and still there: one of them may be what the trainer dies of.
+        # Delivered often and still there: one of them may be what the trainer dies of.
         suspects = [delivery for delivery in readable if delivery.deliveries > DELIVERIES]
         await self._keep_together([delivery for delivery in readable if delivery.deliveries <= DELIVERIES])
         for suspect in suspects:
@@ -76,7 +72,7 @@ class Collector:
         if not deliveries:
             return
         try:
-            self._add(deliveries)
+            await self._add(deliveries)
         except REFUSALS as error:
             if len(deliveries) == 1:
                 await self._refuse(deliveries[0], error)
@@ -89,7 +85,7 @@ class Collector:
     async def _keep_suspect(self, delivery: Delivery) -> None:
         tries = await self._writer.count_try(delivery)
         if tries > DELIVERIES:
-            await self._bury(replace(delivery, fault=f"the trainer died of it {tries - 1} times"))
+            await self._dead_letter(replace(delivery, fault=f"the trainer died of it {tries - 1} times"))
             return
         try:
             await self._keep_together([delivery])
@@ -98,22 +94,22 @@ class Collector:
 
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         if delivery.deliveries >= DELIVERIES:
-            await self._bury(replace(delivery, fault=f"the dataset refuses it: {first_line(error)}"))
+            await self._dead_letter(replace(delivery, fault=f"the dataset refuses it: {first_line(error)}"))
             return
         log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
         self._reader.rewind()
 
-    async def _bury(self, delivery: Delivery) -> None:
+    async def _dead_letter(self, delivery: Delivery) -> None:
         log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.fault)
         await self._writer.dead_letter(delivery)
 
-    def _add(self, deliveries: Sequence[Delivery]) -> None:
+    async def _add(self, deliveries: Sequence[Delivery]) -> None:
         records = [delivery.record for delivery in deliveries if delivery.record is not None]
         sources = Counter(delivery.traceparent for delivery in deliveries if delivery.traceparent)
         with contextlib.ExitStack() as spans:
-            here = []
+            traceparents = []
             for source, pairs in sources.items():  # one span in each trace that pairs come from
                 spans.enter_context(tracing.span("collect", parent=source, pairs=pairs))
-                here.append(tracing.traceparent())
-            if self._dataset.add(records, filter(None, here)):
+                traceparents.append(tracing.traceparent())
+            if await self._dataset.run(lambda dataset: dataset.add(records, filter(None, traceparents))):
                 self._last_new = time.monotonic()

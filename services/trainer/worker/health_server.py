@@ -1,92 +1,48 @@
-"""The trainer's own small endpoint: `/metrics`, `/livez` and `/readyz`, in threads beside the worker."""
+"""The trainer's `/metrics`, `/livez` and `/readyz`, on the worker's event loop."""
 
+import asyncio
 import contextlib
-import json
 import logging
-import socketserver
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from collections.abc import AsyncIterator
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-
-from shared.errors import first_line
+from services.trainer.metrics import Metrics
+from shared.errors import Fatal
+from shared.http.app import create_app
+from shared.http.server import listen, server
 
 log = logging.getLogger(__name__)
 
-Checks = Callable[[], dict[str, str]]
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+DRAIN_S = 1.0
+MAX_BODY_BYTES = 1024
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Without the look-up of our own name, which may take seconds where there is no name server."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "trainer", self.server_address[1]
-        self.setup_environ()
-
-
-class _Quiet(WSGIRequestHandler):
-    timeout = 10  # a caller who says nothing
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Not a line a scrape."""
-
-
-@contextlib.contextmanager
-def endpoint(host: str, port: int, registry: CollectorRegistry, checks: Checks) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator[None]:
     """Answer until the block ends. Port 0 answers nowhere.
 
-    A port that can't be had is a warning: a second trainer that waits on the same machine is no fault, and collecting
-    matters more than being watched.
+    A port that can't be had is a warning: a second trainer may wait on the same machine, and collecting matters more
+    than the endpoint.
     """
-    server = _listen(host, port) if port else None
-    if server is None:
+    try:
+        listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
+    except Fatal as fatal:
+        log.warning("no metrics: %s", fatal)
+        listener = None
+    if listener is None:
         yield
         return
-    server.set_app(_application(registry, checks))
-    threading.Thread(target=server.serve_forever, name="endpoint", daemon=True).start()
+
+    async def checks() -> dict[str, str]:
+        return metrics.states
+
+    app = create_app(
+        title="Pairwright trainer", description="What the trainer does and whether it can work.", checks=checks,
+        keys=(), registry=metrics.registry, max_body_bytes=MAX_BODY_BYTES, docs_url=None, openapi_url=None,
+    )  # fmt: skip
+    http = server(app, DRAIN_S, handles_signals=False)
+    serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _listen(host: str, port: int) -> _Server | None:
-    try:
-        return _Server((host, port), _Quiet)
-    except OSError as error:
-        log.warning(
-            "no metrics: can't listen on %s:%d: %s. Free the port or set PAIRWRIGHT_TRAINER_PORT (0: none).",
-            host, port, first_line(error),
-        )  # fmt: skip
-        return None
-
-
-def _application(registry: CollectorRegistry, checks: Checks) -> Application:
-    metrics: Application = make_wsgi_app(registry)
-
-    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            return metrics(environ, start_response)
-        status, body = _health(path, checks)
-        start_response(status, [("Content-Type", "application/json")])
-        return [json.dumps(body).encode()]
-
-    return answer
-
-
-def _health(path: str, checks: Checks) -> tuple[str, dict[str, Any]]:
-    if path == "/livez":
-        return "200 OK", {"status": "alive"}
-    if path == "/readyz":
-        states = checks()
-        ready = all(state.partition(";")[0] == "ok" for state in states.values())
-        body = {"status": "ready" if ready else "not ready", "checks": states}
-        return ("200 OK" if ready else "503 Service Unavailable"), body
-    return "404 Not Found", {"title": "Not found", "detail": "There are /metrics, /livez and /readyz."}
+        http.should_exit = True
+        await serving

@@ -1,9 +1,11 @@
 """When a round starts. Pure decisions; the worker brings the facts."""
 
+import math
 import os
 from pathlib import Path
 
 from services.trainer.settings import TrainerSettings, Wait
+from shared.backoff import Backoff
 
 FEW_CORES = 8
 NVIDIA = Path("/dev/nvidiactl")
@@ -14,6 +16,11 @@ def due(new_pairs: int, idle_s: float, settings: TrainerSettings) -> bool:
     if new_pairs >= settings.round_pairs:
         return True
     return new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+
+
+def retry_pause_s(failures: int, settings: TrainerSettings) -> float:
+    """Seconds before a round that has failed so many times is run again."""
+    return Backoff(settings.retry_seconds, math.inf, factor=4, jitter=0, failures=failures - 1).next_s()
 
 
 def yields_to_generation(wait: Wait) -> bool:

@@ -1,12 +1,16 @@
 """Asking a trainer that runs somewhere for a round now: `train --once` asks, the worker answers with its number."""
 
+import asyncio
 import secrets
+import time
 
 from redis.asyncio import Redis
 
+from shared.backoff import pause
 from shared.redis import key
 
 EXPIRES_AFTER_S = 600
+LOOK_S, ANSWER_WITHIN_S = 0.5, 60.0
 
 
 class RoundRequests:
@@ -16,23 +20,27 @@ class RoundRequests:
         self._redis, self._dataset = redis, dataset
         self._requested = key(dataset, "trainer", "wanted")
 
-    async def ask(self) -> str:
-        """Ask; the token under which the answer comes."""
+    async def ask(self, stopping: asyncio.Event) -> str | None:
+        """Ask, and wait for the answer; None when there is none in time, or `stopping` is set before."""
         token = secrets.token_hex(8)
         await self._redis.lpush(self._requested, token)
         await self._redis.expire(self._requested, EXPIRES_AFTER_S)
-        return token
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while time.monotonic() < deadline and not stopping.is_set():
+            text = await self._redis.get(self._answer_key(token))
+            if text is not None:
+                return str(text)
+            await pause(stopping, LOOK_S)
+        return None
 
     async def take(self) -> list[str]:
-        """All open requests; they are the taker's to answer now."""
-        taken = await self._redis.rpop(self._requested, EXPIRES_AFTER_S)
-        return [str(token) for token in taken or []]
+        """The tokens of all open requests; they are the caller's to answer now."""
+        tokens = await self._redis.rpop(self._requested, EXPIRES_AFTER_S)
+        return [str(token) for token in tokens or []]
 
-    async def answer(self, token: str, said: str) -> None:
+    async def answer(self, token: str, text: str) -> None:
         """A round's number, or why there is none."""
-        await self._redis.set(key(self._dataset, "trainer", "answer", token), said, ex=EXPIRES_AFTER_S)
+        await self._redis.set(self._answer_key(token), text, ex=EXPIRES_AFTER_S)
 
-    async def answer_to(self, token: str) -> str | None:
-        """The answer, once there is one."""
-        said = await self._redis.get(key(self._dataset, "trainer", "answer", token))
-        return None if said is None else str(said)
+    def _answer_key(self, token: str) -> str:
+        return key(self._dataset, "trainer", "answer", token)

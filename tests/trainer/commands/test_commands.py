@@ -1,4 +1,4 @@
-"""`python -m services.trainer dataset ...` and `versions ...`, as processes."""
+"""`python -m services.trainer dataset ...` and `versions ...`."""
 
 import csv
 import json
@@ -14,6 +14,7 @@ from services.trainer.dataset.store import open_dataset
 from shared.manifest import Card
 from shared.model_store import ModelStore
 from shared.pairs import Pair
+from tests.support.command_line import failure, run_command
 from tests.support.pairs import make_pairs, records
 from tests.support.publisher import write_model
 from tests.support.trainer import ROOT
@@ -27,28 +28,17 @@ class Commands:
         self.store = ModelStore(home / "models" / "default")
 
     def __call__(self, *arguments: object) -> str:
-        """What a command that must work says."""
-        done = self._run(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """What a command that must work prints."""
+        return run_command(self.home, *arguments)
 
     def fails(self, *arguments: object) -> str:
-        """The one line of a command that must not work."""
-        done = self._run(*arguments)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.count("\n") == 1
-        return done.stderr.removeprefix("pairwright trainer: ").strip()
+        """The message of a command that must not work."""
+        return failure(self.home, *arguments)
 
     def pairs(self) -> list[Pair]:
         """What the dataset has, in the order it came."""
         with open_dataset(self.home / "datasets" / "default", read_only=True) as dataset:
             return [Pair(**dict(record.pair)) for record, _ in dataset.records()]
-
-    def _run(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "services.trainer", *map(str, arguments)],
-            cwd=ROOT, env=os.environ | {"PAIRWRIGHT_HOME": str(self.home)}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
 
 
 @pytest.fixture
@@ -60,6 +50,44 @@ def fill(command: Commands, count: int = 30) -> list[Pair]:
     with open_dataset(command.home / "datasets" / "default") as dataset:
         dataset.add(records(make_pairs(count)))
     return make_pairs(count)
+
+
+def start(home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command as its users do."""
+    command = [sys.executable, "-m", "services.trainer", *map(str, arguments)]
+    environment = os.environ | {"PAIRWRIGHT_HOME": str(home)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_process_ends_with_its_answer_or_with_one_line(command: Commands) -> None:
+    fill(command, 3)
+    done = start(command.home, "dataset", "stats", "--json")
+    assert (done.returncode, json.loads(done.stdout)["pairs"], done.stderr) == (0, 3, "")
+    done = start(command.home, "versions", "list")
+    assert (done.returncode, done.stdout) == (0, f"there are no versions in {command.store.root} yet\n")
+    done = start(command.home, "versions", "show", "current")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("pairwright trainer: there is no version 'current'")
+    done = start(command.home, "dataset", "import")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Missing argument" in done.stderr
+
+
+def test_reading_part_of_a_command_s_output_is_no_error(command: Commands) -> None:
+    with command.store.staging() as staged:
+        write_model(staged)
+        command.store.publish(staged, Card(base="b" * 2**17, round=1, pairs=9, dimensions=2), [[0.0]] * 4)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.trainer", "versions", "list", "--json"],
+        cwd=ROOT, env=os.environ | {"PAIRWRIGHT_HOME": str(command.home)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (0, b"")
+    process.stderr.close()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

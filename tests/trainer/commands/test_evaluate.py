@@ -1,4 +1,4 @@
-"""`python -m services.trainer evaluate`, as a process."""
+"""`python -m services.trainer evaluate`."""
 
 import json
 import os
@@ -13,19 +13,13 @@ from services.trainer.evaluation.sts import score
 from services.trainer.models import encoder
 from shared.manifest import Card
 from shared.model_store import ModelStore
+from tests.support.command_line import failure, run_command
 from tests.support.pairs import make_pairs
 from tests.support.trainer import ROOT
 
 
-def evaluate(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "services.trainer", "evaluate", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PAIRWRIGHT_HOME": str(home), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def evaluate(home: Path, *arguments: object) -> str:
+    return run_command(home, "evaluate", *arguments)
 
 
 def test_a_published_version_as_one_flat_json_object(tmp_path: Path, sts: Path, static_student: Path) -> None:
@@ -34,9 +28,11 @@ def test_a_published_version_as_one_flat_json_object(tmp_path: Path, sts: Path, 
     with store.staging() as staged:
         encoder.save(model, staged)
         store.publish(staged, Card(base="test", round=0, pairs=0, dimensions=16), [[0.0]] * 4)
-    result = evaluate(tmp_path, "current", "--sts", sts, "--json")
+    command = [sys.executable, "-m", "services.trainer", "evaluate", "current", "--sts", str(sts), "--json"]
+    environment = os.environ | {"PAIRWRIGHT_HOME": str(tmp_path)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
+    printed = json.loads(result.stdout)
     expected = {
         name: score(
             lambda texts: encoder.encode(model, texts),
@@ -44,13 +40,13 @@ def test_a_published_version_as_one_flat_json_object(tmp_path: Path, sts: Path, 
         )
         for name, seed in (("one.test", 1), ("two.dev", 2))
     }
-    assert list(found) == ["one.test", "two.dev", "average"]
+    assert list(printed) == ["one.test", "two.dev", "average"]
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=0.0051)
-    assert found["average"] == pytest.approx(sum(expected.values()) / 2, abs=0.011)
+        assert printed[name] == pytest.approx(value, abs=0.0051)
+    assert printed["average"] == pytest.approx(sum(expected.values()) / 2, abs=0.011)
 
 
-def test_faults_are_one_line_each(tmp_path: Path, sts: Path, static_student: Path) -> None:
+def test_what_is_wrong_is_one_line(tmp_path: Path, sts: Path, static_student: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     cases = {
@@ -61,18 +57,11 @@ def test_faults_are_one_line_each(tmp_path: Path, sts: Path, static_student: Pat
         (str(empty), str(sts)): "holds none of modules.json, config.json",
     }
     for (model, folder), message in cases.items():
-        result = evaluate(tmp_path, model, "--sts", folder)
-        assert result.returncode == 1
-        assert message in result.stderr
-        assert result.stderr.startswith("pairwright trainer: ")
-        assert result.stderr.count("\n") == 1
+        assert message in failure(tmp_path, "evaluate", model, "--sts", folder)
 
 
 def test_details_tell_how_sure_a_score_is(tmp_path: Path, sts: Path, static_student: Path) -> None:
-    result = evaluate(tmp_path, static_student, "--sts", sts, "--json", "--details")
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    one = found["sets"]["one.test"]
+    one = json.loads(evaluate(tmp_path, static_student, "--sts", sts, "--json", "--details"))["sets"]["one.test"]
     assert one["pairs"] == 40
     assert one["low"] < one["spearman"] < one["high"]
     assert one["subsets"] == {"made": {"pairs": 40, "spearman": one["spearman"]}}
@@ -90,25 +79,22 @@ def test_details_tell_how_sure_a_score_is(tmp_path: Path, sts: Path, static_stud
     texts = sorted(unit)
     others = [np.exp(-2 * np.sum((unit[a] - unit[b]) ** 2)) for i, a in enumerate(texts) for b in texts[:i]]
     assert one["uniformity"] == pytest.approx(np.log(np.mean(others)), abs=1e-3)
-    spoken = evaluate(tmp_path, static_student, "--sts", sts).stdout
-    assert "interval" in spoken
-    assert f"{one['low']:.2f} to {one['high']:.2f}" in spoken
+    text = evaluate(tmp_path, static_student, "--sts", sts)
+    assert "interval" in text
+    assert f"{one['low']:.2f} to {one['high']:.2f}" in text
 
 
 def test_any_file_of_scored_pairs_is_taken(tmp_path: Path, static_student: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(pair.model_dump()) + "\n" for pair in make_pairs(40, 1)))
-    result = evaluate(tmp_path, static_student, "--data", file, "--json")
-    assert json.loads(result.stdout).keys() == {str(file), "average"}
+    assert json.loads(evaluate(tmp_path, static_student, "--data", file, "--json")).keys() == {str(file), "average"}
 
 
 def test_what_cannot_be_scored_on_is_said(tmp_path: Path, static_student: Path) -> None:
-    for arguments, told in (
+    for arguments, message in (
         ((), "name what to score on, with --sts DIR, --data SET or --mteb TASK"),
         (("--data", "./none.csv"), "--data: there is no file './none.csv'"),
         (("--data", "nobody/nothing"), "--data: can't get 'nobody/nothing' from the hub"),
         (("--mteb", "STS12"), "--mteb: "),
     ):
-        result = evaluate(tmp_path, static_student, *arguments)
-        assert result.returncode == 1
-        assert told in result.stderr
+        assert message in failure(tmp_path, "evaluate", static_student, *arguments)

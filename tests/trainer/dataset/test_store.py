@@ -57,7 +57,7 @@ def test_rounds_go_through_their_states(pairs_dataset: Dataset) -> None:
     assert pairs_dataset.unfinished() is None
     pairs_dataset.add(records(make_pairs(3)))
     plan(pairs_dataset, 1, "base")
-    assert [pairs_dataset.count_fault(1, f"reason {number}") for number in (1, 2)] == [1, 2]
+    assert [pairs_dataset.count_failure(1, f"reason {number}") for number in (1, 2)] == [1, 2]
     pairs_dataset.fail(1)
     failed = pairs_dataset.round(1)
     assert (failed.state, failed.reason, failed.version) == (State.FAILED, "reason 2", None)

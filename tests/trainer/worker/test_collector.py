@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from services.trainer.dataset.store import Dataset, open_dataset
 from services.trainer.worker.collector import Collector
+from services.trainer.worker.dataset_thread import DatasetThread
 from shared.pairs import Pair, PairRecord
 from shared.queue import EmbeddedServer
 from shared.redis import command_client, reading_client
@@ -35,8 +36,14 @@ async def reader(server: EmbeddedServer, dataset: str) -> AsyncIterator[PairStre
 
 
 @pytest.fixture
-def collector(reader: PairStream, stream: PairStream, pairs_dataset: Dataset) -> Collector:
-    return Collector(reader, stream, pairs_dataset)
+def thread(pairs_dataset: Dataset, tmp_path: Path) -> Iterator[DatasetThread]:
+    with DatasetThread(pairs_dataset, tmp_path / "datasets" / "default") as thread:
+        yield thread
+
+
+@pytest.fixture
+def collector(reader: PairStream, stream: PairStream, thread: DatasetThread) -> Collector:
+    return Collector(reader, stream, thread)
 
 
 async def offer(stream: PairStream, count: int) -> None:
@@ -98,7 +105,7 @@ async def test_nothing_leaves_the_stream_before_it_is_committed(
         open_dataset(tmp_path / "datasets" / "default", read_only=True) as full_disk,
         pytest.raises(sqlite3.OperationalError),
     ):
-        await Collector(reader, stream, full_disk).collect(block_ms=10)
+        await Collector(reader, stream, DatasetThread(full_disk, tmp_path)).collect(block_ms=10)
     assert await stream.backlog() == 20
     await collector.drain()
     assert pairs_dataset.count() == 20
@@ -144,7 +151,7 @@ async def test_an_outage_of_the_disk_is_no_entry_s_fault_however_long(
 ) -> None:
     await offer(stream, 20)
     with open_dataset(tmp_path / "datasets" / "default", read_only=True) as full_disk:
-        failing = Collector(reader, stream, full_disk)
+        failing = Collector(reader, stream, DatasetThread(full_disk, tmp_path))
         for _ in range(12):
             with pytest.raises(sqlite3.OperationalError):
                 await failing.collect(block_ms=10)
@@ -181,4 +188,4 @@ async def collect_and_die(url: str, name: str, folder: Path) -> None:
     with open_dataset(folder) as opened:
         refuse(opened, "die()")
         reading, commands = reading_client(url, longest_block_s=1), command_client(url)
-        await Collector(PairStream(reading, name), PairStream(commands, name), opened).drain()
+        await Collector(PairStream(reading, name), PairStream(commands, name), DatasetThread(opened, folder)).drain()

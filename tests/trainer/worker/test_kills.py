@@ -27,7 +27,7 @@ from tests.shared.conftest import wait_until
 from tests.support.pairs import make_pairs, records
 from tests.support.trainer import ROOT
 
-SECONDS, REDIS_KILLS, BATCH = 6.0, 3, 20
+SECONDS, REDIS_KILLS, BATCH = 3.0, 2, 20
 
 
 def kept(folder: Path) -> Counter[tuple[str, str]]:
@@ -78,11 +78,11 @@ def test_nothing_is_lost_and_nothing_is_doubled(own_server: EmbeddedServer, tmp_
     assert sent - found.keys() == set(), "lost"
     assert {pair: count for pair, count in found.items() if count > 1} == {}, "doubled"
     assert found.keys() == sent
-    assert kills >= 20
+    assert kills >= 10
     assert own_server.restarts >= REDIS_KILLS
 
 
-@pytest.mark.parametrize(("variant", "seeds"), [("acks-first", range(1, 6)), ("no-unique-key", range(1, 6))])
+@pytest.mark.parametrize(("variant", "seeds"), [("acks-first", range(1, 21)), ("no-unique-key", range(1, 21))])
 def test_the_test_notices_a_broken_collector(
     own_server: EmbeddedServer, tmp_path: Path, variant: str, seeds: range
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from services.trainer.settings import TrainerSettings
-from services.trainer.worker.round_policy import Patience, due, yields_to_generation
+from services.trainer.worker.round_policy import Patience, due, retry_pause_s, yields_to_generation
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,11 @@ from services.trainer.worker.round_policy import Patience, due, yields_to_genera
 def test_many_pairs_or_some_and_then_quiet(new: int, idle_s: float, expected: bool) -> None:
     settings = TrainerSettings(round_pairs=200, round_min_pairs=30, round_seconds=60)
     assert due(new, idle_s, settings) is expected
+
+
+def test_the_pause_after_a_failure_grows_fourfold() -> None:
+    settings = TrainerSettings(retry_seconds=2)
+    assert [retry_pause_s(failures, settings) for failures in (1, 2, 3)] == [2, 8, 32]
 
 
 def test_waiting_can_be_forced_and_forbidden() -> None:
