@@ -90,10 +90,11 @@ def test_each_choice_changes_what_comes_out(folder: Path) -> None:
         {"epochs": 0},
         {"student": "teacher"},
     ]
-    results = [run(bench, train=["train"], **options) for options in [*choices, {"shuffled": True}]]
+    base = {"train": ["train"], "learning_rate": 0.01, "epochs": 8}
+    results = [run(bench, **base | options) for options in [*choices, {"shuffled": True}]]
     means = [result["mean"] for result in results]
     assert len(set(means)) == len(means)
-    assert means[0] > means[-1] + 5, "shuffled scores teach no meaning"
+    assert means[0] > means[-1] + 20, "shuffled scores teach no meaning"
     assert [result["agreement"] for result in results] == [{}] * len(results)
     with pytest.raises(Fatal, match="only the default teacher has a corpus"):
         run(bench, **{"corpus.sentences": 10})
