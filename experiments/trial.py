@@ -136,8 +136,8 @@ def _static(trial: Trial, bench: Bench) -> Any:
 
 
 def _fit_to_teacher(model: Any, texts: Sequence[str], embeddings: embedding_cache.Embeddings) -> None:
-    table, bags = encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts)
-    encoder.set_token_embeddings(model, ridge.fit_to_teacher(table, bags, embeddings))
+    table, bag_of_tokens = encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts)
+    encoder.set_token_embeddings(model, ridge.fit_to_teacher(table, bag_of_tokens, embeddings))
 
 
 def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tuple[list[Row], int]:

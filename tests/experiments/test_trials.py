@@ -122,9 +122,9 @@ def test_a_student_learns_the_teacher_s_order_from_a_corpus_and_not_from_the_pla
         result: dict[str, float] = run(bench, **of_corpus)["agreement"]
         return result
 
-    lesson = {"sentences": 10_000, "regression": False, "epochs": 60, "learning_rate": 0.1}
+    training = {"sentences": 10_000, "regression": False, "epochs": 60, "learning_rate": 0.1}
     plain, fitted = agreement(), agreement(sentences=10_000)
-    distilled, placebo = agreement(**lesson), agreement(**lesson, shuffled=True)
+    distilled, placebo = agreement(**training), agreement(**training, shuffled=True)
     assert set(plain) == {"all pairs", "nearest", "train", "evaluation"}
     assert fitted["all pairs"] > plain["all pairs"]
     assert distilled["all pairs"] > max(plain["all pairs"], placebo["all pairs"]) + 20
