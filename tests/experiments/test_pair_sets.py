@@ -8,7 +8,7 @@ import pytest
 from experiments import pair_sets
 from experiments.__main__ import SETS
 from experiments.configuration import Trial, read_grid
-from experiments.generation import read_sets
+from experiments.generation import generate, read_sets
 from experiments.results import by_name
 from experiments.table import half_width, markdown
 from shared.errors import Fatal
@@ -60,6 +60,15 @@ def test_the_shipped_grids_name_sets_that_can_be_written() -> None:
     grids = [read_grid(file) for file in SETS.parent.glob("*.json") if file != SETS]
     assert len(grids) >= 4
     assert {name for grid in grids for row in grid for name in (*row.trial.train, *row.trial.eval_pairs)} <= names
+
+
+def test_a_set_is_written_once_and_needs_its_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {one.name: one for one in read_sets(SETS)}
+    (tmp_path / "own-1.jsonl").touch()
+    generate([sets["own-1"]], tmp_path, None)
+    assert capsys.readouterr().out == "own-1: is there\n"
+    with pytest.raises(Fatal, match="people: needs sentences"):
+        generate([sets["people"]], tmp_path, None)
 
 
 def test_the_shipped_results_are_tables() -> None:
