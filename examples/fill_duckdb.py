@@ -21,11 +21,12 @@ def embed(texts: list[str]) -> list[list[float]]:
 
 
 vectors = embed(TEXTS)
-kind = f"FLOAT[{len(vectors[0])}]"
+vector_type = f"FLOAT[{len(vectors[0])}]"
 store = duckdb.connect(sys.argv[1] if len(sys.argv) > 1 else ":memory:")
 store.execute("CREATE TABLE made_by AS SELECT ? AS version", [version])
-store.execute(f"CREATE TABLE texts (text TEXT, vector {kind})")
+store.execute(f"CREATE TABLE texts (text TEXT, vector {vector_type})")
 store.executemany("INSERT INTO texts VALUES (?, ?)", [list(row) for row in zip(TEXTS, vectors, strict=True)])
-nearest = f"SELECT text, array_cosine_similarity(vector, ?::{kind}) AS cosine FROM texts ORDER BY cosine DESC LIMIT 2"
-for text, cosine in store.execute(nearest, embed(["a dog runs"])).fetchall():
-    print(f"{cosine:.3f} {text}")
+cosine = f"array_cosine_similarity(vector, ?::{vector_type})"
+nearest = f"SELECT text, {cosine} AS cosine FROM texts ORDER BY cosine DESC LIMIT 2"
+for text, similarity in store.execute(nearest, embed(["a dog runs"])).fetchall():
+    print(f"{similarity:.3f} {text}")

@@ -1,72 +1,95 @@
 """`python -m experiments`: write sets of pairs, run trials on them, and show what came out."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
-from experiments import generation, pictures
+import typer
+
+from experiments import generation, pair_sets, picture
 from experiments.configuration import read_grid
-from experiments.results import Results
-from experiments.sweep import Sweep, human_sets
+from experiments.results import Results, by_name, run_grid
 from experiments.table import markdown
 from shared import teacher
 from shared.errors import Fatal
-from shared.process import exit_with
+from shared.process import ROOT, exit_with
 from shared.settings import Settings, load
 
-GRIDS = Path(__file__).with_name("grids")
+FOLDER = ROOT / ".pairwright" / "experiments"
+SETS = Path(__file__).with_name("grids") / "sets.json"
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+Pairs = Annotated[Path, typer.Option(help="the pair sets' folder")]
+Only = Annotated[list[str] | None, typer.Option(help="take the mean over this evaluation set alone; may be repeated")]
 
 
-def main() -> None:
-    """Parse and do. Raises `Fatal` for whatever a person can mend."""
-    parser = argparse.ArgumentParser(prog="python -m experiments")
-    parser.add_argument("--pairs", type=Path, default=Path(".pairwright/experiments/pairs"), help="the sets' folder")
-    parser.add_argument(
-        "--rows", type=Path, default=Path(".pairwright/experiments/rows.jsonl"), help="the trials' results"
-    )
-    commands = parser.add_subparsers(required=True, dest="command")
-    writes = commands.add_parser("generate", help="write the sets of a generation grid that are not there yet")
-    writes.add_argument("grid", type=Path, nargs="?", default=GRIDS / "generation.json")
-    writes.add_argument("--sentences", type=Path, help="a file of sentences, one a line")
-    writes.add_argument("--together", type=int, default=1, help="write so many sets at one time (%(default)s)")
-    runs = commands.add_parser("run", help="run the trials of a grid that have no result yet")
-    runs.add_argument("grid", type=Path)
-    runs.add_argument("--sts", type=Path, help="human-scored sets: measured beside, used for nothing")
-    runs.add_argument("--sentences", type=Path, help="further sentences to show to the teacher, one a line")
-    shows = commands.add_parser("table", help="the results of a grid, as a table in Markdown")
-    shows.add_argument("grid", type=Path)
-    shows.add_argument("--human", action="store_true", help="show the human-scored sets' columns")
-    shows.add_argument("--details", action="store_true", help="show every judging set")
-    draws = commands.add_parser("picture", help="the results of a grid, as a picture of the label-free scores")
-    draws.add_argument("grid", type=Path)
-    draws.add_argument("file", type=Path)
-    draws.add_argument("--title", default="Label-free score")
-    given = parser.parse_args()
-    if given.command == "generate":
-        generation.generate(generation.read_grid(given.grid), given.pairs, given.sentences, given.together)
-        return
-    sweep = Sweep(read_grid(given.grid), given.pairs, Results(given.rows))
-    if given.command == "run":
-        run(sweep, given.sts, given.sentences)
-    elif given.command == "picture":
-        pictures.draw(sweep.collected(), given.title, given.file)
-    else:
-        print(markdown(sweep.collected(), given.human, given.details))
+@app.command()
+def generate(
+    sets: Annotated[Path, typer.Argument(help="a file of pair sets")] = SETS,
+    only: Annotated[list[str] | None, typer.Option(help="write this set alone; may be repeated")] = None,
+    pairs: Pairs = FOLDER / "pairs",
+    sentences: Annotated[Path | None, typer.Option(help="a file of sentences, one a line")] = None,
+    together: Annotated[int, typer.Option(help="write so many sets at one time")] = 1,
+) -> None:
+    """Write the pair sets that are not there yet."""
+    wanted = [one for one in generation.read_sets(sets) if not only or one.name in only]
+    generation.generate(wanted, pairs, sentences, together)
 
 
-def run(sweep: Sweep, sts: Path | None, sentences: Path | None) -> None:
-    """Run what is missing, with the default teacher."""
-    human = human_sets(sts)
-    from experiments import trial
+@app.command()
+def run(
+    grid: Annotated[Path, typer.Argument(help="a file of trials")],
+    pairs: Pairs = FOLDER / "pairs",
+    results: Annotated[Path | None, typer.Option(help="a file of results, by default named as the grid")] = None,
+    sts: Annotated[Path | None, typer.Option(help="human-scored sets: measured beside, used for no choice")] = None,
+    sentences: Annotated[
+        Path | None, typer.Option(help="sentences, one a line: measure the agreement with the teacher over their pairs")
+    ] = None,
+) -> None:
+    """Run the trials of a grid that have no result yet, with the default teacher."""
+    rows, human = read_grid(grid), pair_sets.human_sets(sts)
+    names = sorted({name for row in rows for name in (*row.trial.train, *row.trial.eval_pairs)})
+    sets = {name: pair_sets.read(pairs, name) for name in names}
+    from experiments import trial  # takes seconds: torch, sentence-transformers
 
     settings = load(Settings)
     located = Path(teacher.locate(settings.teacher, settings.cache_dir))
-    further = sentences.read_text(encoding="utf-8").splitlines() if sentences else []
-    bench = trial.Bench(located, sweep.sets, human, settings.cache_dir / "experiments", further)
-    sweep.run(lambda one: trial.run(one, bench), lambda line: print(line, flush=True))
+    lines = sentences.read_text(encoding="utf-8").splitlines() if sentences else []
+    bench = trial.Bench(located, sets, human, settings.cache_dir / "experiments", lines)
+    file = results or FOLDER / f"{grid.stem}.jsonl"
+    run_grid(rows, sets, Results(file), lambda one: trial.run(one, bench), lambda line: print(line, flush=True))
+    print(markdown(by_name(file)))
+
+
+@app.command()
+def table(
+    results: Path,
+    only: Only = None,
+    human: Annotated[bool, typer.Option("--human", help="show the human-scored sets' columns")] = False,
+    details: Annotated[bool, typer.Option("--details", help="show each evaluation set, and the agreement")] = False,
+) -> None:
+    """Print a file of results as a table in Markdown."""
+    print(markdown(by_name(results, only or []), human, details))
+
+
+@app.command("picture")
+def draw(results: Path, file: Path, only: Only = None, title: str = "Label-free score") -> None:
+    """Draw the label-free scores of a file of results."""
+    picture.draw(by_name(results, only or []), title, file)
+
+
+@app.command()
+def pack(
+    file: Path,
+    names: Annotated[list[str], typer.Argument(help="the sets to pack")],
+    pairs: Pairs = FOLDER / "pairs",
+    apart_from: Annotated[list[str] | None, typer.Option(help="leave out the sentences of this set")] = None,
+) -> None:
+    """Pack pair sets into one compressed file, as `results/2026-11-26-pairs.jsonl.xz` was."""
+    print(pair_sets.pack(pairs, names, apart_from or [], file), "pairs")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        app()
     except Fatal as fatal:
         exit_with("experiments", fatal)

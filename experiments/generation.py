@@ -1,4 +1,4 @@
-"""The generation side of the experiments: named sets of pairs, each written once by the batch command."""
+"""Writes named sets of pairs, each once, by the generation service's batch command."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from shared.process import ROOT
 
 @dataclass(frozen=True)
 class PairSet:
-    """One set of pairs: a row of a generation grid."""
+    """One set of pairs: a row of `grids/sets.json`."""
 
     name: str
     plan: Mapping[str, Any]
@@ -25,20 +25,16 @@ class PairSet:
     """First line and number of lines of the sentence file that are sentence1; None: the teacher writes them."""
     teacher: str | None = None
     """Another teacher than the environment's: a folder, also as an environment variable, or a hub id."""
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_grid(file: Path) -> list[PairSet]:
-    """The rows of a generation grid. Raises `Fatal`."""
+def read_sets(file: Path) -> list[PairSet]:
+    """The sets of a file. Raises `Fatal`."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        sets = [
-            PairSet(**{**row, "sentences": tuple(row["sentences"]) if "sentences" in row else None}) for row in rows
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Fatal(f"{file}: is not a generation grid: {error}") from None
+        sets = [PairSet(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise Fatal(f"{file}: is not a list of pair sets: {error}") from None
     if len({one.name for one in sets}) < len(sets):
-        raise Fatal(f"{file}: two rows have the same name")
+        raise Fatal(f"{file}: two sets have the same name")
     return sets
 
 
@@ -51,21 +47,15 @@ def generate(sets: list[PairSet], folder: Path, sentences: Path | None, together
 
 
 def _write(one: PairSet, folder: Path, sentences: Path | None) -> None:
-    target = folder / f"{one.name}.jsonl"
+    target, plan = folder / f"{one.name}.jsonl", folder / f"{one.name}.plan.json"
     if target.is_file():
         print(f"{one.name}: is there", flush=True)
         return
-    command = [sys.executable, "-m", "services.generation", "generate", "--out", str(target)]
-    plan = folder / f"{one.name}.plan.json"
     plan.write_text(json.dumps(one.plan))
-    command += ["--plan", str(plan)]
+    command = [sys.executable, "-m", "services.generation", "generate", "--out", str(target), "--plan", str(plan)]
     if one.sentences is not None:
-        command += ["--inputs", str(_inputs(one, folder, sentences))]
-    environment = (
-        os.environ
-        | dict(one.environment)
-        | ({"PAIRWRIGHT_TEACHER": os.path.expandvars(one.teacher)} if one.teacher else {})
-    )
+        command += ["--inputs", str(_inputs(one.name, *one.sentences, folder, sentences))]
+    environment = os.environ | ({"PAIRWRIGHT_TEACHER": os.path.expandvars(one.teacher)} if one.teacher else {})
     with (folder / f"{one.name}.log").open("a") as log:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     if done.returncode:
@@ -73,12 +63,10 @@ def _write(one: PairSet, folder: Path, sentences: Path | None) -> None:
     print(f"{one.name}: {done.stdout.strip()}", flush=True)
 
 
-def _inputs(one: PairSet, folder: Path, sentences: Path | None) -> Path:
+def _inputs(name: str, first: int, count: int, folder: Path, sentences: Path | None) -> Path:
     if sentences is None:
-        raise Fatal(f"{one.name}: takes given sentences: name a file of them with --sentences")
-    assert one.sentences is not None
-    first, count = one.sentences
+        raise Fatal(f"{name}: needs sentences: name a file of them with --sentences")
     lines = sentences.read_text(encoding="utf-8").splitlines()[first : first + count]
-    file = folder / f"{one.name}.inputs.txt"
+    file = folder / f"{name}.inputs.txt"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

@@ -1,24 +1,25 @@
 """One trial: make the student, train it with the trainer's own parts, and measure it."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from experiments import initial, pair_sets
+from experiments import adapter, agreement, pair_sets
 from experiments.configuration import Trial
-from services.trainer.distillation import embedding_cache, ridge
-from services.trainer.evaluation.sts import Row, StsFile, score, unit
-from services.trainer.models import encoder
+from services.trainer.distillation import embedding_cache, ridge, similarity
+from services.trainer.distillation.corpus import corpus_of
+from services.trainer.evaluation.sts import Encode, Row, StsFile, score
+from services.trainer.models import encoder, static
+from services.trainer.models.adapter import adapter_of
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.students import locate
 from services.trainer.training import fit, split
@@ -26,8 +27,8 @@ from services.trainer.training.recipe import CLASSES, Recipe
 from shared.errors import Fatal
 
 NO_CHECKPOINTS_S = 1e9
-MADE = {"default": "default", "one-word": "teacher"}
-"""Students that the trainer itself makes, by their names here and there."""
+CORPUS_ORDER = 5
+"""Seed of the order in which parts of the corpus are taken."""
 
 
 @dataclass(frozen=True)
@@ -39,136 +40,133 @@ class Bench:
     human: Mapping[str, StsFile]
     """Human-scored sets. They measure; no choice may look at them."""
     cache: Path
-    """Takes the teacher's views of sentences, and the student that is made of the teacher."""
+    """Takes teacher embeddings, students that the trainer makes, and trained adapters."""
     sentences: Sequence[str] = ()
-    """Further sentences to show to the teacher."""
+    """Sentences over all pairs of which the agreement with the teacher is measured; it is not measured without them."""
 
-    def look(self, texts: Sequence[str]) -> embedding_cache.Embeddings:
-        """The teacher's views of `texts`, [texts, hidden]."""
-        file = self.cache / f"views-{locate.identity(self.teacher)}.npz"
+    @cached_property
+    def token_table(self) -> static.Table:
+        """The teacher's input embeddings, [tokens, hidden]."""
+        return encoder.token_table(self.teacher)
+
+    @cached_property
+    def centre(self) -> static.Table:
+        """What all teacher embeddings have in common, [hidden]. Raises `Fatal` for a teacher without an adapter."""
+        trained = adapter_of(self.token_table)
+        if trained is None:
+            raise Fatal(f"{self.teacher}: only the default teacher has a corpus and an adapter")
+        centre: static.Table = trained.centre.numpy()
+        return centre
+
+    def teacher_embeddings(self, texts: Sequence[str]) -> embedding_cache.Embeddings:
+        """As they are, [texts, hidden], from the cache as far as they are there."""
+        file = self.cache / f"teacher-embeddings-{locate.identity(self.teacher)}.npz"
         return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).views, lambda _: None)
+
+    @cached_property
+    def agreement(self) -> Any:
+        """Measures a student's agreement with the teacher."""
+        return agreement.measure(lambda texts: self.teacher_embeddings(texts) - self.centre, self.sentences, self.sets)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
-    """Train and measure. Spearman x 100: `judges` on the measuring pair sets, `dev` on the training pairs' held-out
-    side, `human` on human-scored sets."""
+    """Train and measure. Spearman x 100: `eval_pairs` on the measuring pair sets and `mean` of those, `dev` on the
+    training pairs' held-out side, `agreement` with the teacher, `human` on human-scored sets."""
     began = time.monotonic()
-    if len(bench.sentences) < trial.sentences:
-        raise Fatal(f"--sentences: a trial asks for {trial.sentences:,}, and there are {len(bench.sentences):,}")
-    train = [row for name in trial.train for row in bench.sets[name]]
-    train = pair_sets.chosen(train, trial.pairs, trial.filters)
+    train = pair_sets.sample([row for name in trial.train for row in bench.sets[name]], trial.pairs)
     if trial.shuffled:
-        train = pair_sets.shuffled(train, trial.seed)
-    if trial.soft:
-        train = _softened(train, trial.soft, bench)
-    model = _student(trial, bench, train)
-    encode = partial(encoder.encode, model)
-    dev, steps = _fine_tune(model, trial, train, bench) if train else ([], 0)
-    judges = {name: score(encode, pair_sets.apart(bench.sets[name], train)) for name in trial.judges}
+        train = pair_sets.shuffle_scores(train, trial.seed)
+    encode, facts = (_adapter if trial.student == "adapter" else _student)(trial, bench, train)
+    dev = facts.pop("dev", [])
+    sets = {name: pair_sets.without_sentences_of(train, bench.sets[name]) for name in trial.eval_pairs}
+    scores = {name: score(encode, rows) for name, rows in sets.items()}
     return {
+        "trial": asdict(trial),
         "pairs": len(train),
-        "steps": steps,
+        **facts,
         "seconds": round(time.monotonic() - began, 1),
         "dev": round(score(encode, dev), 2) if dev else None,
-        "judges": {name: round(value, 2) for name, value in judges.items()},
-        "judged": round(float(np.mean(list(judges.values()))), 2) if judges else None,
+        "eval_pairs": {name: round(value, 2) for name, value in scores.items()},
+        "mean": round(float(np.mean(list(scores.values()))), 2) if scores else None,
+        "agreement": bench.agreement(encode) if bench.sentences else {},
         "human": {name: round(score(encode, file.rows), 2) for name, file in bench.human.items()},
     }
 
 
-def _student(trial: Trial, bench: Bench, train: list[Row]) -> Any:
+def _adapter(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict[str, Any]]:
+    """Train an adapter and keep it in the cache."""
+    student = adapter.AdapterStudent(bench.teacher, trial.seed)
+    losses = adapter.train(student, train, trial)
+    digest = hashlib.sha256(repr(trial).encode()).hexdigest()[:16]
+    file = bench.cache / f"adapter-{digest}.safetensors"
+    student.save(file)
+    return student.encode, {"steps": len(losses), "adapter": str(file)}
+
+
+def _student(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict[str, Any]]:
     if trial.student == "static":
-        return _static(trial, bench, train)
-    if trial.student in MADE:
-        return encoder.load(locate.locate(MADE[trial.student], str(bench.teacher), bench.cache), "student")
-    if trial.student.startswith("teacher-"):
-        return _first_layers(bench.teacher, int(trial.student.removeprefix("teacher-")))
-    return encoder.load(os.path.expandvars(trial.student), "student")
+        model = _static(trial, bench)
+    elif trial.student in locate.MADE:
+        model = encoder.load(locate.locate(trial.student, str(bench.teacher), bench.cache), "student")
+    else:
+        model = encoder.load(os.path.expandvars(trial.student), "student")
+    dev, steps = _fine_tune(model, trial, train, bench) if train else ([], 0)
+    return partial(encoder.encode, model), {"steps": steps, "dev": dev}
 
 
-def _static(trial: Trial, bench: Bench, train: list[Row]) -> Any:
-    tokenizer = encoder.tokenizer(bench.teacher)
-    texts = sorted({text for one, other, _ in train for text in (one, other)})
-    table = initial.vectors(trial.initial, bench.teacher, tokenizer, texts)
-    if trial.initial.within is not None:
-        same = [row for row in train if row[2] >= split.POSITIVE]
-        if not same:
-            raise Fatal("initial.within: the training pairs have none of score 1")
-        model = _module(tokenizer, table)
-        left, right = (
-            unit(encoder.encode(model, texts)).astype(np.float64)
-            for texts in zip(*[row[:2] for row in same], strict=True)
-        )
-        table = initial.suppress(table, (left, right), trial.initial.within)
-    return _module(tokenizer, table)
+def _static(trial: Trial, bench: Bench) -> Any:
+    """A static student of the token table, which learns from a part of the corpus as the default student does."""
+    tokenizer, table = encoder.tokenizer(bench.teacher), bench.token_table
+    model = encoder.static_student(tokenizer, static.word_vectors(table, encoder.tokens(tokenizer, len(table))))
+    options = trial.corpus
+    if not options.sentences:
+        return model
+    corpus, centre = corpus_of(table), bench.centre
+    assert corpus is not None, "the teacher that has an adapter has a corpus"
+    part = np.random.default_rng(CORPUS_ORDER).permutation(len(corpus.texts))[: options.sentences]
+    texts, embeddings = [corpus.texts[number] for number in part], corpus.views[part]
+    if options.regression:
+        _fit_to_teacher(model, texts, embeddings)
+    if options.shuffled:
+        embeddings = np.random.default_rng(trial.seed).permutation(embeddings)
+    config = similarity.TrainingConfig(options.learning_rate, options.epochs, seed=trial.seed)
+    if options.epochs:
+        similarity.distill_similarities(model, texts, embeddings - centre, config)
+    return model
 
 
-def _module(tokenizer: Any, table: Any) -> Any:
-    return encoder.static_student(tokenizer, np.ascontiguousarray(table, dtype=np.float32))
-
-
-def _first_layers(teacher: Path, count: int) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        initial.first_layers(teacher, count).save_pretrained(folder)
-        tokenizer = encoder.tokenizer(teacher)
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-        tokenizer.save_pretrained(folder)
-        transformer = Transformer(folder)
-    return SentenceTransformer(
-        modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")], device="cpu"
-    )
+def _fit_to_teacher(model: Any, texts: Sequence[str], embeddings: embedding_cache.Embeddings) -> None:
+    table, bag_of_tokens = encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts)
+    encoder.set_token_embeddings(model, ridge.fit_to_teacher(table, bag_of_tokens, embeddings))
 
 
 def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tuple[list[Row], int]:
-    """Train in place; the dev side and the number of steps."""
+    """Train in place, as a round does; the dev side and the number of steps."""
     recipe = _recipe(trial)
     folder = Path(tempfile.mkdtemp(prefix="pairwright-trial-"))
     try:
-        found = split.prepare(pair_sets.stored(train), recipe, folder / "rows")
+        prepared = split.prepare(pair_sets.stored(train), recipe, folder / "rows")
         file = folder / "rows" / split.TRAIN
-        texts = [
-            *(embedding_cache.sample_texts(file, trial.views) if trial.views else []),
-            *bench.sentences[: trial.sentences],
-        ]
-        if texts:
-            _learn_views(model, texts, bench)
+        if trial.teacher_embeddings:
+            texts = embedding_cache.sample_texts(file, trial.teacher_embeddings)
+            _fit_to_teacher(model, texts, bench.teacher_embeddings(texts))
         if not trial.epochs:
             return [], 0
-        work = fit.TrainingInputs(
+        inputs = fit.TrainingInputs(
             train=file,
-            judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
+            judges=prepared.dev if trial.select == "dev" and prepared.dev_fault is None else [],
             folder=folder / "checkpoints",
             checkpoint_s=NO_CHECKPOINTS_S,
         )
-        outcome = fit.train(model, recipe, work, _silent)
-        return found.dev, outcome.steps
+        return prepared.dev, fit.train(model, recipe, inputs, lambda _: None).steps
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _learn_views(model: Any, texts: Sequence[str], bench: Bench) -> None:
-    """As the trainer's round does it before it trains."""
-    table = ridge.fit_to_teacher(
-        encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts), bench.look(texts)
-    )
-    encoder.set_token_embeddings(model, table)
-
-
-def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
-    """Scores that are in part the cosine of the teacher's views."""
-    texts = sorted({text for one, other, _ in train for text in (one, other)})
-    seen = dict(zip(texts, ridge.targets(bench.look(texts)), strict=True))
-    cosine = [float(np.clip(seen[one] @ seen[other], 0, 1)) for one, other, _ in train]
-    return [
-        (one, other, (1 - share) * score + share * near)
-        for (one, other, score), near in zip(train, cosine, strict=True)
-    ]
 
 
 def _recipe(trial: Trial) -> Recipe:
     return Recipe(
         preset="experiment",
-        views=trial.views,
+        views=trial.teacher_embeddings,
         loss=CLASSES[trial.loss],
         matryoshka=(),
         epochs=trial.epochs,
@@ -184,6 +182,3 @@ def _recipe(trial: Trial) -> Recipe:
         early_stop=None,
         seed=trial.seed,
     )
-
-
-_silent: Callable[[Any], None] = lambda _: None  # noqa: E731
