@@ -5,9 +5,12 @@ The engine knows tokens and distributions; it knows nothing of tasks, pairs or j
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypedDict
+from typing import Annotated, Literal, Protocol, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+LineBreaks = Literal["ban", "reject"]
+LINE_BREAKS: tuple[LineBreaks, ...] = get_args(LineBreaks)
 
 
 class Decoding(BaseModel):
@@ -24,7 +27,7 @@ class Decoding(BaseModel):
     """Draw from the k likeliest tokens; 0: from all."""
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
     max_tokens: Annotated[int, Field(ge=1, le=512)] = 40
-    line_breaks: Literal["ban", "reject"] = "ban"
+    line_breaks: LineBreaks = "ban"
     """`ban`: never drawn. `reject`: drawn as they come, and the sentence thrown away, as the original does."""
 
 
