@@ -49,10 +49,7 @@ class TransformersEngine:
         """`ok`, `starting`, or why it ended."""
         self.batch_lanes = 1
         """Prompts in one batch; a sample with more is a batch of its own. `start` raises it on a GPU."""
-        self.lanes_running = 0
-        """Prompts that decode now."""
-        self.tokens_drawn = 0
-        """Of finished sentences."""
+        self.lanes_running = self.tokens_drawn = 0
 
     @property
     def capacity(self) -> int:

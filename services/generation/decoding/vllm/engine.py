@@ -39,38 +39,14 @@ class VllmEngine:
         self._model, self._settings, self._overrides = model, settings, engine_arguments
         self._inbox: queue.SimpleQueue[tuple[Sample, Future[Completion]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
-        self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._tokenizer: TeacherTokenizer | None = None
         self.lockstep: Any = None
         """None until started."""
-
-    @property
-    def state(self) -> str:
+        self.capacity = settings.max_lanes
+        self.state = "starting"
         """`ok`, `starting`, or what killed the engine."""
-        if self._fault is not None:
-            return self._fault
-        return "ok" if self._started.done() else "starting"
-
-    @property
-    def capacity(self) -> int:
-        """Lanes that decode at one time."""
-        return self._settings.max_lanes
-
-    @property
-    def lanes_running(self) -> int:
-        """Prompts that decode now."""
-        return self.lockstep.lanes_running if self.lockstep is not None else 0
-
-    @property
-    def replays(self) -> int:
-        """Samples that fell out of lockstep and were made again."""
-        return self.lockstep.replays if self.lockstep is not None else 0
-
-    @property
-    def tokens_drawn(self) -> int:
-        """Tokens of finished sentences."""
-        return self.lockstep.tokens_drawn if self.lockstep is not None else 0
+        self.lanes_running = self.replays = self.tokens_drawn = 0
 
     async def start(self) -> None:
         """Load the model. Raises whatever vLLM raises."""
@@ -93,8 +69,8 @@ class VllmEngine:
         """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         future: Future[Completion] = Future()
         self._inbox.put((sample, future))
-        if self._fault is not None:  # the thread may have ended before it read this call
-            raise EngineDead(self._fault)
+        if self.state not in ("ok", "starting"):  # the thread may have ended before it read this call
+            raise EngineDead(self.state)
         return await asyncio.wrap_future(future)
 
     # ---- the engine's thread
@@ -103,14 +79,18 @@ class VllmEngine:
         states: set[SampleState] = set()
         try:
             lockstep, tokenizer = self._load()
+            self.state = "ok"
             self._started.set_result(None)
             while self._take_calls(lockstep, tokenizer, states):
-                for state in lockstep.step():
+                ended = lockstep.step()
+                self.lanes_running, self.replays = lockstep.lanes_running, lockstep.replays
+                self.tokens_drawn = lockstep.tokens_drawn
+                for state in ended:
                     _resolve(state.future, tokenizer.completion(state.tokens))
                     states.discard(state)
-            self._fault = "stopped"
+            self.state = "stopped"
         except Exception as error:
-            self._fault = f"{type(error).__name__}: {error}"
+            self.state = f"{type(error).__name__}: {error}"
             if not self._started.done():
                 self._started.set_exception(error)
             else:
@@ -120,7 +100,7 @@ class VllmEngine:
             if (call := self._inbox.get()) is not None:
                 unanswered.append(call[1])
         for future in unanswered:
-            _fail(future, EngineDead(self._fault))
+            _fail(future, EngineDead(self.state))
 
     def _load(self) -> "tuple[Lockstep, TeacherTokenizer]":
         engine, self._tokenizer = build_llm_engine(self._model, self._settings, self._overrides)
