@@ -45,13 +45,8 @@ async def main(runner: str, model: str) -> None:
 
     v2 = runner == "v2"
     # 8 lanes, 100 tokens a step, 10 usable blocks of 32 tokens: a sample fits, a crowd doesn't.
-    engine = VllmEngine(
-        model,
-        GenerationSettings(dtype="float32", max_lanes=8),
-        max_model_len=96,
-        max_num_batched_tokens=100,
-        num_gpu_blocks_override=11,
-    )
+    tight = {"max_model_len": 96, "max_num_batched_tokens": 100, "num_gpu_blocks_override": 11}
+    engine = VllmEngine(model, GenerationSettings(dtype="float32", max_lanes=8, vllm_arguments=tight))
     await engine.start()
     assert engine.lockstep._engine.vllm_config.use_v2_model_runner == v2
     scheduler = engine.lockstep._engine.engine_core.engine_core.scheduler

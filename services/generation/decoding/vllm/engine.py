@@ -34,9 +34,8 @@ CPU_BLOCK_TOKENS = 32
 class VllmEngine:
     """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
 
-    def __init__(self, model: str, settings: GenerationSettings, **engine_arguments: Any) -> None:
-        """`engine_arguments` override vLLM's EngineArgs."""
-        self._model, self._settings, self._overrides = model, settings, engine_arguments
+    def __init__(self, model: str, settings: GenerationSettings) -> None:
+        self._model, self._settings = model, settings
         self._inbox: queue.SimpleQueue[tuple[Sample, Future[Completion]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
@@ -103,7 +102,7 @@ class VllmEngine:
             _fail(future, EngineDead(self.state))
 
     def _load(self) -> "tuple[Lockstep, TeacherTokenizer]":
-        engine, self._tokenizer = build_llm_engine(self._model, self._settings, self._overrides)
+        engine, self._tokenizer = build_llm_engine(self._model, self._settings)
         config = engine.vllm_config
         # Imported here: it imports vllm, whose environment build_llm_engine has just set.
         from services.generation.decoding.vllm.lockstep import Lockstep
@@ -148,9 +147,7 @@ def _fail(future: Future[Completion], error: Exception) -> None:
         future.set_exception(error)
 
 
-def build_llm_engine(
-    model: str, settings: GenerationSettings, overrides: dict[str, Any]
-) -> tuple[Any, TeacherTokenizer]:
+def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, TeacherTokenizer]:
     """vLLM's engine with our processor in this process, and the model's tokenizer."""
     _set_environment(settings)
     from transformers import AutoConfig
@@ -184,7 +181,7 @@ def build_llm_engine(
         arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
     else:
         arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments | overrides))
+    engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments))
     config = engine_arguments.create_engine_config()
     _refuse_what_breaks_lanes(config)  # before minutes are spent on loading
     engine = LLMEngine.from_engine_args(engine_arguments)

@@ -146,12 +146,7 @@ class Lockstep:
             lanes=state.lanes,
             seed=state.sample.seed,
             abort_token=abort_token,
-            decay_constant=decoding.decay_constant,
-            floor=decoding.floor,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
-            line_breaks=decoding.line_breaks == "reject",
+            decoding=decoding.model_dump(),
         )
         return SamplingParams(
             temperature=0.0,

@@ -10,7 +10,7 @@ V1 (what CPU builds run) tells the processor of rows by `update_state`; V2 (what
 loader refuses the other's class, so one class is both.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -52,20 +52,15 @@ pending_traces: dict[str, PendingTrace] = {}
 
 
 class Lane(NamedTuple):
-    """One lane's place in its sample and the sample's decoding: what `extra_args` carries."""
+    """One lane's place in its sample, and its sample's decoding: what `extra_args` carries."""
 
     sample: str
     lane: int
     lanes: int
     seed: int
     abort_token: int
-    decay_constant: float
-    floor: float
-    temperature: float
-    top_k: int
-    top_p: float
-    line_breaks: bool
-    """Whether line breaks may be drawn (they end the sample), or are suppressed with what may never be drawn."""
+    decoding: Mapping[str, Any]
+    """The fields of `Decoding`."""
 
 
 class Row(NamedTuple):
@@ -182,18 +177,19 @@ class SelfDebias(V1Processor, V2Processor):
         firsts = [sample[0] for sample in samples]
 
         def column(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.tensor([getattr(first.lane, name) for first in firsts], dtype=dtype)
+            return torch.tensor([first.lane.decoding[name] for first in firsts], dtype=dtype)
 
         gathered = logits[rows]
         gathered[:, :, self._banned] = float("-inf")
-        single_line = [place for place, first in enumerate(firsts) if not first.lane.line_breaks]
+        single_line = [place for place, first in enumerate(firsts) if first.lane.decoding["line_breaks"] == "ban"]
         if len(single_line) == len(firsts):
             gathered[:, :, self._line_breaks] = float("-inf")
         elif single_line:
             places = torch.tensor(single_line).to(device, non_blocking=True)
             gathered[places[:, None, None], torch.arange(rows.shape[1])[:, None], self._line_breaks] = float("-inf")
         probabilities = debias(gathered, column("decay_constant").to(device), column("floor").to(device))
-        keys = draw_keys(column("seed", torch.int64), torch.tensor([first.step for first in firsts]))
+        seeds = torch.tensor([first.lane.seed for first in firsts])
+        keys = draw_keys(seeds, torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
         for place, first in enumerate(firsts):
             pending_traces.setdefault(first.lane.sample, PendingTrace(rows.shape[1])).steps.append((tokens, place))
