@@ -69,11 +69,11 @@ async def every_task_is_understood(engine: VllmEngine) -> None:
     plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks if task.writes_pairs]
     for plan in (*plans, Plan(task="sts", num_inputs=1, prompt_form="plain")):
         job = Job(plan.written_out(tasks))
-        ledger = JobProgress(job.plan)
-        units: list[WorkItemResult] = await asyncio.gather(
-            *(generator.write(job, ledger.assignment(index)) for index in range(ledger.total))
+        progress = JobProgress(job.plan)
+        results: list[WorkItemResult] = await asyncio.gather(
+            *(generator.write(job, progress.assignment(index)) for index in range(progress.total))
         )
-        written = [one for unit in units for one in unit.written]
+        written = [one for result in results for one in result.written]
         print(plan.task, plan.prompt_form, *(f"\n  {one.label}: {one.pair}" for one in written[:3]))
         assert {one.label for one in written} == set(job.task.labels), (plan.task, plan.prompt_form)
         assert all(one.pair.score == job.task.labels[one.label].score for one in written)
