@@ -11,12 +11,9 @@ is one JSON object.
 import argparse
 import contextlib
 import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +21,13 @@ from typing import Any
 
 import httpx
 
+from scripts.benchmark import load_average, printed_json, run, running
 from scripts.demo import SENTENCES
-from scripts.memory import pss_mib
+from scripts.memory import PeakMemory
 from scripts.stack import Stack
 from scripts.up import prepare_teacher
 from shared import teacher
 from shared.errors import Fatal
-from shared.process import ROOT, configure_logging, exit_with
 from shared.settings import Settings, load
 
 MEAN_LANES = 2.0  # task sts: 1, 2 and 3 lanes for labels 1, 0.5 and 0, equally often
@@ -45,27 +42,32 @@ class Side:
 
     def __init__(self, client: httpx.Client, inputs: int, decay_constant: float = 100.0, **plan: Any) -> None:
         self._client, self._plan = client, plan | {"decoding": {"decay_constant": decay_constant}}
-        self._sentences = SENTENCES.read_text(encoding="utf-8").splitlines()[:inputs]
+        self._sentences = sentences(inputs)
         self.pairs_s = self.tokens_s = 0.0
 
     def turn(self, seed: int) -> float:
         """Sentences written a second, whether accepted or not, from one job that tries each pair once."""
         # Bare text, as the original asks, for all sides.
         plan = {"prompt_form": "plain", "inputs": self._sentences, "attempts": 1, "seed": seed} | self._plan
-        tokens = _tokens_drawn(self._client)
+        tokens = self._tokens_drawn()
         answer = self._client.post("/generate", json=plan, headers={"Prefer": "wait=600"})
         if answer.status_code != 200:
             raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
         job = answer.json()
         pairs_s = float((job["accepted"] + job["rejected"]) / job["seconds"])
         if pairs_s > self.pairs_s:
-            self.pairs_s, self.tokens_s = pairs_s, (_tokens_drawn(self._client) - tokens) / job["seconds"]
+            self.pairs_s, self.tokens_s = pairs_s, (self._tokens_drawn() - tokens) / job["seconds"]
         return pairs_s
 
+    def _tokens_drawn(self) -> float:
+        metrics = self._client.get("/metrics").text
+        value = re.search(r"^pairwright_generation_tokens_drawn (\S+)", metrics, re.MULTILINE)
+        return float(value[1]) if value else 0.0
 
-def _tokens_drawn(client: httpx.Client) -> float:
-    found = re.search(r"^pairwright_generation_tokens_drawn (\S+)", client.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+
+def sentences(count: int) -> list[str]:
+    """The first of the demo's."""
+    return SENTENCES.read_text(encoding="utf-8").splitlines()[:count]
 
 
 def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
@@ -76,8 +78,8 @@ def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
     sides = {"plain": plain, "debiased": debiased, "the original's work": same}
     plain.turn(seed=0)  # warm-up
     for seed in range(1, turns + 1):
-        told = [f"{name} {side.turn(seed):.2f} pairs/s" for name, side in sides.items()]
-        print(f"turn {seed}: {', '.join(told)}", flush=True)
+        rates = [f"{name} {side.turn(seed):.2f} pairs/s" for name, side in sides.items()]
+        print(f"turn {seed}: {', '.join(rates)}", flush=True)
     return {
         "plain_pairs_s": round(plain.pairs_s, 2),
         "debiased_pairs_s": round(debiased.pairs_s, 2),
@@ -99,82 +101,59 @@ def original(settings: Settings, task: dict[str, Any], dtype: str, inputs: int) 
     labels = task["labels"]
     samples = [
         [labels[name]["instruction"].replace("<X1>", sentence) for name in (label, *labels[label]["counter_labels"])]
-        for sentence in SENTENCES.read_text(encoding="utf-8").splitlines()[:inputs]
+        for sentence in sentences(inputs)
         for label in labels
     ]
     model = teacher.locate(settings.teacher, settings.cache_dir)
-    command = [sys.executable, "-m", "scripts.bench_original", model, dtype]
-    done = subprocess.run(command, cwd=ROOT, input=json.dumps(samples), text=True, stdout=subprocess.PIPE)
-    if done.returncode:
-        raise Fatal("the original's batching failed (see above)")
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"reference_pairs_s": round(found["pairs_s"], 3), "reference_tokens_s": round(found["tokens_s"], 1)}
-
-
-class PeakMemory:
-    """The most memory of some processes together, looked at twice a second."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.mib = 0
-        self._stack, self._end = stack, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """The peak."""
-        self._end.set()
-        self._thread.join()
-        return self.mib
-
-    def _watch(self) -> None:
-        while not self._end.wait(0.5):
-            self.mib = max(self.mib, pss_mib(list(self._stack.pids().values())))
+    rates = printed_json(["-m", "scripts.bench_original", model, dtype], input=json.dumps(samples))
+    return {"reference_pairs_s": round(rates["pairs_s"], 3), "reference_tokens_s": round(rates["tokens_s"], 1)}
 
 
 @contextlib.contextmanager
-def running(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Client]]:
-    """The queue and the generation service with an engine, ready."""
-    environment = {"PAIRWRIGHT_DATASET": settings.dataset, "PAIRWRIGHT_GENERATION_ENGINE": engine}
-    with Stack(settings, environment, services=("generation",)) as stack:
-        keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
-        with httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=660) as client:
-            wait_until_ready(stack)
-            yield stack, client
+def generation(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Client]]:
+    """The generation service with an engine, ready, and a client of it."""
+
+    def is_ready(stack: Stack) -> bool | None:
+        return not stack.not_ready("generation") or None
+
+    keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
+    with (
+        running(settings, "generation", is_ready, START_WITHIN_S, PAIRWRIGHT_GENERATION_ENGINE=engine) as (stack, _),
+        httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=660) as client,
+    ):
+        yield stack, client
 
 
-def main() -> None:
-    """Measure all sides, print."""
+def main() -> dict[str, Any]:
+    """Measure all sides."""
     parser = argparse.ArgumentParser(prog="make bench-generation")
     parser.add_argument("--inputs", type=int, default=INPUTS, help="first sentences of a turn")
     parser.add_argument("--reference-inputs", type=int, default=REFERENCE_INPUTS, help="of the two slow sides")
     parser.add_argument("--turns", type=int, default=TURNS)
-    given = parser.parse_args()
-    configure_logging("WARNING")
+    options = parser.parse_args()
     prepare_teacher()
     with tempfile.TemporaryDirectory() as home:
         settings = load(Settings).model_copy(update={"home": Path(home), "redis_url": None, "dataset": "bench"})
         began = time.monotonic()
-        with running(settings, "vllm") as (stack, client):
+        with generation(settings, "vllm") as (stack, client):
             result: dict[str, Any] = {"start_s": round(time.monotonic() - began, 1)}
-            memory = PeakMemory(stack)
-            result |= compare(client, given.inputs, given.turns)
-            result["peak_mib"] = memory.stop()
+            with PeakMemory(lambda: stack.pids().values()) as memory:
+                result |= compare(client, options.inputs, options.turns)
+            result["peak_mib"] = memory.mib
             dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or default_dtype()
             task = next(task for task in client.get("/tasks").json() if task["task"] == "sts")
-        result |= original(settings, task, dtype, given.reference_inputs)
-        with running(settings, "transformers") as (_, client):
-            side = Side(client, given.reference_inputs)
-            side.turn(seed=1)
-            result["transformers_pairs_s"] = round(side.pairs_s, 2)
+        result |= original(settings, task, dtype, options.reference_inputs)
+        with generation(settings, "transformers") as (_, client):
+            result["transformers_pairs_s"] = round(Side(client, options.reference_inputs).turn(seed=1), 2)
     result |= {
         "speedup": round(result["same_work_pairs_s"] / result["reference_pairs_s"], 1),
         "teacher": settings.teacher,
         "device": _device(),
-        "load": round(os.getloadavg()[0], 1),
+        "load": load_average(),
     }
     for name, goal in GOALS.items():
         print(f"{name}: {result[name]} (goal {goal}: {'met' if result[name] >= goal else 'not met'})", flush=True)
-    print(json.dumps(result), flush=True)
+    return result
 
 
 def _device() -> str:
@@ -185,21 +164,5 @@ def _device() -> str:
     return "cpu"
 
 
-def wait_until_ready(stack: Stack) -> None:
-    """Until the engine is up. Raises `Fatal`."""
-    deadline = time.monotonic() + START_WITHIN_S
-    while time.monotonic() < deadline:
-        stack.check()
-        if not stack.not_ready("generation"):
-            return
-        time.sleep(0.2)
-    raise Fatal(f"the generation service was not ready within {START_WITHIN_S:.0f} s; see {stack.logs}")
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except Fatal as fatal:
-        exit_with("bench", fatal)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
+from scripts.benchmark import printed_json
 from scripts.embedding_bench.texts import Lengths, texts
 
 MOST_BODIES = 4000
@@ -39,11 +39,7 @@ class Plan:
 
 def run(plan: Plan) -> dict[str, float]:
     """Run the plan in a process of its own: requests_s, sentences_s, p50_ms, p99_ms, failed."""
-    command = [sys.executable, "-m", "scripts.embedding_bench.load"]
-    done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return dict(json.loads(done.stdout))
+    return printed_json(["-m", "scripts.embedding_bench.load"], input=json.dumps(asdict(plan)))
 
 
 def bodies(plan: Plan) -> list[bytes]:

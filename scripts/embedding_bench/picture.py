@@ -3,7 +3,8 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+
+from scripts.embedding_bench.rows import Row, best_of_32
 
 NAMES = {
     "ours": "Pairwright",
@@ -18,7 +19,7 @@ COLOURS = {"ours": "#2a6f97", "ours-bfloat16": "#61a5c2", "ours-int8": "#89c2d9"
 PANELS = (("short", "short texts (13 tokens)"), ("mixed", "mixed lengths (3 to 160 words)"))
 
 
-def draw(rows: list[dict[str, Any]], load: float, picture: Path) -> None:
+def draw(rows: list[Row], load: float, picture: Path) -> None:
     """Sentences a second at 32 inputs a request and 16 connections, the best turn of each server."""
     import matplotlib
 
@@ -27,14 +28,9 @@ def draw(rows: list[dict[str, Any]], load: float, picture: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for axis, (lengths, title) in zip(axes, PANELS, strict=True):
-        found = {name: _best(rows, name, lengths) for name in NAMES}
-        shown = [(name, best) for name, best in found.items() if best]
-        shown.reverse()
-        bars = axis.barh(
-            [NAMES[name] for name, _ in shown],
-            [best for _, best in shown],
-            color=[COLOURS.get(name, "#adb5bd") for name, _ in shown],
-        )
+        rates = {name: rate for name in reversed(NAMES) if (rate := best_of_32(rows, name, lengths))}
+        colours = [COLOURS.get(name, "#adb5bd") for name in rates]
+        bars = axis.barh([NAMES[name] for name in rates], list(rates.values()), color=colours)
         axis.bar_label(bars, fmt="{:,.0f}", padding=3)
         axis.set_title(title, fontsize=11)
         axis.set_xlabel("sentences/s")
@@ -46,18 +42,6 @@ def draw(rows: list[dict[str, Any]], load: float, picture: Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
-def _best(rows: list[dict[str, Any]], server: str, lengths: str) -> float:
-    of_server = [row for row in rows if row["server"] == server and row.get("lengths") == lengths]
-    return max(
-        (
-            row["sentences_s"]
-            for row in of_server
-            if server == "bulk" or (row["inputs"], row["connections"]) == (32, 16)
-        ),
-        default=0.0,
-    )
-
-
 if __name__ == "__main__":
-    kept = json.loads(Path(sys.argv[1]).read_text())
-    draw(kept["rows"], kept["summary"]["load"], Path(sys.argv[2]))
+    results = json.loads(Path(sys.argv[1]).read_text())
+    draw(results["rows"], results["summary"]["load"], Path(sys.argv[2]))

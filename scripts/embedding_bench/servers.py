@@ -23,6 +23,7 @@ from shared.process import ROOT
 
 INFINITY = "infinity-emb[server,torch]==0.0.78"
 START_WITHIN_S = 240.0
+OPENAI_BODY = {"model": "m", "encoding_format": "float"}
 
 
 class Unavailable(Exception):
@@ -35,26 +36,25 @@ class Server:
 
     name: str
     process: "subprocess.Popen[bytes]"
-    url: str
+    base: str
+    path: str
     field: str
+    """What the server calls its inputs."""
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Other fields of the body."""
 
     def plan(self, inputs: int, connections: int, lengths: Lengths, seconds: float) -> Plan:
         """A measurement of this server."""
-        return Plan(self.url, self.field, inputs, connections, lengths, seconds, self.extra)
+        return Plan(self.base + self.path, self.field, inputs, connections, lengths, seconds, self.extra)
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it run; outside of this it is stopped, so that it takes nothing from the one that is measured."""
+        """Let it run; afterwards it is stopped, so that it takes nothing from the one that is measured."""
         self._signal(signal.SIGCONT)
         try:
             yield
         finally:
             self._signal(signal.SIGSTOP)
-
-    def stop(self) -> None:
-        """Let it take no time until it is `awake`."""
-        self._signal(signal.SIGSTOP)
 
     def rss_mib(self) -> int:
         """Memory of all its processes: proportional set size, which counts shared pages once."""
@@ -63,7 +63,7 @@ class Server:
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far."""
         main = psutil.Process(self.process.pid)
-        times = [one.cpu_times() for one in [main, *main.children(recursive=True)]]
+        times = [process.cpu_times() for process in [main, *main.children(recursive=True)]]
         return float(sum(one.user + one.system for one in times))
 
     def end(self) -> None:
@@ -81,8 +81,8 @@ class Server:
 
 
 def start(
-    name: str, command: Sequence[str], health: str, url: str, *,
-    field: str, logs: Path, environment: Mapping[str, str] | None = None, extra: dict[str, Any] | None = None,
+    name: str, command: Sequence[str], port: int, logs: Path, *, health: str = "/health", path: str = "/embed",
+    field: str = "inputs", environment: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None,
 ) -> Server:  # fmt: skip
     """Start a server and wait until it is healthy. Raises `Unavailable`."""
     log = logs / f"{name}.log"
@@ -91,45 +91,44 @@ def start(
             command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {}),
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    server = Server(name, process, url, field, extra or {})
+    server = Server(name, process, f"http://127.0.0.1:{port}", path, field, dict(extra or {}))
     deadline = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(health, timeout=5).status_code == 200:
+            if httpx.get(server.base + health, timeout=5).status_code == 200:
                 return server
         time.sleep(0.3)
     server.end()
-    last = (log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
-    raise Unavailable(f"did not start: {last[:200]}")
+    raise Unavailable(f"did not start: {_last_line(log.read_text(errors='replace'))}")
+
+
+def _last_line(output: str) -> str:
+    return (output.strip().splitlines() or ["no output"])[-1][:200]
 
 
 def ours(home: Path, logs: Path, port: int, name: str = "ours", **settings: str) -> Server:
     """This project's service, on versions that are published in `home`."""
-    environment = {f"PAIRWRIGHT_EMBEDDING_{key}".upper(): value for key, value in settings.items()}
-    base = f"http://127.0.0.1:{port}"
-    return start(
-        name, [sys.executable, "-m", "services.embedding"], f"{base}/readyz", f"{base}/embed", field="inputs",
-        logs=logs, environment={"PAIRWRIGHT_HOME": str(home), "PAIRWRIGHT_EMBEDDING_PORT": str(port), **environment},
-    )  # fmt: skip
+    environment = {
+        f"PAIRWRIGHT_EMBEDDING_{key}".upper(): value for key, value in {"port": str(port), **settings}.items()
+    }
+    command = [sys.executable, "-m", "services.embedding"]
+    return start(name, command, port, logs, health="/readyz", environment={"PAIRWRIGHT_HOME": str(home)} | environment)
 
 
 def naive(model: Path, logs: Path, port: int) -> Server:
     """FastAPI around `encode`."""
-    base = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "scripts.embedding_bench.naive", str(model), str(port)]
-    return start("naive", command, f"{base}/health", f"{base}/embed", field="inputs", logs=logs)
+    return start("naive", [sys.executable, "-m", "scripts.embedding_bench.naive", str(model), str(port)], port, logs)
 
 
 def vllm(model: Path, logs: Path, port: int) -> Server:
     """vLLM's pooling server out of this project's own environment, in float32 on all cores."""
-    base = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-               "--runner", "pooling", "--dtype", "float32", "--served-model-name", "m", "--port", str(port),
-               "--host", "127.0.0.1", "--max-model-len", "256", "--disable-uvicorn-access-log"]  # fmt: skip
+               "--runner", "pooling", "--max-model-len", "256", "--disable-uvicorn-access-log",
+               *_common_options(port)]  # fmt: skip
     cores = f"0-{(os.cpu_count() or 1) - 1}"  # its default leaves one core to its front end
     environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    return start("vllm", command, f"{base}/health", f"{base}/v1/embeddings", field="input", logs=logs,
-                 environment=environment, extra={"model": "m", "encoding_format": "float"})  # fmt: skip
+    return start("vllm", command, port, logs, path="/v1/embeddings", field="input", environment=environment,
+                 extra=OPENAI_BODY)  # fmt: skip
 
 
 def infinity(model: Path, cache: Path, logs: Path, port: int) -> Server:
@@ -138,18 +137,18 @@ def infinity(model: Path, cache: Path, logs: Path, port: int) -> Server:
     program = environment / "bin" / "infinity_emb"
     if not program.is_file():
         torch = importlib.metadata.version("torch")
-        steps = (
+        for step in (
             [sys.executable, "-m", "venv", str(environment)],
             [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", f"torch=={torch}", INFINITY],
-        )
-        for step in steps:
+        ):
             done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise Unavailable(f"did not install: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}")
-    base = f"http://127.0.0.1:{port}"
+                raise Unavailable(f"did not install: {_last_line(done.stderr)}")
     command = [str(program), "v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu",
-               "--dtype", "float32", "--no-bettertransformer", "--served-model-name", "m", "--port", str(port),
-               "--host", "127.0.0.1", "--log-level", "warning"]  # fmt: skip
-    return start("infinity", command, f"{base}/health", f"{base}/embeddings", field="input", logs=logs,
-                 environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"},
-                 extra={"model": "m", "encoding_format": "float"})  # fmt: skip
+               "--no-bettertransformer", "--log-level", "warning", *_common_options(port)]  # fmt: skip
+    return start("infinity", command, port, logs, path="/embeddings", field="input", extra=OPENAI_BODY,
+                 environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"})  # fmt: skip
+
+
+def _common_options(port: int) -> list[str]:
+    return ["--dtype", "float32", "--served-model-name", "m", "--port", str(port), "--host", "127.0.0.1"]

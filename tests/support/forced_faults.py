@@ -1,16 +1,26 @@
 """Run by test_lockstep.py: a tight engine, first with admission control, then without, where lanes must fall apart.
 
-`python -m tests.generation.forced_faults v1|v2 TEACHER`. V2, which GPUs run, needs Triton; here its kernels run in
+`python -m tests.support.forced_faults v1|v2 TEACHER`. V2, which GPUs run, needs Triton; here its kernels run in
 Triton's own interpreter: slow, but the same code.
 """
 
 import asyncio
+import dataclasses
 import os
 import sys
 import types
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+from services.generation.decoding.vllm.admission import Limits
+
+
+class Unlimited(Limits):
+    """Any number of samples fits: admission control switched off."""
+
+    def fits(self, *_: Any) -> bool:
+        return True
 
 
 def use_v2_runner() -> None:
@@ -30,19 +40,13 @@ async def main(runner: str, model: str) -> None:
     """Raises AssertionError if a fault goes unseen or changes a sentence."""
     from services.generation.decoding.base import Decoding
     from services.generation.decoding.vllm.engine import VllmEngine
-    from services.generation.decoding.vllm.lockstep import Lockstep
     from services.generation.settings import GenerationSettings
-    from tests.generation.decoding.vllm.test_lockstep import complete_all, samples
+    from tests.support.decoding import complete_all, samples
 
     v2 = runner == "v2"
     # 8 lanes, 100 tokens a step, 10 usable blocks of 32 tokens: a sample fits, a crowd doesn't.
-    engine = VllmEngine(
-        model,
-        GenerationSettings(dtype="float32", max_lanes=8),
-        max_model_len=96,
-        max_num_batched_tokens=100,
-        num_gpu_blocks_override=11,
-    )
+    tight = {"max_model_len": 96, "max_num_batched_tokens": 100, "num_gpu_blocks_override": 11}
+    engine = VllmEngine(model, GenerationSettings(dtype="float32", max_lanes=8, vllm_arguments=tight))
     await engine.start()
     assert engine.lockstep._engine.vllm_config.use_v2_model_runner == v2
     scheduler = engine.lockstep._engine.engine_core.engine_core.scheduler
@@ -61,13 +65,12 @@ async def main(runner: str, model: str) -> None:
     assert engine.lockstep.replays == 0
     assert preemptions == 0
 
-    careful = engine.lockstep
-    assert isinstance(careful, Lockstep)
-    careful._admit_whole, careful.max_replays = False, 1000
+    lockstep = engine.lockstep
+    lockstep.limits, lockstep.max_replays = Unlimited(**dataclasses.asdict(lockstep.limits)), 1000
     faulty = await complete_all(engine, wanted)
-    print(f"{runner}: {len(wanted)} samples, {careful.replays} replays, {preemptions} preemptions")
+    print(f"{runner}: {len(wanted)} samples, {lockstep.replays} replays, {preemptions} preemptions")
     assert faulty == safe
-    assert careful.replays > 0
+    assert lockstep.replays > 0
     if not v2:
         assert preemptions > 0
 

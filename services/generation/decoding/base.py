@@ -1,13 +1,16 @@
-"""What the generator asks of an engine: complete one prompt while its counter prompts hold it back.
+"""The engine's interface: complete one prompt while its counter-prompts are suppressed (self-debiasing).
 
 The engine knows tokens and distributions; it knows nothing of tasks, pairs or jobs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypedDict
+from typing import Annotated, Literal, Protocol, TypedDict, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+LineBreaks = Literal["ban", "reject"]
+LINE_BREAKS: tuple[LineBreaks, ...] = get_args(LineBreaks)
 
 
 class Decoding(BaseModel):
@@ -24,7 +27,7 @@ class Decoding(BaseModel):
     """Draw from the k likeliest tokens; 0: from all."""
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
     max_tokens: Annotated[int, Field(ge=1, le=512)] = 40
-    line_breaks: Literal["ban", "reject"] = "ban"
+    line_breaks: LineBreaks = "ban"
     """`ban`: never drawn. `reject`: drawn as they come, and the sentence thrown away, as the original does."""
 
 
@@ -77,31 +80,24 @@ class EngineDead(Exception):
 class Engine(Protocol):
     """A running language model."""
 
-    @property
-    def state(self) -> str:
-        """`ok`, or what it is doing or suffering from instead, for readiness."""
+    state: str
+    """`ok`, `starting`, or why it stopped; for readiness."""
+    lanes_running: int
+    """Prompts that decode now."""
+    replays: int
+    """Samples that fell out of lockstep and were made again; 0 unless something is wrong."""
+    tokens_drawn: int
+    """Tokens of finished sentences; a token counts once, however many lanes it has."""
 
     @property
     def capacity(self) -> int:
-        """How many prompts it decodes at one time."""
-
-    @property
-    def lanes_running(self) -> int:
-        """Prompts that decode now."""
-
-    @property
-    def replays(self) -> int:
-        """Samples that fell out of lockstep and were made again; 0 unless something is wrong."""
-
-    @property
-    def tokens_drawn(self) -> int:
-        """Tokens of finished sentences; a token counts once, however many lanes it has."""
+        """How many prompts are worth asking for at one time."""
 
     async def start(self) -> None:
         """Load the model. Raises whatever the library raises."""
 
     def stop(self) -> None:
-        """End it; calls that still wait raise `EngineDead` or are cancelled."""
+        """End the engine; calls that still wait raise `EngineDead` or are cancelled."""
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
         """A prompt in the teacher's chat template that lets it go on with the last turn, the assistant's.

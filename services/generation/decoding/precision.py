@@ -1,4 +1,4 @@
-"""In which number format a teacher runs, where the settings leave it open."""
+"""The teacher's number format where the settings say `auto`."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from services.generation.decoding.base import End
+from services.generation.decoding.base import End, LineBreaks
 
 QUOTE = '"'
 
@@ -17,31 +17,34 @@ QUOTE = '"'
 class Vocabulary:
     """A tokenizer's tokens by their role. All ids are below `size`, the model's vocabulary."""
 
-    stop: tuple[int, ...]
+    quotes: tuple[int, ...]
     """Tokens with a double quote and no line break before it."""
     line_breaks: tuple[int, ...]
     """Tokens with a line break (before any quote): suppressed in every lane before the softmax or, as the original
     has it, drawn and rejected."""
     banned: tuple[int, ...]
     """Special tokens and ids beyond the tokenizer: always suppressed, as DINO suppresses the end-of-text token."""
-    poison: int
-    """A banned token: drawn never, forced only to end lanes that fell out of lockstep."""
 
-    def never(self, line_breaks: bool) -> tuple[int, ...]:
-        """All tokens that may not be drawn, with or without line breaks."""
-        return self.banned if line_breaks else (*self.banned, *self.line_breaks)
+    @property
+    def abort_token(self) -> int:
+        """A banned token: never drawn, forced only to end lanes that fell out of lockstep."""
+        return self.banned[0]
 
-    def ends(self, line_breaks: bool) -> tuple[int, ...]:
-        """All tokens that end a sentence: after a line break nothing can save it, so writing on would be waste."""
-        return (*self.stop, *self.line_breaks) if line_breaks else self.stop
+    def suppressed(self, line_breaks: LineBreaks) -> tuple[int, ...]:
+        """All tokens that may not be drawn."""
+        return self.banned if line_breaks == "reject" else (*self.banned, *self.line_breaks)
+
+    def stop_tokens(self, line_breaks: LineBreaks) -> tuple[int, ...]:
+        """All tokens that end a sentence: what follows a rejected line break would be waste."""
+        return (*self.quotes, *self.line_breaks) if line_breaks == "reject" else self.quotes
 
 
 def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     """Sort all `size` token ids of the model by role. Raises ValueError for a tokenizer that can't close a sentence."""
     special = set(tokenizer.all_special_ids)
-    stop, line_breaks, banned = [], [], []
-    known = min(len(tokenizer), size)
-    texts = tokenizer.batch_decode([[token] for token in range(known)])
+    quotes, line_breaks, banned = [], [], []
+    tokenizer_size = min(len(tokenizer), size)
+    texts = tokenizer.batch_decode([[token] for token in range(tokenizer_size)])
     for token, text in enumerate(texts):
         before_quote, quote, _ = text.partition(QUOTE)
         if token in special:
@@ -49,11 +52,11 @@ def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
         elif "\n" in before_quote or "\r" in before_quote:
             line_breaks.append(token)
         elif quote:
-            stop.append(token)
-    banned += range(known, size)
-    if not stop or not banned:
+            quotes.append(token)
+    banned += range(tokenizer_size, size)
+    if not quotes or not banned:
         raise ValueError("the teacher's tokenizer has no token with a double quote, or no special token")
-    return Vocabulary(tuple(stop), tuple(line_breaks), tuple(banned), poison=banned[0])
+    return Vocabulary(tuple(quotes), tuple(line_breaks), tuple(banned))
 
 
 def cut(text: str) -> tuple[str, End]:

@@ -91,10 +91,10 @@ def test_draws_follow_the_warped_distribution(temperature: float, top_k: int, to
         torch.full((DRAWS,), top_k),
         torch.full((DRAWS,), top_p),
     )
-    seen = torch.bincount(tokens, minlength=30) / DRAWS
+    frequencies = torch.bincount(tokens, minlength=30) / DRAWS
     possible = expected > 0
-    assert seen[~possible].sum() == 0
-    chi_square = (DRAWS * (seen - expected)[possible] ** 2 / expected[possible]).sum().item()
+    assert frequencies[~possible].sum() == 0
+    chi_square = (DRAWS * (frequencies - expected)[possible] ** 2 / expected[possible]).sum().item()
     degrees = int(possible.sum()) - 1
     # 99.99 % of fair draws stay below this (Wilson and Hilferty's approximation); the seed is fixed.
     assert chi_square < degrees * (1 - 2 / (9 * degrees) + 3.72 * math.sqrt(2 / (9 * degrees))) ** 3

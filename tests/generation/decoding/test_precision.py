@@ -17,17 +17,17 @@ from services.generation.decoding.precision import dtype_for, multiplies_bfloat1
         ("model name\t: a CPU named bf16", False),
     ],
 )
-def test_bfloat16_by_the_cpus_own_word(tmp_path: Path, line: str, has_it: bool) -> None:
+def test_bfloat16_by_the_flags_in_cpuinfo(tmp_path: Path, line: str, has_it: bool) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\n{line}\n")
     assert multiplies_bfloat16(cpuinfo) is has_it
 
 
-def test_without_a_word_of_the_cpu_float32_is_safe(tmp_path: Path) -> None:
+def test_without_cpuinfo_there_is_no_bfloat16(tmp_path: Path) -> None:
     assert not multiplies_bfloat16(tmp_path / "none")
 
 
-def test_what_is_asked_for_is_taken() -> None:
+def test_a_format_that_is_set_is_kept() -> None:
     assert dtype_for("float16", on_gpu=False) == "float16"
     assert dtype_for("auto", on_gpu=True) == "auto"
     assert dtype_for("auto", on_gpu=False) in ("bfloat16", "float32")

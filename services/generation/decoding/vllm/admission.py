@@ -1,95 +1,140 @@
-"""Which sample enters the engine next: clients take turns, small samples fill gaps, nobody starves."""
+"""Which sample enters the engine next: clients take turns, small samples fill gaps. Knows nothing of vLLM."""
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+
+from services.generation.decoding.base import Completion, PromptTooLong, Sample
+from services.generation.decoding.tokenizer import check_length
 
 LOOKAHEAD = 8
-"""How far down a client's line a sample is looked for that fits where the first doesn't."""
-MAX_OVERTAKEN = 16
-"""A sample that was overtaken this often is let in before anybody else."""
+"""How far down a client's queue to look for a sample that fits where the first doesn't."""
+MAX_SKIPS = 16
+"""A sample that another client's samples have passed this often is let in before all others."""
 
 
-class Waiting(Protocol):
-    """What the line needs to know of a sample."""
+@dataclass(eq=False)
+class SampleState:
+    """A sample that waits for the engine or decodes in it."""
 
-    client: str
-    overtaken: int
+    sample: Sample
+    prompts: Sequence[Sequence[int]]
+    """Token ids, lane 0 first."""
+    future: Future[Completion] = field(default_factory=Future)
+    """Where its completion is awaited."""
+    skips: int = 0
+    """How often another client's sample entered before it because it did not fit."""
+    replays: int = 0
+    name: str = ""
+    """Of its current try; a replay has a name of its own, so that late rows of the void one don't mix in."""
+    request_ids: list[str] = field(default_factory=list)
+    answers: dict[str, tuple[tuple[int, ...], str | None, int | str | None]] = field(default_factory=dict)
+    """By the request id of a lane that has ended: its tokens, vLLM's finish reason and stop reason."""
+    tokens: tuple[int, ...] = ()
 
     @property
     def lanes(self) -> int:
-        """How many lanes it takes."""
+        """How many prompts are decoded for it."""
+        return len(self.prompts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all its prompts."""
+        return sum(map(len, self.prompts))
 
 
-Group = TypeVar("Group", bound=Waiting)
+@dataclass(frozen=True)
+class Limits:
+    """What vLLM can hold at one time."""
+
+    lanes: int
+    step_tokens: int
+    sequence_tokens: int
+    block_tokens: int
+    blocks: int
+
+    def blocks_of(self, state: SampleState) -> int:
+        """Cache blocks for the whole life of all lanes, as if none shared its prefix."""
+        longest_output = state.sample.decoding.max_tokens + 1
+        return sum(math.ceil((len(prompt) + longest_output) / self.block_tokens) for prompt in state.prompts)
+
+    def fits(self, state: SampleState, lanes: int, step_tokens: int, blocks: int) -> bool:
+        """Whether a sample can enter whole while so many lanes, tokens of the next step and blocks are in use."""
+        return (
+            lanes + state.lanes <= self.lanes
+            and step_tokens + state.prompt_tokens <= self.step_tokens
+            and blocks + self.blocks_of(state) <= self.blocks
+        )
+
+    def check(self, state: SampleState) -> None:
+        """Raises `PromptTooLong` for a sample that could never enter whole."""
+        check_length(state.prompts, state.sample.decoding, self.sequence_tokens)
+        if not self.fits(state, 0, 0, 0):
+            raise PromptTooLong(
+                f"{state.lanes} prompts of {state.prompt_tokens} tokens exceed one step of the engine "
+                f"({self.lanes} prompts, {self.step_tokens} tokens, {self.blocks} cache blocks)"
+            )
 
 
-class Line(Generic[Group]):
+class AdmissionQueue:
     """Waiting samples. Clients share the lanes equally while they wait; within a client, first come, first served."""
 
     def __init__(self) -> None:
-        self._again: deque[Group] = deque()
-        self._lines: dict[str, deque[Group]] = {}
-        self._served: dict[str, int] = {}
-        """Lanes let in by client, while it has samples here."""
+        self._replays: deque[SampleState] = deque()
+        self._queues: dict[str, deque[SampleState]] = {}
+        self._admitted_lanes: dict[str, int] = {}
+        """By client, while it has samples here."""
 
     def __bool__(self) -> bool:
-        return bool(self._again or self._lines)
+        return bool(self._replays or self._queues)
 
-    def add(self, group: Group) -> None:
-        """Take a sample at the end of its client's line."""
-        if group.client not in self._lines:
-            self._lines[group.client] = deque()
+    def add(self, state: SampleState) -> None:
+        """Put a sample at the end of its client's queue."""
+        client = state.sample.client
+        if client not in self._queues:
+            self._queues[client] = deque()
             # A newcomer starts level with the others: neither behind for what it had before nor owed what it missed.
-            self._served[group.client] = min(self._served.values(), default=0)
-        self._lines[group.client].append(group)
+            self._admitted_lanes[client] = min(self._admitted_lanes.values(), default=0)
+        self._queues[client].append(state)
 
-    def add_again(self, group: Group) -> None:
-        """Take a sample that was in already and must be replayed: it goes first."""
-        self._again.append(group)
+    def add_replay(self, state: SampleState) -> None:
+        """Put a sample that was in already before all others."""
+        self._replays.append(state)
 
-    def remove(self, group: Group) -> bool:
-        """Forget a sample; False if it isn't here."""
-        for line in (self._again, self._lines.get(group.client, ())):
-            if group in line:
-                self._take(group)
-                return True
-        return False
+    def remove(self, state: SampleState) -> None:
+        """Take a sample out of the queue that holds it."""
+        if state in self._replays:
+            self._replays.remove(state)
+            return
+        client = state.sample.client
+        self._queues[client].remove(state)
+        self._admitted_lanes[client] += state.lanes
+        if not self._queues[client]:
+            del self._queues[client], self._admitted_lanes[client]
 
-    def next(self, fits: Callable[[Group], bool]) -> Group | None:
-        """Take the next sample that fits; None when none may enter now."""
-        overtaken: list[Group] = []
-        for first in self._firsts():
-            for group in self._from(first):
-                if fits(group):
-                    self._take(group)
-                    for one in overtaken:
-                        one.overtaken += 1
-                    return group
-            overtaken.append(first)
-            if first.overtaken >= MAX_OVERTAKEN:
+    def pop(self, fits: Callable[[SampleState], bool]) -> SampleState | None:
+        """Take out the next sample that fits; None when none may enter now."""
+        skipped: list[SampleState] = []
+        for queue in self._by_priority():
+            first = queue[0]
+            is_overdue = first.skips >= MAX_SKIPS
+            candidate = next(filter(fits, islice(queue, 1 if is_overdue else LOOKAHEAD)), None)
+            if candidate is not None:
+                self.remove(candidate)
+                for state in skipped:
+                    state.skips += 1
+                return candidate
+            if is_overdue:
                 return None
+            skipped.append(first)
         return None
 
-    def _firsts(self) -> Iterator[Group]:
-        """The first of each line, replays before all, then the client that had the fewest lanes."""
-        if self._again:
-            yield self._again[0]
-        for client in sorted(self._lines, key=lambda client: self._served[client]):
-            yield self._lines[client][0]
-
-    def _from(self, first: Group) -> Iterable[Group]:
-        """A line's samples that may enter now: only the first of them, once it has been overtaken too often."""
-        line = self._again if self._again and first is self._again[0] else self._lines[first.client]
-        return [first] if first.overtaken >= MAX_OVERTAKEN else list(islice(line, LOOKAHEAD))
-
-    def _take(self, group: Group) -> None:
-        if group in self._again:
-            self._again.remove(group)
-            return
-        line = self._lines[group.client]
-        line.remove(group)
-        self._served[group.client] += group.lanes
-        if not line:
-            del self._lines[group.client], self._served[group.client]
+    def _by_priority(self) -> Iterator[deque[SampleState]]:
+        """Replays before all others, then the client that had the fewest lanes."""
+        if self._replays:
+            yield self._replays
+        for client in sorted(self._queues, key=self._admitted_lanes.__getitem__):
+            yield self._queues[client]

@@ -3,8 +3,8 @@
 A CPU's matrix kernels are chosen by the number of rows, and some choices add up in another order: in bfloat16 a lane
 alone and the same lane in a crowd then differ by roundings, which self-debiasing amplifies until now and then a token
 differs (measured: of 16 sentences x 3 labels, 6 to 11 came out otherwise in another order). Here rows go through in
-tiles of a few fixed heights, of which the layer has shown that they agree to the bit, so that a row's result is a
-function of the row alone. The attention kernel is invariant once its keys are not split between threads
+tiles of a few fixed heights, which were tested on each layer to agree to the bit, so that a row's result is a function
+of the row alone. The attention kernel is invariant once its keys are not split between threads
 (VLLM_CPU_ATTN_SPLIT_KV=0); norms and activations work row by row.
 
 On a GPU this is vLLM's own job (VLLM_BATCH_INVARIANT=1).
@@ -27,11 +27,11 @@ TRIALS = 2
 
 
 def make_batch_invariant(model: torch.nn.Module) -> int:
-    """Put every CPU linear layer of a loaded vLLM model behind fixed tiles. Returns how many there are.
+    """Feed every CPU linear layer of a loaded vLLM model with fixed tiles. Returns how many layers there are.
 
     Raises RuntimeError if there is none: another vLLM, or one that doesn't run on the CPU.
     """
-    agreed: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    tiles_by_shape: dict[tuple[Any, ...], tuple[int, ...]] = {}
     layers = [layer for layer in model.modules() if hasattr(layer, "cpu_linear")]
     if not layers:
         raise RuntimeError("no CPU linear layer was found in the model: batch invariance can't be had here")
@@ -39,23 +39,23 @@ def make_batch_invariant(model: torch.nn.Module) -> int:
         linear, width = layer.cpu_linear, _width(layer)
         # A kernel is chosen by shapes: layers of one shape agree on the same tiles.
         shape = (width, tuple(getattr(layer, "output_partition_sizes", ())), type(layer).__name__)
-        if shape not in agreed:
+        if shape not in tiles_by_shape:
             dtype = next(model.parameters()).dtype
-            agreed[shape] = tiles_that_agree(partial(_on_rows, linear, layer), width, dtype)
-        layer.cpu_linear = tiled(linear, agreed[shape])
+            tiles_by_shape[shape] = tiles_that_agree(partial(_on_rows, linear, layer), width, dtype)
+        layer.cpu_linear = tiled(linear, tiles_by_shape[shape])
     return len(layers)
 
 
 def tiles_that_agree(linear: Callable[[Tensor], Tensor], width: int, dtype: torch.dtype) -> tuple[int, ...]:
     """Heights of tiles, largest first, for which random rows give the same bits as in tiles of `TILE` rows."""
     generator = torch.Generator().manual_seed(0)
-    good = []
+    agreeing = []
     for tile in LARGER_TILES:
         trials = [torch.randn(tile, width, generator=generator).to(dtype) for _ in range(TRIALS)]
         small = [torch.cat([linear(rows[i : i + TILE]) for i in range(0, tile, TILE)]) for rows in trials]
         if all(torch.equal(linear(rows), reference) for rows, reference in zip(trials, small, strict=True)):
-            good.append(tile)
-    return (*good, TILE)
+            agreeing.append(tile)
+    return (*agreeing, TILE)
 
 
 def tiled(linear: Linear, tiles: Sequence[int]) -> Linear:
@@ -91,6 +91,6 @@ def _on_rows(linear: Linear, layer: torch.nn.Module, rows: Tensor) -> Tensor:
 
 
 def _width(layer: torch.nn.Module) -> int:
-    """How many columns a layer's rows have; the output layer calls it otherwise."""
+    """How many columns a layer's rows have. The output layer has another name for it."""
     names = ("input_size_per_partition", "input_size", "embedding_dim")
     return next(int(getattr(layer, name)) for name in names if hasattr(layer, name))

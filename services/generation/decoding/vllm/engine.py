@@ -5,22 +5,23 @@ between two steps. One thread because vLLM's worker threads belong to the thread
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from services.generation.decoding.base import Completion, EngineDead, PromptTooLong, Sample, Turn
-from services.generation.decoding.chat import render_chat
+from services.generation.decoding.base import Completion, EngineDead, NoChatTemplate, PromptTooLong, Sample, Turn
 from services.generation.decoding.precision import dtype_for
-from services.generation.decoding.vocabulary import Vocabulary, cut, read_vocabulary
+from services.generation.decoding.tokenizer import TeacherTokenizer
+from services.generation.decoding.vllm.admission import Limits, SampleState
 from services.generation.settings import GenerationSettings
 from shared.process import disable_openmp_spinning
+
+if TYPE_CHECKING:
+    from services.generation.decoding.vllm.lockstep import Lockstep
 
 log = logging.getLogger(__name__)
 
@@ -33,45 +34,18 @@ CPU_BLOCK_TOKENS = 32
 class VllmEngine:
     """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
 
-    def __init__(self, model: str, settings: GenerationSettings, **engine_arguments: Any) -> None:
-        """`engine_arguments` override vLLM's EngineArgs; `admit_whole=False` (for tests) ends admission control."""
+    def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
-        self._admit_whole = engine_arguments.pop("admit_whole", True)
-        self._overrides = engine_arguments
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Sample, Future[Completion]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
-        self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
+        self._tokenizer: TeacherTokenizer | None = None
         self.lockstep: Any = None
-        """The admission control; None until started."""
-        self._tokenizer: Any = None
-
-    @property
-    def state(self) -> str:
+        """None until started."""
+        self.capacity = settings.max_lanes
+        self.state = "starting"
         """`ok`, `starting`, or what killed the engine."""
-        if self._fault is not None:
-            return self._fault
-        return "ok" if self._started.done() else "starting"
-
-    @property
-    def capacity(self) -> int:
-        """Lanes that decode at one time."""
-        return self._settings.max_lanes
-
-    @property
-    def lanes_running(self) -> int:
-        """Prompts that decode now."""
-        return self.lockstep.lanes_running if self.lockstep is not None else 0
-
-    @property
-    def replays(self) -> int:
-        """Samples that fell out of lockstep and were made again."""
-        return self.lockstep.replays if self.lockstep is not None else 0
-
-    @property
-    def tokens_drawn(self) -> int:
-        """Tokens of finished sentences."""
-        return self.lockstep.tokens_drawn if self.lockstep is not None else 0
+        self.lanes_running = self.replays = self.tokens_drawn = 0
 
     async def start(self) -> None:
         """Load the model. Raises whatever vLLM raises."""
@@ -86,43 +60,52 @@ class VllmEngine:
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
         """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
-        return render_chat(self._tokenizer, turns)
+        if self._tokenizer is None:
+            raise NoChatTemplate("the model was never loaded")
+        return self._tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
-        call = _Call(sample)
-        self._inbox.put(call)
-        if self._fault is not None:  # the thread may have ended before it saw this call
-            raise EngineDead(self._fault)
-        return await asyncio.wrap_future(call.future)
+        future: Future[Completion] = Future()
+        self._inbox.put((sample, future))
+        if self.state not in ("ok", "starting"):  # the thread may have ended before it read this call
+            raise EngineDead(self.state)
+        return await asyncio.wrap_future(future)
 
     # ---- the engine's thread
 
     def _run(self) -> None:
-        calls: set[_Call] = set()
+        states: set[SampleState] = set()
         try:
-            desk = self._load()
+            lockstep, tokenizer = self._load()
+            self.state = "ok"
             self._started.set_result(None)
-            while self._take_calls(desk, calls):
-                for group in desk.lockstep.step():
-                    call = desk.calls.pop(group)
-                    calls.discard(call)
-                    call.resolve(desk.completion(group))
-            self._fault = "stopped"
+            while self._take_calls(lockstep, tokenizer, states):
+                ended = lockstep.step()
+                self.lanes_running, self.replays = lockstep.lanes_running, lockstep.replays
+                self.tokens_drawn = lockstep.tokens_drawn
+                for state in ended:
+                    _resolve(state.future, tokenizer.completion(state.tokens))
+                    states.discard(state)
+            self.state = "stopped"
         except Exception as error:
-            self._fault = f"{type(error).__name__}: {error}"
+            self.state = f"{type(error).__name__}: {error}"
             if not self._started.done():
                 self._started.set_exception(error)
             else:
                 log.exception("the engine died")
-        for call in calls | self._left_over():
-            call.fail(EngineDead(self._fault))
+        unanswered = [state.future for state in states]
+        while not self._inbox.empty():
+            if (call := self._inbox.get()) is not None:
+                unanswered.append(call[1])
+        for future in unanswered:
+            _fail(future, EngineDead(self.state))
 
-    def _load(self) -> "_Desk":
-        engine, tokenizer, vocabulary = build_llm_engine(self._model, self._settings, self._overrides)
+    def _load(self) -> "tuple[Lockstep, TeacherTokenizer]":
+        engine, self._tokenizer = build_llm_engine(self._model, self._settings)
         config = engine.vllm_config
         # Imported here: it imports vllm, whose environment build_llm_engine has just set.
-        from services.generation.decoding.vllm.lockstep import Limits, Lockstep
+        from services.generation.decoding.vllm.lockstep import Lockstep
 
         limits = Limits(
             lanes=config.scheduler_config.max_num_seqs,
@@ -132,108 +115,49 @@ class VllmEngine:
             blocks=config.cache_config.num_gpu_blocks - 1,  # vLLM keeps one for itself
         )
         log.info("engine ready: %s, %s", self._model, limits)
-        self._tokenizer, self.lockstep = tokenizer, Lockstep(engine, limits, self._admit_whole)
-        return _Desk(self.lockstep, tokenizer, vocabulary)
+        self.lockstep = Lockstep(engine, limits, self._tokenizer.vocabulary)
+        return self.lockstep, self._tokenizer
 
-    def _take_calls(self, desk: "_Desk", calls: "set[_Call]") -> bool:
+    def _take_calls(self, lockstep: "Lockstep", tokenizer: TeacherTokenizer, states: set[SampleState]) -> bool:
         """Bring new calls in and cancelled ones out; wait while there is nothing to do. False: stop."""
-        while True:
-            try:
-                call = self._inbox.get(block=desk.lockstep.idle)
-            except queue.Empty:
-                break
+        while lockstep.idle or not self._inbox.empty():
+            call = self._inbox.get()
             if call is None:
                 return False
-            if desk.accept(call):
-                calls.add(call)
-        for call in [call for call in calls if call.future.cancelled()]:
-            calls.discard(call)
-            desk.cancel(call)
+            sample, future = call
+            state = SampleState(sample, tokenizer.encode_lanes(sample), future)
+            try:
+                lockstep.add(state)
+                states.add(state)
+            except PromptTooLong as error:
+                _fail(future, error)
+        for state in [state for state in states if state.future.cancelled()]:
+            states.discard(state)
+            lockstep.cancel(state)
         return True
 
-    def _left_over(self) -> "set[_Call]":
-        left = set()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                call = self._inbox.get_nowait()
-                if call is not None:
-                    left.add(call)
-        return left
+
+def _resolve(future: Future[Completion], completion: Completion) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(completion)
 
 
-class _Call:
-    """A sample that somebody waits for."""
-
-    def __init__(self, sample: Sample) -> None:
-        self.sample = sample
-        self.future: Future[Completion] = Future()
-
-    def resolve(self, completion: Completion) -> None:
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(completion)
-
-    def fail(self, error: Exception) -> None:
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+def _fail(future: Future[Completion], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
 
 
-class _Desk:
-    """Between calls (texts) and lockstep (token ids)."""
-
-    def __init__(self, lockstep: Any, tokenizer: Any, vocabulary: Vocabulary) -> None:
-        self.lockstep, self._tokenizer, self._vocabulary = lockstep, tokenizer, vocabulary
-        self.calls: dict[Any, _Call] = {}
-        # A counter-label's prompt is another label's own prompt: each is tokenised once.
-        self._tokens = lru_cache(maxsize=4096)(
-            lambda prompt, templated: tuple(tokenizer(prompt, add_special_tokens=not templated).input_ids)
-        )
-
-    def accept(self, call: _Call) -> bool:
-        """Hand a call's sample to lockstep; False if it could not be taken (the call has its answer then)."""
-        from services.generation.decoding.vllm.lockstep import LaneGroup
-
-        sample = call.sample
-        # Without suppression the counter prompts change nothing: don't pay for their lanes.
-        prompts = sample.prompts if sample.decoding.decay_constant > 0 else sample.prompts[:1]
-        group = LaneGroup(
-            prompts=[self._tokens(prompt, sample.templated) for prompt in prompts],
-            seed=sample.seed,
-            decoding=sample.decoding,
-            stop=self._vocabulary.ends(sample.decoding.line_breaks == "reject"),
-            poison=self._vocabulary.poison,
-            client=sample.client,
-        )
-        try:
-            self.lockstep.add(group)
-        except PromptTooLong as error:
-            call.fail(error)
-            return False
-        self.calls[group] = call
-        return True
-
-    def cancel(self, call: _Call) -> None:
-        for group in [group for group, waiting in self.calls.items() if waiting is call]:
-            self.lockstep.cancel(group)
-            del self.calls[group]
-
-    def completion(self, group: Any) -> Completion:
-        text, end = cut(self._tokenizer.decode(group.tokens, clean_up_tokenization_spaces=False))
-        return Completion(text, end, tokens=len(group.tokens))
-
-
-def build_llm_engine(
-    model: str, settings: GenerationSettings, overrides: dict[str, Any]
-) -> tuple[Any, Any, Vocabulary]:
-    """vLLM's engine with our processor in this process, the model's tokenizer, and its tokens' roles."""
+def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, TeacherTokenizer]:
+    """vLLM's engine with our processor in this process, and the model's tokenizer."""
     _set_environment(settings)
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
     config = AutoConfig.from_pretrained(model).get_text_config()
-    vocabulary = read_vocabulary(tokenizer, config.vocab_size)
+    tokenizer = TeacherTokenizer(model, config.vocab_size)
+    vocabulary = tokenizer.vocabulary
     context = getattr(config, "max_position_embeddings", None) or settings.max_model_len
     on_cpu = current_platform.is_cpu()
     arguments: dict[str, Any] = {
@@ -257,13 +181,13 @@ def build_llm_engine(
         arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
     else:
         arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments | overrides))
+    engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments))
     config = engine_arguments.create_engine_config()
     _refuse_what_breaks_lanes(config)  # before minutes are spent on loading
     engine = LLMEngine.from_engine_args(engine_arguments)
     if on_cpu and settings.batch_invariant is not False:
         engine.collective_rpc("pairwright_make_batch_invariant")
-    return engine, tokenizer, vocabulary
+    return engine, tokenizer
 
 
 def _set_environment(settings: GenerationSettings) -> None:

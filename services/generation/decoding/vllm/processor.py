@@ -4,13 +4,13 @@ Every lane of a sample is a request of its own, with temperature 0. In each step
 each sample, debiases, draws one token, and leaves that token alone possible in every lane's row; vLLM's argmax must
 then return it in all of them, so the lanes stay in lockstep. It never lets a token through that was not drawn from the
 debiased distribution of a whole sample: rows of a sample whose lanes are not all present, or not equally long, get the
-*poison* token, which ends them; the engine then voids the sample and replays it (lockstep.py).
+*abort token*, which ends them; the engine then voids the sample and replays it (lockstep.py).
 
 V1 (what CPU builds run) tells the processor of rows by `update_state`; V2 (what GPUs run) by slots and a context. Each
 loader refuses the other's class, so one class is both.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,10 +24,6 @@ from services.generation.decoding.debias import debias, draw, draw_keys
 ARGUMENT = "pairwright"
 """The key of a lane's arguments in SamplingParams.extra_args, and of ours in vLLM's additional_config."""
 
-Observer = Callable[[str, int, torch.Tensor, int], None]
-observer: Observer | None = None
-"""Called with (sample, step, debiased distribution [vocabulary], token) for every draw: for tests of exactness."""
-
 
 class SampleTrace(NamedTuple):
     """Proof of a sample: the tokens that were drawn for it, each from the debiased distribution of all its lanes."""
@@ -37,8 +33,8 @@ class SampleTrace(NamedTuple):
 
 
 @dataclass
-class Draws:
-    """A sample's receipt in the making: per step the drawn tokens of all samples, on the device, and its own place.
+class PendingTrace:
+    """The trace of a sample under way: per step the drawn tokens of all samples, on the device, and its own place.
 
     Reading a token off a GPU would make the step wait for it; that is left until the sample has ended.
     """
@@ -46,30 +42,25 @@ class Draws:
     lanes: int
     steps: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
-    def settled(self) -> SampleTrace:
-        """The receipt."""
+    def finish(self) -> SampleTrace:
+        """Read the tokens off the device."""
         return SampleTrace(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
 
 
-receipts: dict[str, Draws] = {}
-"""By sample, until `vllm_worker` hands them out. Names of samples are unique in a process."""
+pending_traces: dict[str, PendingTrace] = {}
+"""By sample, until the worker hands them out (worker.py). Names of samples are unique in a process."""
 
 
 class Lane(NamedTuple):
-    """One lane's place in its sample and the sample's decoding: what `extra_args` carries."""
+    """One lane's place in its sample, and its sample's decoding: what `extra_args` carries."""
 
     sample: str
     lane: int
     lanes: int
     seed: int
-    poison: int
-    decay_constant: float
-    floor: float
-    temperature: float
-    top_k: int
-    top_p: float
-    line_breaks: bool
-    """Whether line breaks may be drawn (they end the sample), or are suppressed with what may never be drawn."""
+    abort_token: int
+    decoding: Mapping[str, Any]
+    """The fields of `Decoding`."""
 
 
 class Row(NamedTuple):
@@ -78,14 +69,6 @@ class Row(NamedTuple):
     row: int
     lane: Lane
     step: int
-
-
-@dataclass
-class _Counts:
-    """What the processor has done, for metrics."""
-
-    draws: int = 0
-    poisoned: int = 0
 
 
 def lane_of(params: Any) -> Lane | None:
@@ -106,7 +89,6 @@ class SelfDebias(V1Processor, V2Processor):
         self._line_breaks = torch.tensor(roles["line_breaks"], dtype=torch.long, device=device)
         self._rows: dict[int, tuple[Lane, list[int]]] = {}  # V1: row -> lane and its output tokens, which vLLM extends
         self._slots: dict[int, Lane] = {}  # V2: slot -> lane
-        self.counts = _Counts()
 
     @classmethod
     def validate_params(cls, params: Any) -> None:
@@ -118,8 +100,8 @@ class SelfDebias(V1Processor, V2Processor):
             raise ValueError("a lane needs n=1, temperature=0 and no seed: the processor itself draws")
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
             raise ValueError("a lane can't have penalties: the V1 runner applies them after the processor")
-        if not 0 <= lane.lane < lane.lanes or lane.poison not in (params.stop_token_ids or ()):
-            raise ValueError("a lane must lie in its sample and stop at its poison token")
+        if not 0 <= lane.lane < lane.lanes or lane.abort_token not in (params.stop_token_ids or ()):
+            raise ValueError("a lane must lie in its sample and stop at its abort token")
 
     def is_argmax_invariant(self) -> bool:
         """False: V1 would skip an invariant processor for greedy rows, and all lanes are greedy."""
@@ -146,6 +128,9 @@ class SelfDebias(V1Processor, V2Processor):
             if displaced is not None and direction == MoveDirectionality.SWAP:
                 self._rows[source] = displaced
 
+    def _v1_rows(self) -> list[Row]:
+        return [Row(row, lane, len(output)) for row, (lane, output) in self._rows.items()]
+
     # ---- V2
 
     def add_request(self, slot: int, params: Any) -> bool:
@@ -160,24 +145,7 @@ class SelfDebias(V1Processor, V2Processor):
     def apply_staged_writes(self) -> None:
         """Nothing is staged."""
 
-    # ---- both
-
-    def apply(self, logits: torch.Tensor, *context: Any) -> torch.Tensor:
-        """Force one drawn token into every row of every whole sample. logits: [rows, vocabulary], changed in place."""
-        rows = self._rows_of_context(logits, context[0]) if context else self._rows_of_v1()
-        whole, broken = _samples(rows)
-        for samples in whole.values():
-            self._force(logits, samples)
-        for row in broken:
-            logits[row.row] = float("-inf")
-            logits[row.row, row.lane.poison] = 0.0
-        self.counts.poisoned += len(broken)
-        return logits
-
-    def _rows_of_v1(self) -> list[Row]:
-        return [Row(row, lane, len(output)) for row, (lane, output) in self._rows.items()]
-
-    def _rows_of_context(self, logits: torch.Tensor, context: Any) -> list[Row]:
+    def _v2_rows(self, logits: torch.Tensor, context: Any) -> list[Row]:
         slots = context.idx_mapping_np
         if logits.shape[0] != len(slots):
             raise RuntimeError("speculative decoding gives a request several rows: lanes can't be kept in lockstep")
@@ -190,6 +158,18 @@ class SelfDebias(V1Processor, V2Processor):
                 rows.append(Row(row, lane, int(lengths[row] - states.prompt_len.np[slot])))
         return rows
 
+    # ---- both
+
+    def apply(self, logits: torch.Tensor, *context: Any) -> torch.Tensor:
+        """Force one drawn token into every row of every whole sample. logits: [rows, vocabulary], changed in place."""
+        whole, broken = _samples(self._v2_rows(logits, context[0]) if context else self._v1_rows())
+        for samples in whole.values():
+            self._force(logits, samples)
+        for row in broken:
+            logits[row.row] = float("-inf")
+            logits[row.row, row.lane.abort_token] = 0.0
+        return logits
+
     def _force(self, logits: torch.Tensor, samples: list[list[Row]]) -> None:
         """Debias, draw and force; all `samples` have the same number of lanes."""
         device = logits.device
@@ -197,28 +177,25 @@ class SelfDebias(V1Processor, V2Processor):
         firsts = [sample[0] for sample in samples]
 
         def column(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.tensor([getattr(first.lane, name) for first in firsts], dtype=dtype)
+            return torch.tensor([first.lane.decoding[name] for first in firsts], dtype=dtype)
 
         gathered = logits[rows]
         gathered[:, :, self._banned] = float("-inf")
-        single_line = [place for place, first in enumerate(firsts) if not first.lane.line_breaks]
+        single_line = [place for place, first in enumerate(firsts) if first.lane.decoding["line_breaks"] == "ban"]
         if len(single_line) == len(firsts):
             gathered[:, :, self._line_breaks] = float("-inf")
         elif single_line:
             places = torch.tensor(single_line).to(device, non_blocking=True)
             gathered[places[:, None, None], torch.arange(rows.shape[1])[:, None], self._line_breaks] = float("-inf")
         probabilities = debias(gathered, column("decay_constant").to(device), column("floor").to(device))
-        keys = draw_keys(column("seed", torch.int64), torch.tensor([first.step for first in firsts]))
+        seeds = torch.tensor([first.lane.seed for first in firsts])
+        keys = draw_keys(seeds, torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
-        if observer is not None:
-            for first, distribution, token in zip(firsts, probabilities, tokens, strict=True):
-                observer(first.lane.sample, first.step, distribution.clone(), int(token))
         for place, first in enumerate(firsts):
-            receipts.setdefault(first.lane.sample, Draws(rows.shape[1])).steps.append((tokens, place))
+            pending_traces.setdefault(first.lane.sample, PendingTrace(rows.shape[1])).steps.append((tokens, place))
         flat = rows.reshape(-1)
         logits[flat] = float("-inf")
         logits[flat, tokens.repeat_interleave(rows.shape[1])] = 0.0
-        self.counts.draws += len(samples)
 
 
 def _samples(rows: Iterable[Row]) -> tuple[dict[int, list[list[Row]]], list[Row]]:

@@ -1,4 +1,4 @@
-"""What we ask of vLLM's worker, in whichever process it runs: receipts of drawn tokens, and batch-invariant layers.
+"""What we ask of vLLM's worker, in whichever process it runs: sample traces, and batch-invariant layers.
 
 vLLM mixes this class into its worker (`worker_extension_cls`) and calls it through `collective_rpc`, the same whether
 the worker lives in our process or, with tensor parallelism, in one of its own.
@@ -15,12 +15,12 @@ class LaneWorker:
 
     model_runner: Any  # the worker's
 
-    def pairwright_receipts(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
-        """The receipts of ended samples, which are forgotten here with those of `dropped` ones."""
+    def pairwright_sample_traces(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
+        """The traces of ended samples, which are forgotten here with those of `dropped` ones."""
+        pending = processor.pending_traces
         for sample in dropped:
-            processor.receipts.pop(sample, None)
-        found = {sample: processor.receipts.pop(sample, None) for sample in samples}
-        return {sample: draws.settled() for sample, draws in found.items() if draws is not None}
+            pending.pop(sample, None)
+        return {sample: pending.pop(sample).finish() for sample in samples if sample in pending}
 
     def pairwright_make_batch_invariant(self) -> int:
         """See `batch_invariance.make_batch_invariant`."""

@@ -22,26 +22,26 @@ def test_tiles_give_every_row_its_own_result(count: int) -> None:
 
 
 def test_only_heights_that_agree_to_the_bit_are_used() -> None:
-    seen: list[int] = []
+    heights: list[int] = []
 
-    def fickle(rows: torch.Tensor, weight: torch.Tensor, _bias: object) -> torch.Tensor:
+    def batch_dependent(rows: torch.Tensor, weight: torch.Tensor, _bias: object) -> torch.Tensor:
         """A kernel that adds up otherwise from 150 rows on."""
-        seen.append(rows.shape[0])
+        heights.append(rows.shape[0])
         result = rows @ weight.T
         return result * (1 + 1e-6) if rows.shape[0] >= 150 else result
 
     weight = torch.randn(OUTPUTS, WIDTH)
-    tiles = tiles_that_agree(lambda rows: fickle(rows, weight, None), WIDTH, torch.float32)
+    tiles = tiles_that_agree(lambda rows: batch_dependent(rows, weight, None), WIDTH, torch.float32)
     assert 192 not in tiles
     assert tiles[-1] == TILE
-    seen.clear()
-    call = tiled(fickle, tiles)
+    heights.clear()
+    call = tiled(batch_dependent, tiles)
     many = torch.randn(400, WIDTH)
     full = call(many, weight, None)
     for first, count in ((0, 1), (7, 64), (100, 300)):
         part = call(many[first : first + count], weight, None)
         torch.testing.assert_close(part, full[first : first + count])
-    assert set(seen) <= set(tiles)
+    assert set(heights) <= set(tiles)
 
 
 def test_a_model_without_such_layers_is_refused() -> None:

@@ -1,121 +1,34 @@
 """Lanes in vLLM: exact against transformers, never out of step, whatever is forced on them."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.generation.decoding.base import Completion, Decoding, EngineDead, PromptTooLong, Sample
-from services.generation.decoding.debias import draw, draw_keys
+from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.decoding.vllm import processor
 from services.generation.decoding.vllm.engine import VllmEngine
-from services.generation.decoding.vocabulary import read_vocabulary
-from services.generation.pairs.prompts import lanes_for_sentence2
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
 from services.generation.settings import GenerationSettings
+from tests.support.decoding import SENTENCES, WIDE, assert_exact, complete_all, lanes, recorded_draws, samples
 
 pytestmark = pytest.mark.anyio
-STS = load_tasks([BUILT_IN]).get("sts")
-SENTENCES = (
-    "The boy is swimming in the pond.",
-    "Prices rose faster than anyone had expected.",
-    "word1 word2 word3 word4",
-)
-WIDE = Decoding(top_k=0, top_p=1.0, max_tokens=24)
 
 
-def lanes(label: str, sentence: str, exemplars: int = 1) -> tuple[str, ...]:
-    """The plain prompts of a sample."""
-    return tuple(prompt.text for prompt in lanes_for_sentence2(STS, label, sentence, range(exemplars)))
-
-
-def samples(decoding: Decoding = WIDE, count: int = 2, exemplars: int = 1) -> list[Sample]:
-    """`count` samples for each sentence and label, with one, two and three lanes."""
-    return [
-        Sample(lanes(label, sentence, exemplars), seed=1000 * number + index, decoding=decoding)
-        for number in range(count)
-        for index, (sentence, label) in enumerate((s, label) for s in SENTENCES for label in STS.labels)
-    ]
-
-
-async def complete_all(engine: VllmEngine, wanted: list[Sample]) -> list[Completion]:
-    return await asyncio.gather(*(engine.complete(sample) for sample in wanted))
-
-
-class Trace:
-    """What the processor drew: (sample name) -> [(distribution, token)] in order of steps."""
-
-    def __init__(self) -> None:
-        self.draws: dict[str, list[tuple[torch.Tensor, int]]] = {}
-
-    def __call__(self, sample: str, step: int, distribution: torch.Tensor, token: int) -> None:
-        draws = self.draws.setdefault(sample, [])
-        assert step == len(draws)
-        draws.append((distribution, token))
-
-    def in_order(self) -> list[list[tuple[torch.Tensor, int]]]:
-        """The draws of each sample, in the order in which the samples were asked for."""
-        return [draws for _, draws in sorted(self.draws.items(), key=lambda item: int(item[0].rpartition("-")[2]))]
-
-
-def assert_exact(model_folder: str, wanted: list[Sample], trace: Trace) -> int:
-    """Every traced distribution equals transformers' to 1e-3, every token is the one drawn from it. Returns steps."""
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    vocabulary = read_vocabulary(tokenizer, model.config.vocab_size)
-    steps = 0
-    for sample, draws in zip(wanted, trace.in_order(), strict=True):
-        drawn = [token for _, token in draws]
-        banned = list(vocabulary.never(sample.decoding.line_breaks == "reject"))
-        by_lane = []
-        for prompt in sample.prompts:
-            ids = tokenizer(prompt).input_ids
-            with torch.no_grad():
-                logits = model(torch.tensor([ids + drawn])).logits[0, len(ids) - 1 : len(ids) - 1 + len(drawn)]
-            logits[:, banned] = float("-inf")
-            by_lane.append(torch.softmax(logits.double(), dim=-1))
-        decoding, count = sample.decoding, len(drawn)
-        reference = written_out(by_lane[0], by_lane[1:], decoding).float()
-        ours = torch.stack([distribution for distribution, _ in draws])
-        assert (ours - reference).abs().max().item() < 1e-3
-        tokens = draw(
-            reference,
-            draw_keys(torch.full((count,), sample.seed), torch.arange(count)),
-            torch.full((count,), decoding.temperature),
-            torch.full((count,), decoding.top_k),
-            torch.full((count,), decoding.top_p),
-        )
-        assert tokens.tolist() == drawn
-        steps += count
-    return steps
-
-
-def written_out(own: torch.Tensor, counters: list[torch.Tensor], decoding: Decoding) -> torch.Tensor:
-    """DINO's rule, once more and apart from the code under test. own, counters: probabilities [steps, vocabulary]."""
-    weights = own.clone()
-    for counter in counters:
-        kept = torch.exp(-decoding.decay_constant * torch.relu(counter - own))
-        weights = torch.minimum(weights, own * torch.clamp(kept, min=decoding.floor))
-    return weights / weights.sum(dim=-1, keepdim=True)
-
-
-async def test_exact_on_the_tiny_teacher(
-    engine: VllmEngine, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trace = Trace()
-    monkeypatch.setattr(processor, "observer", trace)
+async def test_exact_on_the_tiny_teacher(engine: VllmEngine, tiny_teacher: Path) -> None:
     wanted = samples()
-    completions = await complete_all(engine, wanted)
-    assert assert_exact(str(tiny_teacher), wanted, trace) == sum(completion.tokens for completion in completions) > 60
+    with recorded_draws() as recorder:
+        completions = await complete_all(engine, wanted)
+    assert (
+        assert_exact(str(tiny_teacher), wanted, recorder) == sum(completion.tokens for completion in completions) > 60
+    )
     # The lanes must matter, or this test would prove nothing.
     plain = [Sample(sample.prompts[:1], sample.seed, sample.decoding) for sample in wanted if len(sample.prompts) > 1]
-    debiased = [found for found, sample in zip(completions, wanted, strict=True) if len(sample.prompts) > 1]
+    debiased = [written for written, sample in zip(completions, wanted, strict=True) if len(sample.prompts) > 1]
     assert await complete_all(engine, plain) != debiased
 
 
@@ -135,18 +48,19 @@ async def test_the_transformers_engine_writes_the_same_sentences(engine: VllmEng
 
 
 async def test_the_transformers_engine_writes_the_same_sentences_together(tiny_teacher: Path) -> None:
-    settings = GenerationSettings(dtype="float32", max_model_len=256, max_lanes=40)
-    alone, together = (TransformersEngine(str(tiny_teacher), settings, together=one) for one in (False, True))
+    settings = GenerationSettings(dtype="float32", max_model_len=256)
+    alone, together = (TransformersEngine(str(tiny_teacher), settings) for _ in range(2))
     await asyncio.gather(alone.start(), together.start())
+    alone.batch_lanes, together.batch_lanes = 1, 40
     assert (alone.capacity, together.capacity) == (8, 40)
     free = Decoding(temperature=3.0, top_k=0, top_p=1.0, max_tokens=30, line_breaks="reject")
     wanted = [*samples(WIDE), *samples(Decoding(max_tokens=12, decay_constant=0.0)), *samples(free)]
     long = Sample(("word1 " * 300,), 1, WIDE)
     calls = [asyncio.create_task(together.complete(sample)) for sample in (*wanted, long, wanted[0])]
     calls[-1].cancel()
-    *found, refused, cancelled = await asyncio.gather(*calls, return_exceptions=True)
-    assert found == list(await asyncio.gather(*map(alone.complete, wanted)))
-    assert {one.end for one in found if isinstance(one, Completion)} == {"quote", "length", "line_break"}
+    *written, refused, cancelled = await asyncio.gather(*calls, return_exceptions=True)
+    assert written == list(await asyncio.gather(*map(alone.complete, wanted)))
+    assert {one.end for one in written if isinstance(one, Completion)} == {"quote", "length", "line_break"}
     assert isinstance(refused, PromptTooLong)
     assert isinstance(cancelled, asyncio.CancelledError)
     assert together.lanes_running == 0
@@ -213,42 +127,37 @@ async def test_cancelled_samples_leave_whole(engine: VllmEngine) -> None:
     assert engine.lockstep.replays == 0
 
 
+def run_module(*arguments: str) -> None:
+    """In a process of its own, which must end well."""
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    print(done.stdout)
+
+
 @pytest.mark.parametrize("runner", ["v1", "v2"])
 def test_forced_faults_are_replayed_and_change_nothing(runner: str, tiny_teacher: Path) -> None:
     """Split groups, chunked prompts and preemptions, without admission control: see forced_faults.py.
 
     In a process of its own: an engine can't be built with other limits beside the session's.
     """
-    command = [sys.executable, "-m", "tests.support.forced_faults", runner, str(tiny_teacher)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=dict(os.environ))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    print(done.stdout)
+    run_module("tests.support.forced_faults", runner, str(tiny_teacher))
 
 
-async def run_on_the_default_teacher(module: str) -> None:
-    """In a process of its own: another engine, and more memory than a test session should keep."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()[-4000:]
+@pytest.mark.timeout(600)  # minutes on two cores without AVX-512
+@pytest.mark.parametrize("dtype", sorted({"float32", dtype_for("auto", torch.cuda.is_available())}))
+def test_the_default_teacher(dtype: str) -> None:
+    """The real thing, exact in float32, and in any company and on every task in the format that it is used in.
 
-
-async def test_exact_on_the_default_teacher_in_fp32() -> None:
-    """The real thing: the default teacher, with exemplars, against transformers."""
-    await run_on_the_default_teacher("tests.support.default_teacher_exact")
-
-
-@pytest.mark.timeout(600)  # three and a half minutes on two cores without AVX-512
-async def test_the_default_teacher_in_any_company_and_on_every_task() -> None:
-    """In bfloat16, if this CPU has it: there, roundings would tell a sentence what else is in the batch."""
-    await run_on_the_default_teacher("tests.support.default_teacher_as_used")
+    In a process of its own: another engine, and more memory than a test session should keep. In bfloat16 roundings
+    would tell a sentence what else is in the batch.
+    """
+    run_module("tests.support.default_teacher", dtype)
 
 
 async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(
     engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The receipt: should vLLM pass over the processor, even a sample with one lane is void, and replayed."""
+    """The trace: should vLLM pass over the processor, even a sample with one lane is void, and replayed."""
     wanted = [sample for sample in samples() if len(sample.prompts) == 1]
     right = await complete_all(engine, wanted)
     passed_over, apply = 0, processor.SelfDebias.apply
@@ -266,7 +175,7 @@ async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(
     assert passed_over == 3
     assert engine.lockstep.replays > before
     engine.lockstep.replays = before  # the other tests' engine is to be without blemish
-    assert not processor.receipts
+    assert not processor.pending_traces
 
 
 async def test_line_breaks_end_a_sentence_where_they_are_not_banned(engine: VllmEngine, tiny_teacher: Path) -> None:

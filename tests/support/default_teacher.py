@@ -1,0 +1,82 @@
+"""Run by test_lockstep.py: the default teacher, exact in float32, and as it is used: in any company, on every task.
+
+`python -m tests.support.default_teacher DTYPE`. Used is bfloat16 where the CPU has it, float32 where it hasn't: a
+second process is needed only where the two differ.
+"""
+
+import asyncio
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+
+from services.generation.decoding.base import Decoding, Sample
+from services.generation.decoding.precision import dtype_for
+from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.generator import Job, PairGenerator, WorkItemResult
+from services.generation.pairs.plan import Plan
+from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.settings import GenerationSettings
+from shared import teacher
+from shared.settings import Settings
+from tests.support.decoding import STS, assert_exact, complete_all, lanes, recorded_draws, samples
+
+SENTENCES = [f"The {noun} is {verb} in the garden." for noun in ("dog", "nurse") for verb in ("waiting", "singing")]
+
+
+async def main(dtype: str) -> None:
+    """Fails with an AssertionError."""
+    model = teacher.locate("default", Settings().cache_dir)
+    engine = VllmEngine(model, GenerationSettings.model_validate({"dtype": dtype}))
+    await engine.start()
+    if dtype == "float32":
+        await every_step_is_exact(engine, model)
+    if dtype == dtype_for("auto", torch.cuda.is_available()):
+        await company_changes_no_sentence(engine)
+        await every_task_is_understood(engine)
+    assert engine.lockstep.replays == 0
+    engine.stop()
+
+
+async def every_step_is_exact(engine: VllmEngine, model: str) -> None:
+    """Every step of 18 sentences, with exemplars, against transformers."""
+    wanted = samples(Decoding(max_tokens=12), exemplars=1)
+    with recorded_draws() as recorder:
+        completions = await complete_all(engine, wanted)
+    steps = assert_exact(model, wanted, recorder)
+    assert steps == sum(completion.tokens for completion in completions)
+    assert steps > 100
+
+
+async def company_changes_no_sentence(engine: VllmEngine) -> None:
+    """Roundings would show what else is in the batch."""
+    wanted = [
+        Sample(lanes(label, sentence, 2), seed=number, decoding=Decoding())
+        for number, (sentence, label) in enumerate((s, label) for s in SENTENCES for label in STS.labels)
+    ]
+    together = await complete_all(engine, wanted)
+    assert await complete_all(engine, wanted[::-1]) == together[::-1]
+    assert [await engine.complete(sample) for sample in wanted[::4]] == together[::4]
+    assert await complete_all(engine, wanted[2:7]) == together[2:7]
+
+
+async def every_task_is_understood(engine: VllmEngine) -> None:
+    """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
+    tasks, generator = load_tasks([BUILT_IN]), PairGenerator(engine)
+    plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks if task.writes_pairs]
+    for plan in (*plans, Plan(task="sts", num_inputs=1, prompt_form="plain")):
+        job = Job(plan.written_out(tasks))
+        progress = JobProgress(job.plan)
+        results: list[WorkItemResult] = await asyncio.gather(
+            *(generator.write(job, progress.assignment(index)) for index in range(progress.total))
+        )
+        written = [one for result in results for one in result.written]
+        print(plan.task, plan.prompt_form, *(f"\n  {one.label}: {one.pair}" for one in written[:3]))
+        assert {one.label for one in written} == set(job.task.labels), (plan.task, plan.prompt_form)
+        assert all(one.pair.score == job.task.labels[one.label].score for one in written)
+
+
+asyncio.run(main(sys.argv[1]))
