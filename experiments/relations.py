@@ -123,7 +123,7 @@ def make(trial: Trial, plain: Table, tokenizer: object, taught: Corpus, centre: 
         return plain
     model = encoder.static_student(tokenizer, plain)
     chosen = np.random.default_rng(ORDER).permutation(len(taught.texts))[: trial.sentences]
-    texts, seen = [taught.texts[number] for number in chosen], taught.views[chosen]
+    texts, seen = [taught.texts[number] for number in chosen], taught.embeddings[chosen]
     if trial.closed:
         encoder.set_token_embeddings(
             model, ridge.fit_to_teacher(plain, encoder.bag_of_tokens_matrix(model, texts), seen)
@@ -152,7 +152,7 @@ def main() -> None:
     texts = [line for line in given.sentences.read_text(encoding="utf-8").split("\n") if line]
     cache = given.out / f"views-{locate.identity(given.teacher)}.npz"
     seen = embedding_cache.encode_cached(
-        [*texts, *judged(judges)], cache, lambda: PromptEOLEncoder(given.teacher).views, lambda _: None
+        [*texts, *judged(judges)], cache, lambda: PromptEOLEncoder(given.teacher).encode, lambda _: None
     )
     centre = learned.centre.numpy()
     plain = static.word_vectors(table, encoder.tokens(tokenizer, len(table)))

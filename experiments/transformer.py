@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.models import encoder, prompt_eol
-from services.trainer.models.static import fingerprint
+from services.trainer.models.static import Embeddings, fingerprint
 
 TEMPLATES = ((prompt_eol.PREFIX, prompt_eol.SUFFIX), ('The sentence "', '" can be summed up in one word: "'))
 """The view's prompt, and another that asks for the same: two views of one sentence (Jiang et al. 2022, PromptBERT)."""

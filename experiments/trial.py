@@ -20,6 +20,7 @@ from services.trainer.distillation import embedding_cache, ridge
 from services.trainer.evaluation.sts import Row, StsFile, score, unit
 from services.trainer.models import encoder
 from services.trainer.models.prompt_eol import PromptEOLEncoder
+from services.trainer.models.static import Embeddings
 from services.trainer.students import locate
 from services.trainer.training import fit, split
 from services.trainer.training.recipe import CLASSES, Recipe
@@ -43,10 +44,10 @@ class Bench:
     sentences: Sequence[str] = ()
     """Further sentences to show to the teacher."""
 
-    def look(self, texts: Sequence[str]) -> embedding_cache.Embeddings:
+    def look(self, texts: Sequence[str]) -> Embeddings:
         """The teacher's views of `texts`, [texts, hidden]."""
         file = self.cache / f"views-{locate.identity(self.teacher)}.npz"
-        return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).views, lambda _: None)
+        return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).encode, lambda _: None)
 
 
 def run(trial: Trial, bench: Bench) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
             return [], 0
         work = fit.TrainingInputs(
             train=file,
-            judges=found.dev if trial.select == "dev" and found.dev_fault is None else [],
+            eval_pairs=found.eval_pairs if trial.select == "dev" else [],
             folder=folder / "checkpoints",
             checkpoint_s=NO_CHECKPOINTS_S,
         )
@@ -157,7 +158,7 @@ def _learn_views(model: Any, texts: Sequence[str], bench: Bench) -> None:
 def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
     """Scores that are in part the cosine of the teacher's views."""
     texts = sorted({text for one, other, _ in train for text in (one, other)})
-    seen = dict(zip(texts, ridge.targets(bench.look(texts)), strict=True))
+    seen = dict(zip(texts, ridge.distillation_target(bench.look(texts)), strict=True))
     cosine = [float(np.clip(seen[one] @ seen[other], 0, 1)) for one, other, _ in train]
     return [
         (one, other, (1 - share) * score + share * near)
@@ -168,7 +169,7 @@ def _softened(train: list[Row], share: float, bench: Bench) -> list[Row]:
 def _recipe(trial: Trial) -> Recipe:
     return Recipe(
         preset="experiment",
-        views=trial.views,
+        teacher_embeddings=trial.views,
         loss=CLASSES[trial.loss],
         matryoshka=(),
         epochs=trial.epochs,

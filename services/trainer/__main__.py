@@ -172,10 +172,10 @@ def check_student(common: Settings, store: ModelStore) -> None:
 
     Later it may be a disk that is not mounted, and rounds wait for it.
     """
-    from services.trainer.students import locate
+    from services.trainer.students import names
 
     try:
-        locate.check(common.student)
+        names.check(common.student)
     except Fatal:
         if store.current() is None:
             raise
@@ -184,7 +184,7 @@ def check_student(common: Settings, store: ModelStore) -> None:
 
 def run_one_round(id_: int, epoch: int) -> None:
     """What the worker's child process does: run a round and tell how it goes as JSON lines on stdout."""
-    from services.trainer.students import locate
+    from services.trainer.students import names
     from services.trainer.training.distributed import ProcessGroup, launch
 
     reporter = Reporter(sys.stdout)
@@ -195,7 +195,7 @@ def run_one_round(id_: int, epoch: int) -> None:
         home = common.home
         with open_dataset(common.dataset_dir, read_only=True) as dataset:
             base = dataset.round(id_).base
-        if own.processes != 1 and not locate.is_static(base):
+        if own.processes != 1 and not names.is_static(base):
             launch(own.processes or gpus(), ["round", str(id_), "--epoch", str(epoch)])
         reporter = Reporter(claim_stdout())
         from services.trainer.round import run_round

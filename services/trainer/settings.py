@@ -38,8 +38,8 @@ class TrainerSettings(BaseSettings):
     preset: Preset = "default"
     """`dino` is the paper's recipe; `default` is ours. What is set below changes single numbers of either."""
     loss: Loss | None = None
-    views: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
-    """So many of the dataset's sentences are shown to the teacher, and a static student learns what it sees in them
+    teacher_embeddings: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    """At most so many of the dataset's sentences are embedded by the teacher, and a static student is fitted to that
     before it trains; 0: none. Left out: 10,000 for the default student of the default teacher, else none."""
     matryoshka: str | None = None
     """Shorter vectors that must be good too, as in `256,128,64`: Matryoshka around the loss."""

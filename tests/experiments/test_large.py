@@ -58,7 +58,7 @@ def test_the_trainer_sees_what_the_trained_student_saw(
     assert looking.adapter is not None
     assert np.abs(student.encode(texts) - plain).max() > 0.05
     np.testing.assert_allclose(
-        looking.views(texts) - looking.adapter.centre.numpy(), student.encode(texts), atol=0.02
+        looking.encode(texts) - looking.adapter.centre.numpy(), student.encode(texts), atol=0.02
     )  # it is kept in half precision
     again = Student(teacher, looking.adapter.centre)
     again.put(student.adapter())

@@ -9,7 +9,7 @@ from typing import Any
 from services.trainer.commands.score_sets import mteb_scores, pair_set
 from services.trainer.evaluation.metrics import Quality, measure
 from services.trainer.evaluation.sts import SUFFIX, StsFile, Undefined, sts_files
-from services.trainer.students import locate
+from services.trainer.students import locate, names
 from shared import teacher
 from shared.errors import Fatal
 from shared.manifest import VERSION_ID
@@ -87,7 +87,7 @@ def _locate(settings: Settings, model: str) -> str:
     if model == "default":
         return locate.locate(model, settings.teacher, settings.cache_dir)
     if model not in ("current", "previous") and not VERSION_ID.match(model):
-        return teacher.folder_or_hub_id(model, "MODEL", *locate.MODEL_FILES)
+        return teacher.folder_or_hub_id(model, "MODEL", *names.MODEL_FILES)
     store = ModelStore(settings.models_dir)
     try:
         if any(one.id == model for one in store.rejected()):

@@ -16,7 +16,7 @@ from services.trainer.dataset.store import Dataset, Round, open_dataset
 from services.trainer.metrics import Metrics, outcome_of
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
-from services.trainer.students import locate
+from services.trainer.students import names
 from services.trainer.worker.child import run_child
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.round_policy import Patience, due, yields_to_generation
@@ -210,7 +210,7 @@ class RoundScheduler:
     def _has_its_base(self, round_: Round) -> bool:
         """Whether the base is there. It may come back: a disk that is not mounted yet. The round waits for it."""
         try:
-            locate.check(round_.base)
+            names.check(round_.base)
         except Fatal as fatal:
             if round_.base != self._base:
                 self._dataset.count_fault(round_.id, f"its base is gone, and another is set now: {fatal}")
