@@ -1,6 +1,6 @@
-"""`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and view it.
+"""`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and embed it.
 
-What is in the repository has a second part, from a GPU (`services/trainer/teacher_corpus/README.md`): all of it is
+What is in the repository has a second part, from a GPU (`services/trainer/distillation/data/README.md`): all of it is
 replaced.
 
 It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
@@ -29,8 +29,8 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 
 
 def main() -> None:
-    """Write, then view. Raises `Fatal`."""
-    parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and view it.")
+    """Write, then embed. Raises `Fatal`."""
+    parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and embed it.")
     parser.add_argument(
         "--words", type=int, default=10_500, help="a sentence about each of so many words (%(default)s)"
     )

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def run_round(
     round_ = dataset.round(id_)
     manifest: Manifest | None = processes.compute_on_first(lambda: _begin(store, round_, epoch))
     if manifest is None:
-        folder = common.dataset_dir / "rounds" / str(id_)
-        runner = RoundRunner(round_, dataset, store, common, own, folder, processes)
+        human = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
+        runner = RoundRunner(round_, dataset, store, common, own, processes, human)
         report_progress(Progress(state="preparing" if round_.pairs else "publishing"))
         with tracing.span("train", round=id_, pairs=round_.pairs):
             candidate = runner.train(report_progress) if round_.pairs else runner.untrained()
@@ -67,16 +68,16 @@ def run_round(
         with tracing.span("publish", round=id_):
             manifest = publish(candidate, store, own, epoch)
             tracing.note(version=manifest.id, rejected=int(manifest.rejection is not None))
-        shutil.rmtree(folder.parent, ignore_errors=True)  # older rounds' leftovers too
+        shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
     report_progress(
         Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection)
     )
 
 
 def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
-    """Repair the store. What came of this very round already, if a death came between publication and its record:
+    """Repair the store; the version of this very round, if a death came between its publication and its record.
 
-    training again may not give the same bits.
+    Training again may not give the same bits.
     """
     store.fence(epoch)
     if (repaired := repair(store)) is not None:
@@ -90,22 +91,23 @@ def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
     return None
 
 
+@dataclass(frozen=True)
 class RoundRunner:
     """What is done before there is a candidate."""
 
-    def __init__(
-        self,
-        round_: Round,
-        dataset: Dataset,
-        store: ModelStore,
-        common: Settings,
-        own: TrainerSettings,
-        folder: Path,
-        processes: ProcessGroup,
-    ) -> None:
-        self._round, self._dataset, self._store, self._own = round_, dataset, store, own
-        self._common, self._folder, self._processes = common, folder, processes
-        self._human: dict[str, StsFile] = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
+    round: Round
+    dataset: Dataset
+    store: ModelStore
+    common: Settings
+    own: TrainerSettings
+    processes: ProcessGroup
+    human: dict[str, StsFile]
+    """Human-scored sets by name."""
+
+    @property
+    def folder(self) -> Path:
+        """The round's working files."""
+        return self.common.dataset_dir / "rounds" / str(self.round.id)
 
     def untrained(self) -> Candidate:
         """Round 0: the base as it is."""
@@ -116,27 +118,27 @@ class RoundRunner:
         start = self._start()
         model = self._load(start)
         static = encoder.is_static(model)
-        is_default = self._round.base == self._common.teacher == "default"
-        recipe = recipe_for(self._own, static, encoder.dimensions(model), self._round.seed, is_default)
+        is_default = self.round.base == self.common.teacher == "default"
+        recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
         began = time.monotonic()
-        self._processes.compute_on_first(partial(self._prepare, recipe, start))
+        self.processes.compute_on_first(partial(self._prepare, recipe, start))
         prepare_s = time.monotonic() - began
-        rows = split.prepared(self._folder / "rows")
+        rows = split.prepared(self.folder / "rows")
         if rows is None or not rows.stats.train:
-            raise Fatal(f"round {self._round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
+            raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
         recipe = recipe.for_rows(rows.stats.train, static)
         if rows.dev_problem is not None:
-            log.warning("round %d has no dev scores: %s", self._round.id, rows.dev_problem)
+            log.warning("round %d has no dev scores: %s", self.round.id, rows.dev_problem)
         eval_pairs, selected_by = self._eval_pairs(rows)
-        before = score_student(model, rows, self._human) if self._processes.is_first else StudentScores()
+        before = score_student(model, rows, self.human) if self.processes.is_first else StudentScores()
         # A warm start's token embeddings are fitted already.
         count, seconds = self._fit_to_teacher(model, recipe, report_progress) if start is None else (0, 0.0)
         report_progress(Progress(state="training"))
         inputs = fit.TrainingInputs(
-            train=self._folder / "rows" / split.TRAIN,
+            train=self.folder / "rows" / split.TRAIN,
             eval_pairs=eval_pairs,
-            folder=self._folder / "checkpoints",
-            checkpoint_s=self._own.checkpoint_seconds,
+            folder=self.folder / "checkpoints",
+            checkpoint_s=self.own.checkpoint_seconds,
         )
         outcome = fit.train(model, recipe, inputs, report_progress)
         return self._candidate(
@@ -152,20 +154,20 @@ class RoundRunner:
                 "teacher_embeddings_s": round(seconds, 1),
                 "prepare_s": round(prepare_s, 1),
             },
-            origins=self._dataset.origins(self._round.pairs) if self._processes.is_first else [],
+            origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
         )
 
     def _fit_to_teacher(self, model: Any, recipe: Recipe, report_progress: ReportProgress) -> tuple[int, float]:
         """Fit a static student to the teacher embeddings of training sentences; how many, and how long it took."""
         most = recipe.teacher_embeddings
-        texts = embedding_cache.sample_texts(self._folder / "rows" / split.TRAIN, most) if most else []
+        texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
         if len(texts) < ridge.FEWEST:
             return 0, 0.0
         began = time.monotonic()
-        source = locate.teacher_folder(teacher.locate(self._common.teacher, self._common.cache_dir))
+        source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
         teacher_embeddings = embedding_cache.encode_cached(
             texts,
-            embedding_cache.cache_file(self._common.dataset_dir, locate.identity(source)),
+            embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
             lambda: PromptEOLEncoder(source).encode,
             lambda done: report_progress(Progress(state="embedding", step=done, steps=len(texts))),
         )
@@ -175,67 +177,67 @@ class RoundRunner:
         return len(texts), time.monotonic() - began
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
-        return Candidate(model=model, round=self._round, dataset=self._common.dataset, human=self._human, **trained)
+        return Candidate(model=model, round=self.round, dataset=self.common.dataset, human=self.human, **trained)
 
     def _load(self, start: str | None) -> Any:
         if start is not None:
-            return encoder.load(str(self._store.path(start)), f"version {start}")
-        return encoder.load(locate.locate(self._round.base, self._common.teacher, self._common.cache_dir), SETTING)
+            return encoder.load(str(self.store.path(start)), f"version {start}")
+        return encoder.load(locate.locate(self.round.base, self.common.teacher, self.common.cache_dir), SETTING)
 
     def _start(self) -> str | None:
         """The version to go on from, if it is still sound."""
-        if self._round.start is None:
+        if self.round.start is None:
             return None
         try:
-            self._store.verify(self._round.start)
+            self.store.verify(self.round.start)
         except (NoVersion, BrokenVersion) as error:
             log.warning("the round starts from the base: %s", error)
             return None
-        return self._round.start
+        return self.round.start
 
     def _prepare(self, recipe: Recipe, start: str | None) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""
-        plan, file = self._plan(recipe, start), self._folder / PLAN
+        plan, file = self._plan(recipe, start), self.folder / PLAN
         if not file.is_file() or json.loads(file.read_text()) != plan:
-            shutil.rmtree(self._folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
-            self._folder.mkdir(parents=True)
+            shutil.rmtree(self.folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
+            self.folder.mkdir(parents=True)
             file.write_text(json.dumps(plan))
-        target = self._folder / "rows"
+        target = self.folder / "rows"
         if split.prepared(target) is not None:
             return
-        os.environ["SQLITE_TMPDIR"] = str(self._folder)  # sorting millions of pairs takes room that /tmp may not have
+        os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
         try:
-            split.prepare(self._dataset.pairs(self._round), recipe, target, self._replay(start))
+            split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
         except split.NoNewPairs:
-            split.prepare(self._dataset.pairs(self._round), recipe, target)
+            split.prepare(self.dataset.pairs(self.round), recipe, target)
 
     def _plan(self, recipe: Recipe, start: str | None) -> dict[str, Any]:
         """All that the rows and checkpoints in the folder depend on."""
         return {
-            **{name: getattr(self._round, name) for name in ("dataset_hash", "base", "seed")},
+            **{name: getattr(self.round, name) for name in ("dataset_hash", "base", "seed")},
             "start": start,
-            "replay": self._own.replay if start else None,
-            "select_on": self._own.select_on,
+            "replay": self.own.replay if start else None,
+            "select_on": self.own.select_on,
             "recipe": recipe.describe(),
             "code_version": __version__,
-            "processes": self._processes.size,
+            "processes": self.processes.size,
         }
 
     def _replay(self, start: str | None) -> split.Replay | None:
         """A warm start takes the pairs that the version was not trained on, and a share of the old ones."""
         if start is None:
             return None
-        is_own = any(one.version == start for one in self._dataset.rounds())
-        old = self._store.manifest(start).pairs if is_own else 0
-        new = self._round.pairs - old
-        return split.Replay(old, min(1.0, self._own.replay * new / old) if old else 1.0)
+        is_own = any(one.version == start for one in self.dataset.rounds())
+        old = self.store.manifest(start).pairs if is_own else 0
+        new = self.round.pairs - old
+        return split.Replay(old, min(1.0, self.own.replay * new / old) if old else 1.0)
 
     def _eval_pairs(self, rows: split.Split) -> tuple[list[Row], str]:
         """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""
-        name = self._own.select_on
+        name = self.own.select_on
         if name == GENERATED:
             return rows.eval_pairs, "generated dev pairs"
-        if name not in self._human:
-            names = ", ".join(self._human) or "none: set PAIRWRIGHT_TRAINER_STS"
+        if name not in self.human:
+            names = ", ".join(self.human) or "none: set PAIRWRIGHT_TRAINER_STS"
             raise Fatal(f"PAIRWRIGHT_TRAINER_SELECT_ON: there is no STS file {name!r}; there is {names}")
-        return self._human[name].rows, f"human-scored pairs: {name}"
+        return self.human[name].rows, f"human-scored pairs: {name}"

@@ -78,8 +78,7 @@ def test_the_teacher_as_a_student_embeds_the_same_less_what_all_have_in_common(t
 
 def test_a_long_text_is_cut_and_the_prompt_is_not(teacher: Path) -> None:
     tokenizer = prompt_eol.prompted_tokenizer(teacher)
-    options: list[dict[str, object]] = [{}, prompt_eol.TOKENIZER_OPTIONS]
-    whole, cut = (tokenizer("noun1 " * 500, **given)["input_ids"] for given in options)
+    whole, cut = (tokenizer("noun1 " * 500, **given)["input_ids"] for given in ({}, prompt_eol.TOKENIZER_OPTIONS))
     ending = len(tokenizer(prompt_eol.SUFFIX, add_special_tokens=False)["input_ids"]) // 2
     assert (len(cut), len(whole) > 500) == (prompt_eol.LONGEST, True)
     assert cut[-ending:] == whole[-ending:]
