@@ -35,10 +35,10 @@ def main() -> None:
         "--words", type=int, default=10_500, help="a sentence about each of so many words (%(default)s)"
     )
     parser.add_argument("--folder", type=Path, default=WORK, help="for what is in the making (%(default)s)")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    inputs, plan, pairs = (given.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
-    inputs.write_text("\n".join(_words(given.words)) + "\n", encoding="utf-8")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    inputs, plan, pairs = (options.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
+    inputs.write_text("\n".join(_words(options.words)) + "\n", encoding="utf-8")
     plan.write_text(json.dumps({"prompt_form": "plain", "decoding": DECODING}), encoding="utf-8")
     _run("services.generation", "generate", "--task", TASK, "--inputs", inputs, "--plan", plan, "--out", pairs)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
