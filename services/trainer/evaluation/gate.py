@@ -69,12 +69,12 @@ def compare(
             old = similarities(reference.encode, dev)
         except Undefined:
             continue  # whatever the candidate is, it is better than that
-        measured = difference(gold, old, cosines, margin, groups)
-        facts["compared"][reference.name] = asdict(measured)
-        if measured.worse >= confidence:
+        change = difference(gold, old, cosines, margin, groups)
+        facts["compared"][reference.name] = asdict(change)
+        if change.worse >= confidence:
             reason = (
-                f"{-measured.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
-                f" {measured.low:+.2f} to {measured.high:+.2f}); {margin:g} are allowed"
+                f"{-change.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
+                f" {change.low:+.2f} to {change.high:+.2f}); {margin:g} are allowed"
             )
             return reason, facts
     return None, facts

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from itertools import groupby, tee
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +37,6 @@ TRAIN, DEV, STATS = "train.arrow", "dev.arrow", "rows.json"
 _KEPT, _HELD_OUT = "kept.arrow", "held_out.arrow"
 SENTENCES = {"sentence1": pa.string(), "sentence2": pa.string()}
 PAIRS = schema(**SENTENCES, score=pa.float64())
-KEPT = schema(**SENTENCES, score=pa.float64(), suspect=pa.bool_())
 TRIPLETS = schema(anchor=pa.string(), positive=pa.string(), negative=pa.string())
 
 
@@ -110,7 +108,7 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     dev_sentences: set[bytes] = set()
     if kept:
         dev = _stratified(folder / _HELD_OUT, labels, recipe.seed)
-        dev_sentences = {digest(one) for one, _, _, _ in _rows(folder / _HELD_OUT)}
+        dev_sentences = {digest(one) for one, _, _ in _rows(folder / _HELD_OUT)}
     elif replay is not None:
         raise NoNewPairs
     else:  # a handful of pairs: training on them matters more than measuring
@@ -141,7 +139,7 @@ def prepared(folder: Path) -> Split | None:
         stats = SplitStats(**json.loads((folder / STATS).read_text()))
     except (OSError, ValueError):
         return None
-    return Split(folder, stats, [(one, other, score) for one, other, score in _rows(folder / DEV)])
+    return Split(folder, stats, list(_rows(folder / DEV)))
 
 
 def in_dev(sentence1: str, seed: int) -> bool:
@@ -153,20 +151,20 @@ def _divide(
     pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: Replay | None
 ) -> tuple[int, int, int, Counter[float]]:
     """Write each pair to the file of its side; how many were kept, held out and left out, and all pairs by score."""
-    labels, left_out, seed = Counter[float](), 0, recipe.seed
-    with TableWriter(folder / _KEPT, KEPT) as kept, TableWriter(folder / _HELD_OUT, KEPT) as held_out:
+    labels, left_out = Counter[float](), 0
+    with TableWriter(folder / _KEPT, PAIRS) as kept, TableWriter(folder / _HELD_OUT, PAIRS) as held_out:
         for sentence1, rows in groupby(pairs, attrgetter("sentence1")):
             group = list(rows)
             labels.update(pair.score for pair in group)
-            if in_dev(sentence1, seed):
+            if in_dev(sentence1, recipe.seed):
                 for pair in group:
-                    held_out.write((sentence1, pair.sentence2, pair.score, False))
+                    held_out.write((sentence1, pair.sentence2, pair.score))
                 continue
             candidates = [pair for pair in group if replay is None or replay.includes(pair)]
             limited = _limit(candidates, recipe.most_per_label)
             left_out += len(candidates) - len(limited)
             for pair in limited:
-                kept.write((sentence1, pair.sentence2, pair.score, in_dev(pair.sentence2, seed)))
+                kept.write((sentence1, pair.sentence2, pair.score))
         return kept.rows, held_out.rows, left_out, labels
 
 
@@ -208,8 +206,8 @@ def _write_pairs(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> tup
     """Scored pairs, smoothed, and random ones; how many rows, random rows and leaks there were."""
     leaks, file = 0, folder / _KEPT
     with TableWriter(folder / TRAIN, PAIRS) as writer:
-        for one, other, score, suspect in _rows(file):
-            if suspect and digest(other) in dev_sentences:
+        for one, other, score in _rows(file):
+            if digest(other) in dev_sentences:
                 leaks += 1
                 continue
             writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
@@ -262,8 +260,8 @@ def _scored_groups(file: Path) -> Iterator[tuple[str, list[tuple[str, float]]]]:
         yield one, [(row[1], row[2]) for row in rows]
 
 
-def _rows(file: Path) -> Iterator[tuple[Any, ...]]:
-    return (row for portion in portions(file) for row in portion)
+def _rows(file: Path) -> Iterator[Row]:
+    return ((one, other, score) for portion in portions(file) for one, other, score in portion)
 
 
 def _by_name(labels: Counter[float]) -> dict[str, int]:
