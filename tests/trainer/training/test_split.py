@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from services.trainer.dataset.arrow import read_table
 from services.trainer.dataset.store import StoredPair
 from services.trainer.settings import TrainerSettings
+from services.trainer.training import split
 from services.trainer.training.recipe import Recipe, recipe_for
-from services.trainer.training.split import DEV_MOST, NoNewPairs, Replay, Split, in_dev, prepared
+from services.trainer.training.split import NoNewPairs, Replay, Split, in_dev, prepared
 from services.trainer.training.split import prepare as prepare_rows
 from shared.pairs import Pair
 from tests.support.pairs import make_pairs
@@ -174,11 +175,12 @@ def test_a_rare_label_does_not_shrink_the_dev_side_to_nothing() -> None:
     assert rows.stats.dev_labels["0.7"] == 1
 
 
-def test_no_more_is_measured_than_a_round_has_time_for() -> None:
-    pairs = [Pair(sentence1=f"One {n // 3}.", sentence2=f"Other {n}.", score=n % 3 / 2) for n in range(60_000)]
+def test_no_more_is_measured_than_a_round_has_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "DEV_MOST", most := 300)
+    pairs = [Pair(sentence1=f"One {n // 3}.", sentence2=f"Other {n}.", score=n % 3 / 2) for n in range(6_000)]
     stats = prepare(pairs, 1).rows.stats
-    assert stats.held_out > DEV_MOST
-    assert abs(stats.dev - DEV_MOST) <= 2
+    assert stats.held_out > most
+    assert abs(stats.dev - most) <= 2
     assert set(stats.dev_labels.values()) <= {stats.dev // 3, stats.dev // 3 + 1}
 
 
