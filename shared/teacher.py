@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.errors import Fatal
@@ -62,31 +63,42 @@ def default_teacher(cache: Path) -> Path:
     if target.is_dir():
         return target
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two services may start at once: one converts, the other waits
-            if not target.is_dir():
-                _convert_into(target)
+        make_once(target, ".converting-", _convert)
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default teacher in {cache}: {error.strerror}") from error
     return target
 
 
-def _convert_into(target: Path) -> None:
-    """Convert in a process of its own (its memory goes back) and rename the finished folder into place."""
-    for leftover in target.parent.glob(".converting-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-    log.info("converting the default teacher into %s (once, about half a minute)", target)
+def make_once(target: Path, prefix: str, make: Callable[[Path], None]) -> None:
+    """Make a folder under a name with `prefix` and rename it to `target`, so that nobody reads a half-written one.
+
+    Where several processes come at once, one makes it and the others wait. What a killed one left is deleted. Raises
+    OSError, and what `make` raises.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return
+        for leftover in target.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            make(staging)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _convert(folder: Path) -> None:
+    """Convert in a process of its own: its memory goes back."""
+    log.info("converting the default teacher into %s (once, about half a minute)", folder.parent)
+    command = [sys.executable, "-m", "shared.teacher_conversion", str(folder)]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}  # everything is in the package
     try:
-        command = [sys.executable, "-m", "shared.teacher_conversion", str(staging)]
-        offline = os.environ | {"HF_HUB_OFFLINE": "1"}  # everything is in the package
         subprocess.run(command, check=True, cwd=ROOT, env=offline)
-        staging.rename(target)
     except subprocess.CalledProcessError as error:
         raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def main() -> None:

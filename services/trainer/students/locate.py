@@ -3,12 +3,9 @@
 `default` is a table of token embeddings made from the teacher's token table, `teacher` the teacher's own lower layers.
 """
 
-import fcntl
 import hashlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from services.trainer.models import static
@@ -30,11 +27,7 @@ def locate(name: str, teacher_name: str, cache: Path) -> str:
     source = teacher_folder(teacher.locate(teacher_name, cache))
     target = cache / f"student-{'static' if name == 'default' else name}-{identity(source)}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / "student.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the trainer and `evaluate` may both come: one makes it
-            if not target.is_dir():
-                _make_into(target, source, _write_static if name == "default" else _write_lower_layers)
+        teacher.make_once(target, ".making-student-", partial(_make, name, source))
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the student in {cache}: {error}") from None
     return str(target)
@@ -63,24 +56,15 @@ def identity(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _make_into(target: Path, source: Path, write: Callable[[Path, Path], None]) -> None:
-    """Make the student beside `target` and rename it into place: nobody reads a half-written one."""
-    for leftover in target.parent.glob(".making-student-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    log.info("making the student from %s (once, about a minute)", source)
-    staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
-    try:
-        write(source, staging)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write_static(source: Path, folder: Path) -> None:
+def _make(name: str, source: Path, folder: Path) -> None:
     # Only here: these imports take seconds, and a student is made once.
     from services.trainer.distillation import corpus, ridge, similarity
-    from services.trainer.models import adapter, encoder
+    from services.trainer.models import adapter, encoder, prompt_eol
 
+    log.info("making the student from %s (once, about a minute)", source)
+    if name == "teacher":
+        prompt_eol.write_student(source, folder)
+        return
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
     model = encoder.static_student(tokenizer, static.word_vectors(table, encoder.tokens(tokenizer, len(table))))
     own = corpus.corpus_of(table)
@@ -92,9 +76,3 @@ def _write_static(source: Path, folder: Path) -> None:
             similarity.distill_similarities(model, own.texts, own.embeddings - trained.centre.numpy())
             encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(encoder.token_embeddings(model), bag))
     encoder.save(model, folder)
-
-
-def _write_lower_layers(source: Path, folder: Path) -> None:
-    from services.trainer.models import prompt_eol
-
-    prompt_eol.write_student(source, folder)
