@@ -52,7 +52,7 @@ class CountedTeacher:
         return count
 
 
-def test_an_embedding_is_the_state_before_the_one_word(teacher: Path) -> None:
+def test_an_embedding_is_the_state_at_the_end_of_the_prompt(teacher: Path) -> None:
     """Against the whole model, one sentence at a time and with a prompt written by hand; the first 4 of 5 layers."""
     model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(teacher)
@@ -119,7 +119,8 @@ def test_a_cache_of_version_0_1_is_read_under_its_new_name(teacher: Path, tmp_pa
     counted, file = CountedTeacher(teacher), embedding_cache.cache_file(tmp_path, "abc")
     embeddings = embedding_cache.encode_cached(TEXTS, file, counted.load, lambda _: None)
     with np.load(file) as arrays:
-        np.savez(tmp_path / "views-abc.npz", keys=arrays["keys"], views=arrays["embeddings"])
+        old = {"keys": arrays["keys"], "views": arrays["embeddings"]}  # retired: remove in 0.3
+        np.savez(tmp_path / "views-abc.npz", **old)  # retired: remove in 0.3
     file.unlink()
     assert embedding_cache.cache_file(tmp_path, "abc") == file
     again = embedding_cache.encode_cached(TEXTS, file, counted.load, lambda _: None)

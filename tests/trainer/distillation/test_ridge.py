@@ -54,33 +54,33 @@ def test_shuffled_embeddings_teach_nothing() -> None:
 
 def test_the_size_of_the_table_stays() -> None:
     table, bag, embeddings = world(3)
-    found = fit_to_teacher(table, bag, embeddings)
-    assert found.shape == table.shape
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1).mean(), np.linalg.norm(table, axis=1).mean(), rtol=1e-5)
-    assert fit_to_teacher(table, bag, embeddings).tobytes() == found.tobytes()
+    fitted = fit_to_teacher(table, bag, embeddings)
+    assert fitted.shape == table.shape
+    assert fitted.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(fitted, axis=1).mean(), np.linalg.norm(table, axis=1).mean(), rtol=1e-5)
+    assert fit_to_teacher(table, bag, embeddings).tobytes() == fitted.tobytes()
 
 
 def test_rotating_changes_no_cosine_and_puts_most_of_what_sentences_say_first() -> None:
     table, bag, _ = world(6)
     table = table @ np.diag(np.arange(1, DIMENSIONS + 1, dtype=np.float32)) + np.roll(table, 1, axis=1)
     bag = bag[np.asarray(bag.sum(axis=1)).ravel() > 0]
-    found = rotate_to_principal_axes(table, bag)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found @ found.T, table @ table.T, rtol=1e-3, atol=1e-2)
-    short = (words[:, :4] for words in (table, found, found[:, ::-1]))
-    first, then, last = (agreement(bag @ words, bag @ table) for words in short)
+    rotated = rotate_to_principal_axes(table, bag)
+    assert rotated.dtype == np.float32
+    np.testing.assert_allclose(rotated @ rotated.T, table @ table.T, rtol=1e-3, atol=1e-2)
+    short = (table_[:, :4] for table_ in (table, rotated, rotated[:, ::-1]))
+    first, then, last = (agreement(bag @ table_, bag @ table) for table_ in short)
     assert then > max(first, last) + 0.1
-    means = bag @ found
+    means = bag @ rotated
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     assert (np.diff((means**2).mean(axis=0)) < 1e-6).all()
-    np.testing.assert_allclose(rotate_to_principal_axes(found, bag), found, atol=1e-3 * np.abs(found).max())
+    np.testing.assert_allclose(rotate_to_principal_axes(rotated, bag), rotated, atol=1e-3 * np.abs(rotated).max())
 
 
 def test_targets_are_unit_vectors_around_no_common_direction() -> None:
-    found = distillation_target(world(4)[2])
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
-    assert np.linalg.norm(found.mean(axis=0)) < 0.1
+    target = distillation_target(world(4)[2])
+    np.testing.assert_allclose(np.linalg.norm(target, axis=1), 1)
+    assert np.linalg.norm(target.mean(axis=0)) < 0.1
 
 
 def test_conjugate_gradients_solve_every_column() -> None:

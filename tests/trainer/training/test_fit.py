@@ -125,7 +125,7 @@ def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: P
     assert [falling(some) for some in spread] == [False, True, False], "the first dimensions tell sentences apart"
     [cache] = home.settings.dataset_dir.glob("embeddings-*.npz")
     written = cache.stat().st_mtime_ns
-    cache.rename(cache.with_name(cache.name.replace("embeddings", "views")))  # as version 0.1 named it
+    cache.rename(cache.with_name(cache.name.replace("embeddings", "views")))  # retired: remove in 0.3
     home.run(plan(home.dataset, 1, static_student), teacher_embeddings=300, max_steps=1)
     assert cache.stat().st_mtime_ns == written, "each sentence is embedded once"
     home.dataset.finish(3, first.id)
