@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.configuration import Trial
-from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.evaluation.sts import Row
 from services.trainer.models import encoder, prompt_eol
 from services.trainer.models.adapter import CENTRE
-from services.trainer.models.static import fingerprint
+from services.trainer.models.static import Embeddings, fingerprint
 from services.trainer.training import split
 
 RANK = 16

@@ -21,7 +21,8 @@ from services.trainer.evaluation.sts import Encode, Row, StsFile, score
 from services.trainer.models import encoder, static
 from services.trainer.models.adapter import adapter_of
 from services.trainer.models.prompt_eol import PromptEOLEncoder
-from services.trainer.students import locate
+from services.trainer.models.static import Embeddings
+from services.trainer.students import locate, names
 from services.trainer.training import fit, split
 from services.trainer.training.recipe import CLASSES, Recipe
 from shared.errors import Fatal
@@ -58,10 +59,10 @@ class Bench:
         centre: static.Table = trained.centre.numpy()
         return centre
 
-    def teacher_embeddings(self, texts: Sequence[str]) -> embedding_cache.Embeddings:
+    def teacher_embeddings(self, texts: Sequence[str]) -> Embeddings:
         """As they are, [texts, hidden], from the cache as far as they are there."""
         file = self.cache / f"teacher-embeddings-{locate.identity(self.teacher)}.npz"
-        return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).views, lambda _: None)
+        return embedding_cache.encode_cached(texts, file, lambda: PromptEOLEncoder(self.teacher).encode, lambda _: None)
 
     @cached_property
     def agreement(self) -> Any:
@@ -106,7 +107,7 @@ def _adapter(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict
 def _student(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict[str, Any]]:
     if trial.student == "static":
         model = _static(trial, bench)
-    elif trial.student in locate.MADE:
+    elif trial.student in names.MADE:
         model = encoder.load(locate.locate(trial.student, str(bench.teacher), bench.cache), "student")
     else:
         model = encoder.load(os.path.expandvars(trial.student), "student")
@@ -124,7 +125,7 @@ def _static(trial: Trial, bench: Bench) -> Any:
     corpus, centre = corpus_of(table), bench.centre
     assert corpus is not None, "the teacher that has an adapter has a corpus"
     part = np.random.default_rng(CORPUS_ORDER).permutation(len(corpus.texts))[: options.sentences]
-    texts, embeddings = [corpus.texts[number] for number in part], corpus.views[part]
+    texts, embeddings = [corpus.texts[number] for number in part], corpus.embeddings[part]
     if options.regression:
         _fit_to_teacher(model, texts, embeddings)
     if options.shuffled:
@@ -135,7 +136,7 @@ def _static(trial: Trial, bench: Bench) -> Any:
     return model
 
 
-def _fit_to_teacher(model: Any, texts: Sequence[str], embeddings: embedding_cache.Embeddings) -> None:
+def _fit_to_teacher(model: Any, texts: Sequence[str], embeddings: Embeddings) -> None:
     table, bag_of_tokens = encoder.token_embeddings(model), encoder.bag_of_tokens_matrix(model, texts)
     encoder.set_token_embeddings(model, ridge.fit_to_teacher(table, bag_of_tokens, embeddings))
 
@@ -154,7 +155,7 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
             return [], 0
         inputs = fit.TrainingInputs(
             train=file,
-            judges=prepared.dev if trial.select == "dev" and prepared.dev_fault is None else [],
+            eval_pairs=prepared.eval_pairs if trial.select == "dev" else [],
             folder=folder / "checkpoints",
             checkpoint_s=NO_CHECKPOINTS_S,
         )
@@ -166,7 +167,7 @@ def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tupl
 def _recipe(trial: Trial) -> Recipe:
     return Recipe(
         preset="experiment",
-        views=trial.teacher_embeddings,
+        teacher_embeddings=trial.teacher_embeddings,
         loss=CLASSES[trial.loss],
         matryoshka=(),
         epochs=trial.epochs,

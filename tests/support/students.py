@@ -1,5 +1,6 @@
 """Tiny real models, made on the spot: a static student, a plain encoder, and a teacher to make a student from."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from services.trainer.models.prompt_eol import PromptEOLEncoder
+from shared.settings import Settings, load
+from shared.teacher import default_teacher
 from tests.support.pairs import WORDS
 
 SPECIAL = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
@@ -50,6 +54,12 @@ def write_teacher(folder: Path, tied: bool, layers: int = 1, seed: int = 7) -> N
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     _fast_tokenizer().save_pretrained(folder)
+
+
+@cache
+def default_encoder() -> PromptEOLEncoder:
+    """The default teacher, loaded once for all tests of a process."""
+    return PromptEOLEncoder(default_teacher(load(Settings).cache_dir))
 
 
 def _fast_tokenizer() -> PreTrainedTokenizerFast:

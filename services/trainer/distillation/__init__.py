@@ -1,1 +1,1 @@
-"""What a student learns from teacher embeddings, and the cache of them. May import models and dataset."""
+"""What a student learns from teacher embeddings, and the cache of them. May import models, evaluation and dataset."""

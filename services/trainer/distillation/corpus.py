@@ -1,10 +1,10 @@
-"""Sentences that the default teacher wrote, and its views of them: what its static student learns before any pair.
+"""The corpus: sentences that the default teacher wrote, and its embeddings of them. Its static student learns from it.
 
-They lie in `teacher_corpus/`, so that nobody has to wait for them; how they came to be is told there. They mean nothing
-to the student of another teacher. `python -m services.trainer.corpus` views the sentences again.
+It lies in `data/`, so that nobody has to wait for it; how it was made: `data/README.md`. It means nothing to another
+teacher's student. `python -m services.trainer.distillation.corpus` embeds the sentences again.
 
-Views are kept coarsely: their main components in 31 steps each. What a student learns of them is the same
-(docs/quality.md, "The fifth round"), at about an eighth of the size in half precision.
+Embeddings are quantized: their main components in 31 steps each, an eighth of the size in half precision. What a
+student learns from them is the same (docs/quality.md).
 """
 
 import logging
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
 
-from services.trainer.distillation.embedding_cache import Embeddings
-from services.trainer.models.static import Table, fingerprint
+from services.trainer.models.static import Embeddings, Table, fingerprint
 from shared import teacher
 from shared.errors import Fatal
 from shared.process import configure_logging, exit_with
@@ -25,48 +25,47 @@ from shared.settings import Settings, load
 log = logging.getLogger("services.trainer.distillation.corpus")  # not __name__: this module is also run
 
 FOLDER = Path(__file__).with_name("data")
-SENTENCES, VIEWS = FOLDER / "sentences.txt", FOLDER / "views.npz"
+SENTENCES, EMBEDDINGS = FOLDER / "sentences.txt", FOLDER / "embeddings.npz"
 COMPONENTS, STEPS = 256, 15
-"""What is kept of a view: so many principal components, each in so many steps to either side of the mean."""
+"""How many principal components are kept, each in so many steps to either side of the mean."""
 
 
 class Corpus(NamedTuple):
-    """Sentences, and what the teacher sees in each: [sentences, hidden]."""
+    """Sentences and their teacher embeddings, [sentences, hidden]."""
 
     texts: list[str]
-    views: Embeddings
+    embeddings: Embeddings
 
 
 def corpus_of(table: Table) -> Corpus | None:
     """The corpus, if the teacher that has this token table wrote it."""
-    with np.load(VIEWS, allow_pickle=False) as kept:
-        if str(kept["teacher"]) != fingerprint(table):
+    with np.load(EMBEDDINGS, allow_pickle=False) as file:
+        if str(file["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), dequantize(kept))
+        return Corpus(_sentences(), dequantize(file))
 
 
-def quantize(views: Embeddings) -> dict[str, npt.NDArray[Any]]:
-    """What is kept of `views` [sentences, hidden]: `steps` [sentences, up to 256] along `components` from `mean`."""
-    mean = views.mean(axis=0, dtype=np.float64)
-    centred = views - mean
-    components = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :COMPONENTS]
-    along = centred @ components
-    width = np.maximum(np.abs(along).max(axis=0), 1e-12) / STEPS
+def quantize(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:
+    """`embeddings` [sentences, hidden] as `steps` [sentences, up to 256] along `components` from `mean`."""
+    pca = PCA(min(COMPONENTS, *embeddings.shape), svd_solver="covariance_eigh")
+    coordinates = pca.fit_transform(embeddings.astype(np.float64))
+    width = np.maximum(np.abs(coordinates).max(axis=0), 1e-12) / STEPS
     return {
-        "steps": np.round(along / width).astype(np.int8),
-        "components": (components * width).T.astype(np.float16),
-        "mean": mean.astype(np.float32),
+        "steps": np.round(coordinates / width).astype(np.int8),
+        "components": (pca.components_ * width[:, None]).astype(np.float16),
+        "mean": pca.mean_.astype(np.float32),
     }
 
 
-def dequantize(kept: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
-    """The views as far as they were kept, [sentences, hidden]."""
-    views: Embeddings = kept["steps"].astype(np.float32) @ kept["components"].astype(np.float32) + kept["mean"]
-    return views
+def dequantize(quantized: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
+    """The embeddings as far as they were kept, [sentences, hidden]."""
+    components = quantized["components"].astype(np.float32)
+    embeddings: Embeddings = quantized["steps"].astype(np.float32) @ components + quantized["mean"]
+    return embeddings
 
 
 def main() -> None:
-    """View the sentences, and write that down. Raises `Fatal`."""
+    """Embed the sentences, and write the file. Raises `Fatal`."""
     from services.trainer.models import encoder
     from services.trainer.models.prompt_eol import PromptEOLEncoder
 
@@ -74,11 +73,10 @@ def main() -> None:
     configure_logging(common.log_level, common.log_format, "corpus")
     folder = teacher.default_teacher(common.cache_dir)
     texts = _sentences()
-    log.info("viewing %d sentences", len(texts))
-    views = PromptEOLEncoder(folder).views(texts)
-    kept = quantize(views)
-    kept["teacher"] = np.array(fingerprint(encoder.token_table(folder)))
-    np.savez_compressed(VIEWS, allow_pickle=False, **kept)
+    log.info("embedding %d sentences", len(texts))
+    quantized = quantize(PromptEOLEncoder(folder).encode(texts))
+    quantized["teacher"] = np.array(fingerprint(encoder.token_table(folder)))
+    np.savez_compressed(EMBEDDINGS, allow_pickle=False, **quantized)
 
 
 def _sentences() -> list[str]:

@@ -1,7 +1,7 @@
-"""The teacher's views of a dataset's sentences: each is looked at once, and kept beside the dataset.
+"""The teacher embeddings of a dataset's sentences: each is computed once, and kept beside the dataset.
 
-A view costs a pass of the teacher over the sentence and its prompt. What is kept is a cache: a damaged or foreign file
-is made anew.
+One costs a pass of the teacher over the sentence and its prompt. The file is a cache: a damaged or foreign one is made
+anew.
 """
 
 import hashlib
@@ -15,70 +15,80 @@ import numpy as np
 import numpy.typing as npt
 
 from services.trainer.dataset.arrow import portions
+from services.trainer.evaluation.sts import Encode
+from services.trainer.models.static import Embeddings
 
 log = logging.getLogger(__name__)
 
-Embeddings = npt.NDArray[np.float32]
-Encode = Callable[[Sequence[str]], Embeddings]
+Cached = dict[bytes, npt.NDArray[np.float16]]
+"""Vectors by their text's digest."""
 
-AT_ONCE, SHARE = 256, 0.1
-"""Looked at between two writes of the file, and what a death in the middle costs: so many, or this share of what is
-known, if that is more: the file is written whole."""
+CHUNK, SHARE = 256, 0.1
+"""Texts between two writes of the file, which is what a death costs; or this share of what is in the file, if that is
+more, because the file is written whole."""
+
+
+def cache_file(folder: Path, teacher: str) -> Path:
+    """A dataset folder's file for the teacher of this identity; a file under the old name is renamed."""
+    file = folder / f"embeddings-{teacher}.npz"
+    old = folder / f"views-{teacher}.npz"  # retired: remove in 0.3
+    if old.is_file() and not file.exists():
+        old.rename(file)
+    return file
 
 
 def sample_texts(rows: Path, most: int) -> list[str]:
     """At most so many of the texts in a file of training rows, by a hash: later rounds choose nearly the same."""
-    found: dict[bytes, str] = {}
+    sample: dict[bytes, str] = {}
     for portion in portions(rows):
         for row in portion:
-            found.update((_digest(text), text) for text in row if isinstance(text, str))
-        if len(found) > 4 * most:
-            found = {key: found[key] for key in sorted(found)[:most]}
-    return [found[key] for key in sorted(found)[:most]]
+            sample.update((_digest(text), text) for text in row if isinstance(text, str))
+        if len(sample) > 4 * most:
+            sample = {key: sample[key] for key in sorted(sample)[:most]}
+    return [sample[key] for key in sorted(sample)[:most]]
 
 
 def encode_cached(
-    texts: Sequence[str], file: Path, load: Callable[[], Encode], say: Callable[[int], None]
+    texts: Sequence[str], file: Path, load: Callable[[], Encode], on_progress: Callable[[int], None]
 ) -> Embeddings:
-    """The views of `texts`, [texts, hidden], from `file` as far as they are there, and then all of them are.
+    """The teacher embeddings of `texts`, [texts, hidden], from `file` as far as it has them; then it has all of them.
 
-    `load` loads the teacher, if it is needed at all; `say` hears how many texts are done. Raises what loading
+    `load` loads the teacher, if it is needed at all; `on_progress` gets how many texts are done. Raises what loading
     raises, and OSError.
     """
-    known = _read(file)
-    missing = [text for text in dict.fromkeys(texts) if _digest(text) not in known]
-    say(len(texts) - len(missing))
+    cached = _read(file)
+    missing = [text for text in dict.fromkeys(texts) if _digest(text) not in cached]
+    on_progress(len(texts) - len(missing))
     if missing:
-        shown, written = load(), len(known)
-        for first in range(0, len(missing), AT_ONCE):
-            some = missing[first : first + AT_ONCE]
-            known.update(zip(map(_digest, some), shown(some).astype(np.float16), strict=True))
-            say(len(texts) - len(missing) + first + len(some))
-            if len(known) - written >= SHARE * written:
-                _write(file, known)
-                written = len(known)
-        if written < len(known):
-            _write(file, known)
-    return np.stack([known[_digest(text)] for text in texts]).astype(np.float32)
+        encode, written = load(), len(cached)
+        for first in range(0, len(missing), CHUNK):
+            chunk = missing[first : first + CHUNK]
+            cached.update(zip(map(_digest, chunk), encode(chunk).astype(np.float16), strict=True))
+            on_progress(len(texts) - len(missing) + first + len(chunk))
+            if len(cached) - written >= SHARE * written or first + CHUNK >= len(missing):
+                _write(file, cached)
+                written = len(cached)
+    return np.stack([cached[_digest(text)] for text in texts]).astype(np.float32)
 
 
-def _read(file: Path) -> dict[bytes, npt.NDArray[np.float16]]:
+def _read(file: Path) -> Cached:
     if not file.is_file():
         return {}
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            return dict(zip((bytes(key) for key in kept["keys"]), kept["views"], strict=True))
+        with np.load(file, allow_pickle=False) as arrays:
+            vectors = arrays["views"] if "views" in arrays else arrays["embeddings"]  # retired: remove in 0.3
+            return dict(zip((bytes(key) for key in arrays["keys"]), vectors, strict=True))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        log.warning("the views in %s are made anew: %s", file.name, error)
+        log.warning("the teacher embeddings in %s are made anew: %s", file.name, error)
         return {}
 
 
-def _write(file: Path, known: dict[bytes, npt.NDArray[np.float16]]) -> None:
+def _write(file: Path, cached: Cached) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    keys = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1)
+    keys = np.frombuffer(b"".join(cached), np.uint8).reshape(len(cached), -1)
     with temporary.open("wb") as target:
-        np.savez(target, keys=keys, views=np.stack(list(known.values())))
+        np.savez(target, keys=keys, embeddings=np.stack(list(cached.values())))
     temporary.rename(file)
 
 

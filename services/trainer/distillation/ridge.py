@@ -1,120 +1,118 @@
-"""The arithmetic by which a static student learns what the teacher sees in sentences. It knows no framework.
+"""Ridge regression of a static student's token embeddings on the teacher's embeddings of sentences. It needs no torch.
 
-A static student embeds a sentence as the mean of its words. The words are moved so that these means come near the
-teacher's views (`one_word`) of some thousand sentences: first all words by one linear map, then single words by what
-that leaves. Both are ridge regressions: there is nothing to tune by looking, and nothing random. How the numbers were
-chosen, without human scores, and what the student gains: docs/quality.md.
+A static student embeds a sentence as the mean of its tokens. The tokens are moved so that these means come near the
+teacher embeddings of some thousand sentences: first all tokens by one linear map, then single tokens by what that
+leaves. Both steps are ridge regressions: nothing is tuned and nothing is random. How the numbers were chosen, without
+human scores, and what the student gains: docs/quality.md.
 """
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 
-from services.trainer.models.static import Table
+from services.trainer.models.static import Embeddings, Table
 
 Array = npt.NDArray[np.float64]
 
 FEWEST = 200
 """Fewer sentences are not worth loading the teacher for."""
 COMPONENTS, WHITENING = 400, 0.5
-"""Of the views: so many principal components, each divided by its standard deviation to this power."""
-NOTHING = 1e-9
-"""A component with so small a share of the strongest one's variance is arithmetic."""
-MAP_RIDGE, WORD_RIDGE = 1.0, 1.0
-WORD_FREEDOM = 5.0
-"""How far a single word may move; it is multiplied with the word's length, so that a function word hardly moves."""
+"""Principal components of the teacher embeddings, each divided by its standard deviation to this power."""
+NEGLIGIBLE = 1e-9
+"""A component with so small a share of the strongest one's variance is rounding."""
+MAP_RIDGE, TOKEN_RIDGE = 1.0, 1.0
+TOKEN_FREEDOM = 5.0
+"""How far a single token may move; it is multiplied with the token's length, so that a function word hardly moves."""
 OLD_SHARE, ENOUGH = 0.5, 2_000
-"""What stays of the student beside what it learns: the length of its old vectors in a sum of both spaces, with so many
-sentences or more; with fewer it grows as they get fewer."""
-ITERATIONS, SMALL = 300, 1e-3
+"""What stays of the student: the length of its old vectors in a sum of both spaces, with so many sentences or more;
+with fewer it grows as they get fewer."""
+ITERATIONS, TOLERANCE = 300, 1e-3
 
 
-def fit_to_teacher(table: Table, bags: Any, views: npt.NDArray[np.float32]) -> Table:
-    """The student's word vectors [tokens, dimensions], nearer to the teacher's `views` [sentences, hidden].
+def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddings) -> Table:
+    """Token embeddings [tokens, dimensions] whose sentences are nearer to `teacher_embeddings` [sentences, hidden].
 
-    `bags`: a SciPy CSR matrix [sentences, tokens] whose rows are the shares of each token in a sentence; each row of
-    `table` has its weight in a sentence's mean as its length.
+    `bag_of_tokens`: a SciPy CSR matrix [sentences, tokens] whose rows are the shares of each token in a sentence.
+    `table`: the student's token embeddings; a row's length is its weight in a sentence's mean.
     """
-    wanted = targets(views)
+    target = distillation_target(teacher_embeddings)
     old = table.astype(np.float64)
-    old /= np.sqrt(np.mean(np.sum((bags @ old) ** 2, axis=1)))
-    means = bags @ old
-    mapping = np.linalg.solve(means.T @ means + MAP_RIDGE * np.eye(old.shape[1]), means.T @ wanted)
-    moved = old @ mapping + _of_single_words(old, bags, wanted - means @ mapping)
-    share = OLD_SHARE * max(1.0, ENOUGH / len(views))
-    return _as_long_as(table, _main_components(np.hstack([moved, share * old]), table.shape[1]))
+    old /= np.sqrt(np.mean(np.sum((bag_of_tokens @ old) ** 2, axis=1)))
+    sentences = bag_of_tokens @ old
+    mapping = Ridge(MAP_RIDGE, fit_intercept=False, solver="cholesky").fit(sentences, target).coef_.T
+    moved = old @ mapping + _move_single_tokens(old, bag_of_tokens, target - sentences @ mapping)
+    share = OLD_SHARE * max(1.0, ENOUGH / len(teacher_embeddings))
+    both = np.hstack([moved, share * old])
+    fitted = both @ _principal_axes(both)[:, : table.shape[1]]
+    # Rows stay as long on average as before: a learning rate then means the same.
+    factor = np.linalg.norm(table, axis=1).mean() / max(float(np.linalg.norm(fitted, axis=1).mean()), 1e-12)
+    scaled: Table = (factor * fitted).astype(np.float32)
+    return scaled
 
 
-def targets(views: npt.NDArray[np.float32]) -> Array:
-    """Views without what they have in common, their strongest directions damped: unit vectors, [sentences, 400]."""
-    centred = views.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    values, components = np.linalg.eigh(centred.T @ centred / len(centred))
-    known = int((values > values[-1] * NOTHING).sum())  # views may have been kept with fewer components than they had
-    count = min(COMPONENTS, len(views) - 1, known)
-    values, components = values[::-1][:count], components[:, ::-1][:, :count]
-    scaled = centred @ (components * np.maximum(values, values[0] * NOTHING) ** (-WHITENING / 2))
-    unit: Array = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
-    return unit
+def distillation_target(teacher_embeddings: Embeddings) -> Array:
+    """Centred teacher embeddings, their strongest directions damped: unit vectors, [sentences, up to 400]."""
+    sentences, hidden = teacher_embeddings.shape
+    pca = PCA(min(COMPONENTS, sentences - 1, hidden), svd_solver="covariance_eigh")
+    coordinates = pca.fit_transform(teacher_embeddings.astype(np.float64))
+    variances = pca.explained_variance_
+    real = variances > NEGLIGIBLE * variances[0]  # quantized embeddings have fewer components
+    scaled = coordinates[:, real] * variances[real] ** (-WHITENING / 2)
+    return _unit(scaled)
 
 
-def rotate_to_principal_axes(table: Table, bags: Any) -> Table:
-    """The same words, turned so that the first dimensions tell most of sentences apart: a vector may be cut short.
+def rotate_to_principal_axes(table: Table, bag_of_tokens: Any) -> Table:
+    """The same token embeddings, rotated so that the first dimensions tell most of sentences apart.
 
-    No cosine of two whole vectors changes. `bags` as for `learned`.
+    A vector may then be cut short; no cosine of two whole vectors changes. `bag_of_tokens` as for `fit_to_teacher`.
     """
-    means = bags @ table.astype(np.float64)
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    found: Table = _along(table.astype(np.float64), np.linalg.eigh(means.T @ means)[1]).astype(np.float32)
-    return found
+    tokens = table.astype(np.float64)
+    rotated: Table = (tokens @ _principal_axes(_unit(bag_of_tokens @ tokens))).astype(np.float32)
+    return rotated
 
 
-def _of_single_words(old: Array, bags: Any, missing: Array) -> Array:
-    """What each word adds to come nearer to `missing` [sentences, components], as ridge regression has it."""
+def _move_single_tokens(old: Array, bag_of_tokens: Any, residual: Array) -> Array:
+    """What each token adds to come nearer to `residual` [sentences, components], as ridge regression has it."""
     lengths = np.linalg.norm(old, axis=1)
-    freedom = WORD_FREEDOM * lengths / max(float(lengths[lengths > 0].mean()), 1e-12)
-    free = bags.multiply(freedom[None, :]).tocsr()
-    # The dual form: there are fewer sentences than words, and the matrix of their overlaps is never written out.
-    weights = _conjugate_gradients(lambda some: free @ (free.T @ some) + WORD_RIDGE * some, missing)
-    moved: Array = (free.T @ weights) * freedom[:, None]
-    return moved
+    freedom = TOKEN_FREEDOM * lengths / max(float(lengths[lengths > 0].mean()), 1e-12)
+    scaled = bag_of_tokens.multiply(freedom[None, :]).tocsr()
+    # The dual form: there are fewer sentences than tokens, and the matrix of their overlaps is never written out.
+    weights = _conjugate_gradients(lambda vectors: scaled @ (scaled.T @ vectors) + TOKEN_RIDGE * vectors, residual)
+    moves: Array = (scaled.T @ weights) * freedom[:, None]
+    return moves
 
 
-def _conjugate_gradients(apply: Any, wanted: Array) -> Array:
-    """Solve `apply(x) = wanted` for every column at one time; `apply` is symmetric and positive."""
-    found, residual = np.zeros_like(wanted), wanted.copy()
+def _conjugate_gradients(apply: Any, right: Array) -> Array:
+    """Solve `apply(x) = right` for all columns at one time, which SciPy can't; `apply` is symmetric and positive."""
+    solution, residual = np.zeros_like(right), right.copy()
     direction, squared = residual.copy(), np.sum(residual**2, axis=0)
-    enough = SMALL**2 * np.maximum(squared, 1e-300)
+    enough = TOLERANCE**2 * np.maximum(squared, 1e-300)
     for _ in range(ITERATIONS):
         if (squared <= enough).all():
             break
-        moved = apply(direction)
-        step = squared / np.maximum(np.sum(direction * moved, axis=0), 1e-300)
-        found += step * direction
-        residual -= step * moved
+        image = apply(direction)
+        step = squared / np.maximum(np.sum(direction * image, axis=0), 1e-300)
+        solution += step * direction
+        residual -= step * image
         before, squared = squared, np.sum(residual**2, axis=0)
         direction = residual + squared / np.maximum(before, 1e-300) * direction
-    return found
+    return solution
 
 
-def _main_components(table: Array, count: int) -> Array:
-    """The same words in fewer dimensions."""
-    return _along(table, np.linalg.eigh(table.T @ table)[1])[:, :count]
+def _principal_axes(rows: Array) -> Array:
+    """Eigenvectors of the rows' second moment, not centred as PCA's are: [dimensions, dimensions], the strongest first.
 
-
-def _along(table: Array, components: Array) -> Array:
-    """The table along `components` [dimensions, components], the last one first. A component's sign is made the same
-    everywhere.
+    An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive.
     """
-    components = components[:, ::-1]
-    largest = np.abs(components).argmax(axis=0)
-    found: Array = table @ (components * np.sign(components[largest, np.arange(components.shape[1])]))
-    return found
+    axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
+    largest = np.abs(axes).argmax(axis=0)
+    signed: Array = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
+    return signed
 
 
-def _as_long_as(table: Table, other: Array) -> Table:
-    """`other` with rows as long on average as `table`'s: a learning rate then means the same for both."""
-    factor = np.linalg.norm(table, axis=1).mean() / max(float(np.linalg.norm(other, axis=1).mean()), 1e-12)
-    scaled: Table = (factor * other).astype(np.float32)
-    return scaled
+def _unit(rows: Array) -> Array:
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -1,9 +1,8 @@
-"""A static student learns from its teacher's trained view which sentences are nearer to each other than which.
+"""Similarity distillation: a static student's cosines learn to order pairs of sentences as its teacher's do.
 
-`distillation` moves words until sentences lie near what the teacher sees in each; a mean of words can't get there. What
-a user asks of an embedding is less: that cosines order pairs as the teacher's do. So the cosines of all pairs in a
-batch are drawn to a line with the teacher's (relational knowledge distillation, Park et al. 2019, with a correlation
-for its distance). It takes a view whose own cosines mean something, one that has learned from pairs (`adapter`).
+A mean of tokens can't reach the teacher embeddings themselves (`ridge`), but their order is what a user asks for. The
+cosines of all pairs in a batch are drawn to a line with the teacher's: relational knowledge distillation (Park et al.
+2019), with a correlation for its distance. It takes a teacher whose own cosines mean something: one with an `adapter`.
 
 A plain loop: sentence-transformers' trainer would wait for the other processes inside a distributed round, and one of
 them makes a student while the others wait for it.
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.distillation.embedding_cache import Embeddings
+from services.trainer.models.static import Embeddings
 
 WARM_UP = 0.1
 """Share of the steps in which the rate grows; it falls linearly from there."""
@@ -38,45 +37,47 @@ class TrainingConfig:
 DEFAULT = TrainingConfig()
 
 
-def distill_similarities(model: Any, texts: Sequence[str], seen: Embeddings, lesson: TrainingConfig = DEFAULT) -> None:
-    """Train a static student's word vectors in place.
+def distill_similarities(
+    model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig = DEFAULT
+) -> None:
+    """Train a static student's token embeddings in place.
 
-    `seen`: what the teacher sees in each text, [texts, hidden], without what all its views have in common
-    (`Adapter.centre`); only directions count. Fewer than three texts have no order, and teach nothing.
+    `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count. Fewer than
+    three texts have no order, and teach nothing.
     """
-    size = min(lesson.batch, len(texts))
+    size = min(config.batch, len(texts))
     if size < 3:
         return
-    words = model[0].embedding
-    words.sparse = True  # a batch touches some thousand of 50,000 rows
-    encoded = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    wanted = functional.normalize(torch.from_numpy(seen), dim=-1)
-    optimizer = torch.optim.SparseAdam(words.parameters(), lr=lesson.learning_rate)
-    steps = lesson.epochs * (len(texts) // size)
+    table = model[0].embedding
+    table.sparse = True  # a batch touches some thousand of 50,000 rows
+    encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    targets = functional.normalize(torch.from_numpy(teacher_embeddings), dim=-1)
+    optimizer = torch.optim.SparseAdam(table.parameters(), lr=config.learning_rate)
+    steps = config.epochs * (len(texts) // size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / max(1.0, WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps))
     )
-    for batch in _batches(len(texts), size, lesson):
-        mine = functional.normalize(words(*_bags([encoded[number].ids for number in batch])), dim=-1)
+    for batch in _batches(len(texts), size, config):
+        vectors = functional.normalize(table(*_embedding_bag_input([encodings[i].ids for i in batch])), dim=-1)
         optimizer.zero_grad()
-        (1 - _correlation(_cosines(mine), _cosines(wanted[batch]))).backward()
+        (1 - _correlation(_cosines(vectors), _cosines(targets[batch]))).backward()
         optimizer.step()
         schedule.step()
-    words.sparse = False
+    table.sparse = False
 
 
-def _batches(count: int, size: int, lesson: TrainingConfig) -> Iterator[list[int]]:
-    draw = torch.Generator().manual_seed(lesson.seed)
-    for _ in range(lesson.epochs):
-        order: list[int] = torch.randperm(count, generator=draw).tolist()
+def _batches(count: int, size: int, config: TrainingConfig) -> Iterator[list[int]]:
+    generator = torch.Generator().manual_seed(config.seed)
+    for _ in range(config.epochs):
+        order: list[int] = torch.randperm(count, generator=generator).tolist()
         for first in range(0, count - size + 1, size):
             yield order[first : first + size]
 
 
-def _bags(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _embedding_bag_input(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """All tokens in a row, and where each text begins, as torch's EmbeddingBag takes them."""
-    begins = [0, *accumulate(map(len, texts))][:-1]
-    return torch.tensor([token for text in texts for token in text]), torch.tensor(begins)
+    starts = [0, *accumulate(map(len, texts))][:-1]
+    return torch.tensor([token for text in texts for token in text]), torch.tensor(starts)
 
 
 def _cosines(vectors: Tensor) -> Tensor:

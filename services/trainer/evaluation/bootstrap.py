@@ -26,9 +26,8 @@ class Difference:
 
 def interval(gold: Sequence[float], cosines: Numbers, groups: Sequence[object] | None = None) -> tuple[float, float]:
     """The 95 % interval of Spearman x 100. Deterministic. NaN where the samples have no correlation."""
-    samples = _Samples(len(gold), groups)
-    values = np.array([_spearman(np.asarray(gold)[rows], cosines[rows]) for rows in samples])
-    return _percentiles(values)
+    scores = np.asarray(gold)
+    return _percentiles(np.array([_spearman(scores[rows], cosines[rows]) for rows in _samples(len(gold), groups)]))
 
 
 def difference(
@@ -39,7 +38,7 @@ def difference(
     values = np.array(
         [
             _spearman(scores[rows], new[rows]) - _spearman(scores[rows], old[rows])
-            for rows in _Samples(len(gold), groups)
+            for rows in _samples(len(gold), groups)
         ]
     )
     values = values[np.isfinite(values)]  # a sample with one score only says nothing
@@ -50,24 +49,20 @@ def difference(
     return Difference(round(value, 2), low, high, round(float((values < -margin).mean()), 4))
 
 
-class _Samples:
+def _samples(rows: int, groups: Sequence[object] | None) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of `SAMPLES` resamples with replacement, group by group."""
-
-    def __init__(self, rows: int, groups: Sequence[object] | None) -> None:
-        names = list(range(rows)) if groups is None else list(groups)
-        places = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        numbers = np.array([places[name] for name in names], dtype=np.int64)
-        self._order = np.argsort(numbers, kind="stable")
-        self._lengths = np.bincount(numbers, minlength=len(places))
-        self._starts = np.concatenate([[0], np.cumsum(self._lengths)[:-1]])
-
-    def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
-        random = np.random.default_rng(0)
-        for _ in range(SAMPLES):
-            drawn = random.integers(0, len(self._lengths), len(self._lengths))
-            lengths = self._lengths[drawn]
-            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            yield self._order[np.repeat(self._starts[drawn], lengths) + within]
+    names = list(range(rows)) if groups is None else list(groups)
+    places = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    numbers = np.array([places[name] for name in names], dtype=np.int64)
+    order = np.argsort(numbers, kind="stable")
+    sizes = np.bincount(numbers, minlength=len(places))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    random = np.random.default_rng(0)
+    for _ in range(SAMPLES):
+        drawn = random.integers(0, len(sizes), len(sizes))
+        lengths = sizes[drawn]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        yield order[np.repeat(starts[drawn], lengths) + within]
 
 
 def _spearman(gold: Numbers, cosines: Numbers) -> float:

@@ -9,9 +9,11 @@ refused when the bootstrap is sure (0.95 by default) that it is worse by more th
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from services.trainer.evaluation.bootstrap import difference
 from services.trainer.evaluation.sts import Encode, Row, Undefined, similarities
@@ -38,50 +40,47 @@ def compare(
     candidate: Student,
     references: Sequence[Student],
     dev: Sequence[Row],
+    cosines: npt.NDArray[np.float64] | None,
     texts: Sequence[str],
     margin: float,
-    sure: float,
+    confidence: float,
 ) -> tuple[str | None, dict[str, Any]]:
-    """Why the candidate is refused, or None; and what was found, for its manifest. `dev` may be empty."""
-    facts: dict[str, Any] = {"margin": margin, "confidence": sure, "compared": {}}
-    fault = _insane(candidate, texts)
-    if fault is None and references:
-        fault = _unlike(candidate, references[0], texts)
-    if fault is not None:
-        return fault, facts
+    """Why the candidate is refused, or None; and what was compared, for its manifest.
+
+    `dev` may be empty. `cosines`: the candidate's on `dev`, [pairs]; None where its vectors are not finite. The vectors
+    themselves are checked on `texts`.
+    """
+    facts: dict[str, Any] = {"margin": margin, "confidence": confidence, "compared": {}}
+    reason = _find_bad_vectors(candidate, texts)
+    if reason is None and references:
+        reason = _find_mismatch(candidate, references[0], texts)
+    if reason is not None:
+        return reason, facts
     if not dev or not references:
         facts["note"] = "there is no dev side to compare on" if not dev else "there is no version to compare with"
         return None, facts
-    return _compare(candidate, references, dev, facts)
-
-
-def _compare(
-    candidate: Student, references: Sequence[Student], dev: Sequence[Row], facts: dict[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
+    if cosines is None:
+        return "it has no dev score: the student's vectors are not finite", facts
+    if np.ptp(cosines) == 0:
+        return "it has no dev score: the student finds all pairs equally similar", facts
     gold, groups = [row[2] for row in dev], [row[0] for row in dev]
-    try:
-        new = similarities(candidate.encode, dev)
-        if np.ptp(new) == 0:
-            raise Undefined("the student finds all pairs equally similar")
-    except Undefined as error:
-        return f"it has no dev score: {error}", facts
     for reference in references:
         try:
             old = similarities(reference.encode, dev)
         except Undefined:
             continue  # whatever the candidate is, it is better than that
-        found = difference(gold, old, new, facts["margin"], groups)
-        facts["compared"][reference.name] = asdict(found)
-        if found.worse >= facts["confidence"]:
+        change = difference(gold, old, cosines, margin, groups)
+        facts["compared"][reference.name] = asdict(change)
+        if change.worse >= confidence:
             reason = (
-                f"{-found.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
-                f" {found.low:+.2f} to {found.high:+.2f}); {facts['margin']:g} are allowed"
+                f"{-change.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
+                f" {change.low:+.2f} to {change.high:+.2f}); {margin:g} are allowed"
             )
             return reason, facts
     return None, facts
 
 
-def _insane(candidate: Student, texts: Sequence[str]) -> str | None:
+def _find_bad_vectors(candidate: Student, texts: Sequence[str]) -> str | None:
     """What is wrong with the vectors themselves."""
     vectors = candidate.encode(texts)
     if vectors.shape != (len(texts), candidate.dimensions):
@@ -96,13 +95,13 @@ def _insane(candidate: Student, texts: Sequence[str]) -> str | None:
     return None
 
 
-def _unlike(candidate: Student, current: Student, texts: Sequence[str]) -> str | None:
-    """What a training run can't have changed, when both come from one base."""
+def _find_mismatch(candidate: Student, current: Student, texts: Sequence[str]) -> str | None:
+    """What differs although a training run can't have changed it, when both come from one base."""
     if candidate.base != current.base:
         return None
     if candidate.dimensions != current.dimensions:
         return f"it has {candidate.dimensions} dimensions, {current.name} has {current.dimensions}"
-    timed = [text for text, _ in zip(_cycle(texts), range(TIMED_TEXTS), strict=False)]
+    timed = list(islice(cycle(texts), TIMED_TEXTS))
     new, old = _fastest(candidate.encode, current.encode, timed)
     if new > SLOWER * old + SLACK_S:
         return f"it takes {new:.3f} s for {len(timed)} sentences, {current.name} takes {old:.3f} s"
@@ -118,7 +117,3 @@ def _fastest(one: Encode, other: Encode, texts: Sequence[str]) -> tuple[float, f
             encode(texts)
             best[side] = min(best[side], time.perf_counter() - began)
     return best[0], best[1]
-
-
-def _cycle(texts: Sequence[str]) -> list[str]:
-    return list(texts) * (TIMED_TEXTS // max(1, len(texts)) + 1)

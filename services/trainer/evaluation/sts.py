@@ -66,10 +66,10 @@ class StsFile:
 
     def by_subset(self) -> dict[str, list[int]]:
         """Each subset's row numbers, in the order they first come."""
-        found: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}
         for number, name in enumerate(self.subsets):
-            found.setdefault(name, []).append(number)
-        return found
+            numbers.setdefault(name, []).append(number)
+        return numbers
 
 
 def sts_files(folder: Path, setting: str = "--sts") -> dict[str, StsFile]:
@@ -77,10 +77,10 @@ def sts_files(folder: Path, setting: str = "--sts") -> dict[str, StsFile]:
     if not folder.is_dir():
         raise Fatal(f"{setting}: there is no folder {str(folder)!r}")
     files = {file.name.removesuffix(SUFFIX): _read(file) for file in sorted(folder.glob(f"*{SUFFIX}"))}
-    found = {name: rows for name, rows in files.items() if rows is not None}
-    if not found:
+    sets = {name: rows for name, rows in files.items() if rows is not None}
+    if not sets:
         raise Fatal(f"{setting}: {folder} has no *{SUFFIX} file that begins with the line {' '.join(HEADER)!r}")
-    return found
+    return sets
 
 
 def _read(file: Path) -> StsFile | None:

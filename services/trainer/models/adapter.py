@@ -1,8 +1,7 @@
-"""What the default teacher's view has learned of the pairs that it wrote: two thin matrices beside each linear layer.
+"""The default teacher's low-rank adapter (LoRA, Hu et al. 2021) for the layers that `prompt_eol` runs.
 
-A low-rank adapter (Hu et al. 2021, "LoRA") for the lower layers that `one_word` runs. It came of `experiments.large`:
-a sentence is drawn to what the teacher wrote to mean the same, and away from what it wrote on another topic. It lies in
-`teacher_corpus/`, beside what else that teacher gives its students, and means nothing to another teacher.
+It was trained on pairs that the teacher wrote: a sentence is drawn to its paraphrases and away from sentences on other
+topics (docs/quality.md). It means nothing to another teacher.
 """
 
 from collections.abc import Mapping
@@ -22,28 +21,28 @@ CENTRE = "centre"
 
 @dataclass(frozen=True)
 class Adapter:
-    """What was learned."""
+    """Two thin matrices for each linear layer, and a mean."""
 
     layers: Mapping[str, tuple[Tensor, Tensor]]
     """By a linear layer's name: `up` [out, rank] and `down` [rank, in]; their product is added to its weight."""
     centre: Tensor
-    """What is taken away from every view, [hidden]: the views were trained without it."""
+    """Subtracted from every embedding, [hidden]: training subtracted it too."""
 
 
 def adapter_of(table: Table) -> Adapter | None:
-    """The adapter, if the teacher that has this token table learned it."""
-    with safe_open(FILE, framework="pt") as kept:
-        if kept.metadata()["teacher"] != fingerprint(table):
+    """The adapter, if it was trained for the teacher that has this token table."""
+    with safe_open(FILE, framework="pt") as file:
+        if file.metadata()["teacher"] != fingerprint(table):
             return None
-        names = [name.removesuffix(".up") for name in kept.keys() if name.endswith(".up")]  # noqa: SIM118 -- no dict
-        parts = {name: (kept.get_tensor(f"{name}.up"), kept.get_tensor(f"{name}.down")) for name in names}
-        return Adapter(
-            {name: (up.float(), down.float()) for name, (up, down) in parts.items()}, kept.get_tensor(CENTRE)
-        )
+        names = [name.removesuffix(".up") for name in file.keys() if name.endswith(".up")]  # noqa: SIM118 -- no dict
+        layers = {
+            name: (file.get_tensor(f"{name}.up").float(), file.get_tensor(f"{name}.down").float()) for name in names
+        }
+        return Adapter(layers, file.get_tensor(CENTRE))
 
 
 def merge(model: Any, adapter: Adapter) -> None:
-    """Add what was learned to the weights of the teacher's lower layers, which become float32."""
+    """Add the adapter to the weights of the teacher's lower layers, which become float32."""
     model.float()
     with torch.no_grad():
         for name, (up, down) in adapter.layers.items():

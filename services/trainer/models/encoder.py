@@ -1,4 +1,4 @@
-"""The door to torch, transformers and sentence-transformers: load, encode, save. Importing it takes seconds."""
+"""Students with torch, transformers and sentence-transformers: load, encode, save. Importing it takes seconds."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from scipy.sparse import csr_matrix
@@ -15,7 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from services.trainer.models.static import Table
+from services.trainer.models.static import Embeddings, Table
 from shared.errors import Fatal, first_line
 
 TOKEN_TABLE = "model.embed_tokens.weight"
@@ -38,7 +37,7 @@ def load(model: str, setting: str) -> Any:
 
 
 def is_static(model: Any) -> bool:
-    """Whether the student is a table of word vectors and nothing else that learns."""
+    """Whether the student is a table of token embeddings and nothing else that learns."""
     return isinstance(model[0], StaticEmbedding)
 
 
@@ -53,31 +52,31 @@ def max_seq_length(model: Any) -> int | None:
     return int(limit) if limit is not None and np.isfinite(limit) else None
 
 
-def encode(model: Any, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+def encode(model: Any, texts: Sequence[str]) -> Embeddings:
     """The vectors of `texts`: float32 [len(texts), dimensions], not normalised by us."""
-    vectors: npt.NDArray[np.float32] = model.encode(
+    vectors: Embeddings = model.encode(
         list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False, convert_to_numpy=True
     )
     return vectors.astype(np.float32, copy=False)
 
 
 def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
-    """A static student's reading of `texts`: the share of each token, a SciPy CSR matrix [texts, tokens]."""
+    """The share of each of a static student's tokens in each text: a SciPy CSR matrix [texts, tokens]."""
     encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
     counts = [len(encoding.ids) for encoding in encodings]
     columns = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
     shares = np.repeat(1 / np.maximum(counts, 1), counts)
-    places = np.concatenate([[0], np.cumsum(counts)])
-    return csr_matrix((shares, columns, places), shape=(len(texts), model[0].num_embeddings))
+    row_starts = np.concatenate([[0], np.cumsum(counts)])
+    return csr_matrix((shares, columns, row_starts), shape=(len(texts), model[0].num_embeddings))
 
 
 def token_embeddings(model: Any) -> Table:
-    """A static student's word vectors, [tokens, dimensions]."""
-    return _numpy(model[0].embedding.weight.detach().cpu())
+    """A static student's token embeddings, [tokens, dimensions]."""
+    return _numpy(model[0].embedding.weight)
 
 
 def set_token_embeddings(model: Any, table: Table) -> None:
-    """Give a static student other word vectors of the same shape."""
+    """Give a static student other token embeddings of the same shape."""
     model[0].embedding.weight.data.copy_(torch.from_numpy(table))
 
 
@@ -93,10 +92,10 @@ def static_student(tokenizer_: Any, table: Table) -> Any:
 
 def tokenizer(folder: Path) -> Any:
     """A teacher's tokenizer. Raises `Fatal`."""
-    found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if not found.is_fast:
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not loaded.is_fast:
         raise Fatal(f"PAIRWRIGHT_TEACHER: {folder} has no fast tokenizer; name a student with PAIRWRIGHT_STUDENT")
-    return found
+    return loaded
 
 
 def tokens(tokenizer_: Any, count: int) -> list[str]:
@@ -116,7 +115,7 @@ def token_table(folder: Path) -> Table:
 
 def table_of(model: Any) -> Table:
     """The input embeddings of a model that is loaded, [tokens, hidden]."""
-    return _numpy(model.get_input_embeddings().weight.detach().cpu())
+    return _numpy(model.get_input_embeddings().weight)
 
 
 def _file_of_token_table(folder: Path) -> Path | None:
@@ -129,5 +128,5 @@ def _file_of_token_table(folder: Path) -> Path | None:
 
 
 def _numpy(tensor: Any) -> Table:
-    table: Table = tensor.to(torch.float32).numpy()
+    table: Table = tensor.detach().cpu().to(torch.float32).numpy()
     return table

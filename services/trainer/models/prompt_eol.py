@@ -1,12 +1,11 @@
-"""What the teacher would say of a sentence in one word: a vector of meaning that takes neither labels nor generation.
+"""Teacher embeddings: the teacher's own vector of a text, which takes neither labels nor generation.
 
-The prompt ends where that word would begin; the state from which the teacher would draw it is its view of the whole
-sentence. Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last
+The prompt asks for the text's meaning in one word and ends where that word would begin; the hidden state there is the
+embedding. Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last
 layers turn from the meaning to the spelling of the next token and are left out. What it is good for: docs/quality.md.
 """
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel
 
-from services.trainer.distillation.embedding_cache import Embeddings
 from services.trainer.models import adapter, encoder
-from services.trainer.models.static import SPACES
+from services.trainer.models.static import SPACES, Embeddings
 from shared.errors import Fatal, first_line
-
-log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 'This sentence: "', '" means in one word: "'
 DEPTH = 0.9
@@ -31,23 +27,22 @@ DEPTH = 0.9
 LONGEST = 256
 """Tokens of a text that are read, prompt included."""
 BATCH = 32
-HOW = {"padding": True, "truncation": True, "max_length": LONGEST}
+TOKENIZER_OPTIONS = {"padding": True, "truncation": True, "max_length": LONGEST}
 WORDS = 512
-"""Words of the vocabulary whose mean view stands for what all views have in common."""
+"""Words of the vocabulary whose mean embedding stands for what all embeddings have in common."""
 
 
 class PromptEOLEncoder:
-    """The lower layers of a teacher, ready to look at sentences."""
+    """The lower layers of a teacher, its adapter merged if it has one."""
 
     def __init__(self, teacher: Path) -> None:
         """Load it from its folder. Raises `Fatal`."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.tokenizer = prompted_tokenizer(teacher)
-            dtype = "auto" if torch.cuda.is_available() else torch.float32
-            self.model = lower_layers(teacher, DEPTH, dtype)
+            self.model = lower_layers(teacher, DEPTH, "auto" if torch.cuda.is_available() else torch.float32)
             self.adapter = adapter.adapter_of(encoder.table_of(self.model))
-            """What its view has learned of its own pairs, merged into `model`; None for all but the default teacher."""
+            """Merged into `model`; None for all but the default teacher."""
             if self.adapter is not None:
                 adapter.merge(self.model, self.adapter)
             self.model.to(self._device)
@@ -57,33 +52,33 @@ class PromptEOLEncoder:
             raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher} to learn from it: {first_line(error)}") from None
 
     @torch.inference_mode()
-    def views(self, texts: Sequence[str], say: Callable[[int], None] = lambda _: None) -> Embeddings:
-        """float32 [texts, hidden]. `say` hears how many are done. Texts of a length go together: less padding."""
-        found = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
+    def encode(self, texts: Sequence[str], on_progress: Callable[[int], None] = lambda _: None) -> Embeddings:
+        """float32 [texts, hidden]. `on_progress` gets how many are done. Texts of a length go together, to pad less."""
+        embeddings = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         for first in range(0, len(order), BATCH):
             places = order[first : first + BATCH]
-            given = self.tokenizer([texts[place] for place in places], return_tensors="pt", **HOW).to(self._device)
-            states = self.model(given.input_ids, attention_mask=given.attention_mask, use_cache=False)
-            last = given.attention_mask.sum(dim=1) - 1
+            batch = self.tokenizer([texts[place] for place in places], return_tensors="pt", **TOKENIZER_OPTIONS)
+            batch = batch.to(self._device)
+            states = self.model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            last = batch.attention_mask.sum(dim=1) - 1
             rows = torch.arange(len(places), device=self._device)
-            found[places] = states.last_hidden_state[rows, last].float().cpu().numpy()
-            say(first + len(places))
-        return found
+            embeddings[places] = states.last_hidden_state[rows, last].float().cpu().numpy()
+            on_progress(first + len(places))
+        return embeddings
 
 
 def write_student(teacher: Path, folder: Path) -> None:
-    """Write the teacher's view as a student of its own into `folder`: lower layers, prompt, last token, centred.
+    """Write the teacher as a student into `folder`: lower layers, prompt, last token, centred. Raises `Fatal`.
 
-    The prompt is part of its tokenizer, so that whoever loads the student gets it. All views lie around a common
-    mean, which says nothing: the mean view of words is taken away, or what an adapter was trained without. Raises
-    `Fatal`.
+    The prompt is part of its tokenizer, so that whoever loads the student gets it. All teacher embeddings lie around a
+    common mean, which says nothing: the adapter's centre is subtracted, or without one the mean embedding of words.
     """
-    looking = PromptEOLEncoder(teacher)
-    centre = looking.adapter.centre if looking.adapter else mean_embedding_of_words(looking)
+    teacher_encoder = PromptEOLEncoder(teacher)
+    centre = teacher_encoder.adapter.centre if teacher_encoder.adapter else _mean_of_words(teacher_encoder)
     # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
-    looking.model.save_pretrained(folder)
-    looking.tokenizer.save_pretrained(folder)
+    teacher_encoder.model.save_pretrained(folder)
+    teacher_encoder.tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=LONGEST)
     size = transformer.get_embedding_dimension()
     head = Dense(size, size, bias=True, activation_function=torch.nn.Identity())
@@ -91,11 +86,11 @@ def write_student(teacher: Path, folder: Path) -> None:
         head.linear.weight.copy_(torch.eye(size))
         head.linear.bias.copy_(-centre)
     student = SentenceTransformer(modules=[transformer, Pooling(size, "lasttoken"), head], device="cpu")
-    student.save(str(folder), create_model_card=False, safe_serialization=True)
+    encoder.save(student, folder)
 
 
 def lower_layers(teacher: Path, share: float, dtype: Any) -> Any:
-    """So much of a teacher's layers, from below, with its last norm and without its head."""
+    """This share of a teacher's layers, from below, with its last norm and without its head."""
     model = AutoModel.from_pretrained(teacher, local_files_only=True, dtype=dtype).eval()
     config = copy.deepcopy(model.config)
     count = max(1, round(share * config.num_hidden_layers))
@@ -128,14 +123,14 @@ def prompted_tokenizer(teacher: Path) -> Any:
     return tokenizer
 
 
-def mean_embedding_of_words(looking: PromptEOLEncoder) -> torch.Tensor:
-    """What all views have in common, nearly: [hidden]."""
-    return torch.from_numpy(looking.views(words(looking.tokenizer)).mean(axis=0))
+def _mean_of_words(teacher_encoder: PromptEOLEncoder) -> torch.Tensor:
+    """What all teacher embeddings have in common, nearly: [hidden]."""
+    return torch.from_numpy(teacher_encoder.encode(words(teacher_encoder.tokenizer)).mean(axis=0))
 
 
 def words(tokenizer: Any) -> list[str]:
     """Words of the vocabulary, spread over its commoner half; of a vocabulary without any, whatever it has."""
     special = set(tokenizer.all_special_tokens)
     tokens = [token for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) if token not in special]
-    found = [token[1:] for token in tokens[: len(tokens) // 2] if token[0] in SPACES and token[1:].isalpha()] or tokens
-    return found[:: max(1, len(found) // WORDS)][:WORDS]
+    words = [token[1:] for token in tokens[: len(tokens) // 2] if token[0] in SPACES and token[1:].isalpha()] or tokens
+    return words[:: max(1, len(words) // WORDS)][:WORDS]

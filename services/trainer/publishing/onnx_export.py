@@ -7,7 +7,7 @@ transformer alone; tokeniser, pooling and whatever follows stay sentence-transfo
 
 import logging
 import tempfile
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
-from services.trainer.evaluation.sts import Row, Undefined, score
+from services.trainer.evaluation.sts import Row, Undefined, score, unit
 from shared.errors import first_line
 from shared.manifest import PROBE_SENTENCES, Int8
 
@@ -46,17 +46,17 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
             exact = Path(scratch, "exact.onnx")
             _export(model, exact)
-            found = None
-            for excluded in _recipes(exact):
+            record = None
+            for excluded in _exclusions(exact):
                 _quantise(exact, folder / FILE, excluded)
-                found = _measure(model, folder / FILE, dev)
-                if found.holds:
-                    log.info("int8 export: %s", found)
-                    return found
+                record = _measure(model, folder / FILE, dev)
+                if record.holds:
+                    log.info("int8 export: %s", record)
+                    return record
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
         log.warning("no int8 export: %s", first_line(error))
     else:
-        log.warning("no int8 export: %s", found.verdict if found else "")
+        log.warning("no int8 export: %s", record.verdict if record else "")
     (folder / FILE).unlink(missing_ok=True)
     if (folder / FILE).parent.is_dir():
         (folder / FILE).parent.rmdir()
@@ -96,7 +96,7 @@ def _export(model: Any, file: Path) -> None:
     program.save(str(file))
 
 
-def _recipes(exact: Path) -> list[list[str]]:
+def _exclusions(exact: Path) -> list[list[str]]:
     """Which products stay exact, to be tried in turn: none; those that narrow, whose inputs spread the widest; those
     that widen too."""
     graph = onnx.load(str(exact), load_external_data=False).graph
@@ -142,7 +142,7 @@ def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
 def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
     """The vectors of `texts` with `session` in the transformer's place, longest last so that little is padded."""
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-    found = [np.empty(0, dtype=np.float32)] * len(texts)
+    vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
     for start in range(0, len(order), 16):
         places = order[start : start + 16]
         features = model.preprocess([texts[place] for place in places])
@@ -151,25 +151,18 @@ def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
         with torch.no_grad():
             for module in list(model)[1:]:
                 features = module(features)
-        for place, vector in zip(places, features["sentence_embedding"].numpy(), strict=True):
-            found[place] = vector
-    return np.stack(found)
+        vectors[places] = features["sentence_embedding"].numpy()
+    return vectors
 
 
 def _cosines(some: Vectors, others: Vectors) -> Vectors:
-    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
-    cosines: Vectors = np.einsum("ij,ij->i", some, others) / np.where(lengths == 0, 1, lengths)
+    cosines: Vectors = np.einsum("ij,ij->i", unit(some), unit(others))
     return cosines
 
 
 def _seconds(run: Run, texts: Sequence[str]) -> float:
     """The better of two times, after one that warms up."""
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run(texts)
-        took.append(time.perf_counter() - began)
-    return min(took[1:])
+    return min(timeit.repeat(partial(run, texts), number=1, repeat=3)[1:])
 
 
 def _dev_score(run: Run, dev: Sequence[Row]) -> float | None:

@@ -1,41 +1,23 @@
-"""Where the base student is: a folder, a hub id, or one that is made once of the teacher.
+"""Where the base student is: a folder, a hub id, or one that is made once from the teacher.
 
-`default` is a table of word vectors made of the teacher's token table, `teacher` the teacher's own lower layers.
+`default` is a table of token embeddings made from the teacher's token table, `teacher` the teacher's own lower layers.
 """
 
-import fcntl
 import hashlib
 import logging
-import shutil
-import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from services.trainer.distillation import corpus, ridge
 from services.trainer.models import static
+from services.trainer.students.names import MADE, MODEL_FILES, SETTING
 from shared import teacher
 from shared.errors import Fatal, first_line
 
 log = logging.getLogger(__name__)
 
-SETTING = "PAIRWRIGHT_STUDENT"
 MAKER = 8
-"""Raise it when a student or a view (`one_word`) is made differently: old caches are then left alone."""
-MADE = ("default", "teacher")
-MODEL_FILES = ("modules.json", "config.json")
+"""Raise it when a student or a teacher embedding is made differently: old caches are then left alone."""
 TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
-
-
-def check(name: str) -> None:
-    """Raise `Fatal` for a student that can't be one, as far as that shows without loading it."""
-    if name not in MADE:
-        teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
-
-
-def is_static(name: str) -> bool:
-    """Whether it is a table of word vectors, as far as that shows without loading it: one on the hub counts as none."""
-    file = Path(name, "modules.json")
-    return name == "default" or (file.is_file() and "StaticEmbedding" in file.read_text())
 
 
 def locate(name: str, teacher_name: str, cache: Path) -> str:
@@ -45,18 +27,14 @@ def locate(name: str, teacher_name: str, cache: Path) -> str:
     source = teacher_folder(teacher.locate(teacher_name, cache))
     target = cache / f"student-{'static' if name == 'default' else name}-{identity(source)}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / "student.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the trainer and `evaluate` may both come: one makes it
-            if not target.is_dir():
-                _make_into(target, source, _static if name == "default" else _of_lower_layers)
+        teacher.make_once(target, ".making-student-", partial(_make, name, source))
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the student in {cache}: {error}") from None
     return str(target)
 
 
 def teacher_folder(located: str) -> Path:
-    """The teacher's folder; one on the hub is downloaded, or found in the hub's own cache."""
+    """The teacher's folder; one on the hub is downloaded, or read from the hub's own cache."""
     if Path(located).is_dir():
         return Path(located)
     from huggingface_hub import snapshot_download
@@ -73,43 +51,28 @@ def identity(folder: Path) -> str:
     """Names the teacher's files without reading gigabytes of weights."""
     digest = hashlib.sha256(f"{MAKER} {static.DIMENSIONS} {static.DROPPED}\n".encode())
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-        facts = file.stat()
-        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _make_into(target: Path, source: Path, make: Callable[[Path, Path], None]) -> None:
-    """Make the student beside `target` and rename it into place: a half-written one is never found."""
-    for leftover in target.parent.glob(".making-student-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _make(name: str, source: Path, folder: Path) -> None:
+    # Only here: these imports take seconds, and a student is made once.
+    from services.trainer.distillation import corpus, ridge, similarity
+    from services.trainer.models import adapter, encoder, prompt_eol
+
     log.info("making the student from %s (once, about a minute)", source)
-    staging = Path(tempfile.mkdtemp(prefix=".making-student-", dir=target.parent))
-    try:
-        make(source, staging)
-        staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _static(source: Path, folder: Path) -> None:
-    from services.trainer.distillation import similarity
-    from services.trainer.models import adapter, encoder
-
+    if name == "teacher":
+        prompt_eol.write_student(source, folder)
+        return
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
-    tokens = encoder.tokens(tokenizer, len(table))
-    made = encoder.static_student(tokenizer, static.word_vectors(table, tokens))
-    known = corpus.corpus_of(table)
-    if known is not None:
-        bags = encoder.bag_of_tokens_matrix(made, known.texts)
-        encoder.set_token_embeddings(made, ridge.fit_to_teacher(encoder.token_embeddings(made), bags, known.views))
+    model = encoder.static_student(tokenizer, static.word_vectors(table, encoder.tokens(tokenizer, len(table))))
+    own = corpus.corpus_of(table)
+    if own is not None:
+        bag = encoder.bag_of_tokens_matrix(model, own.texts)
+        encoder.set_token_embeddings(model, ridge.fit_to_teacher(encoder.token_embeddings(model), bag, own.embeddings))
         trained = adapter.adapter_of(table)
         if trained is not None:
-            similarity.distill_similarities(made, known.texts, known.views - trained.centre.numpy())
-            encoder.set_token_embeddings(made, ridge.rotate_to_principal_axes(encoder.token_embeddings(made), bags))
-    encoder.save(made, folder)
-
-
-def _of_lower_layers(source: Path, folder: Path) -> None:
-    from services.trainer.models import prompt_eol
-
-    prompt_eol.write_student(source, folder)
+            similarity.distill_similarities(model, own.texts, own.embeddings - trained.centre.numpy())
+            encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(encoder.token_embeddings(model), bag))
+    encoder.save(model, folder)

@@ -1,7 +1,7 @@
 """Checkpoints that a killed round resumes from, and the best weights so far.
 
-transformers writes the checkpoint; a death half-way leaves a folder that it would fail to load. So each gets a seal,
-written last, that names all its files, and only a sealed one is resumed from. It holds pickles: private working files.
+transformers writes the checkpoint; a death half-way leaves a folder that it would fail to load. So each gets a list of
+its files, written last, and only a complete one is resumed from. It holds pickles: private working files.
 """
 
 import hashlib
@@ -17,12 +17,14 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from services.trainer.training.distributed import broadcast_from_first
+
 log = logging.getLogger(__name__)
 
-MOST_OF_THE_TIME = 0.02
+TIME_SHARE = 0.02
 """Checkpoints of a large student come less often, to take no more than this share of the time."""
 AGREE_EVERY = 10
-SEAL, BEST, BEST_SCORE = "sealed.json", "best.safetensors", "best.json"
+FILE_LIST, BEST, BEST_SCORE = "files.json", "best.safetensors", "best.json"
 
 
 class BestWeights(TrainerCallback):
@@ -33,22 +35,21 @@ class BestWeights(TrainerCallback):
         self._weights: dict[str, Any] | None = None
         self.score: float | None = None
         self.step = 0
-        self._since = 0
+        self._evaluations_since = 0
 
     def on_evaluate(self, _args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         """A dev score came; not finite, it is never the best."""
         value = metrics.get(self._metric)
-        if value is not None and value == value and (self.score is None or value >= self.score):  # a later tie wins
-            better = self.score is None or value > self.score
-            self.score, self.step, self._since = value, state.global_step, 0 if better else self._since + 1
-            self._remember()
-        else:
-            self._since += 1
-        if self._early_stop is not None and self._since >= self._early_stop:
-            log.info("no better dev score for %d evaluations: the round ends early", self._since)
+        is_better = value is not None and value == value and (self.score is None or value > self.score)
+        if is_better or (value is not None and value == self.score):  # a later tie wins
+            self.score, self.step = value, state.global_step
+            self._copy_weights()
+        self._evaluations_since = 0 if is_better else self._evaluations_since + 1
+        if self._early_stop is not None and self._evaluations_since >= self._early_stop:
+            log.info("no better dev score for %d evaluations: the round ends early", self._evaluations_since)
             control.should_training_stop = True
 
-    def _remember(self) -> None:
+    def _copy_weights(self) -> None:
         weights = self._model.state_dict()
         if self._weights is None:
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
@@ -60,24 +61,24 @@ class BestWeights(TrainerCallback):
         if self._weights is not None:
             # Weights may share memory, which safetensors refuses; clones don't.
             save_file({name: tensor.contiguous() for name, tensor in self._weights.items()}, folder / BEST)
-            note = {"score": self.score, "step": self.step, "since": self._since}
-            (folder / BEST_SCORE).write_text(json.dumps(note))
+            state = {"score": self.score, "step": self.step, "since": self._evaluations_since}
+            (folder / BEST_SCORE).write_text(json.dumps(state))
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint's best."""
         if (checkpoint / BEST).is_file():
             self._weights = load_file(checkpoint / BEST)
-            note = json.loads((checkpoint / BEST_SCORE).read_text())
-            self.score, self.step, self._since = note["score"], note["step"], note["since"]
+            state = json.loads((checkpoint / BEST_SCORE).read_text())
+            self.score, self.step, self._evaluations_since = state["score"], state["step"], state["since"]
 
-    def put_back(self) -> None:
+    def apply(self) -> None:
         """Give the model its best weights; without any evaluation, it keeps its last."""
         if self._weights is not None:
             self._model.load_state_dict(self._weights)
 
 
 class CheckpointCallback(TrainerCallback):
-    """Asks for a checkpoint from time to time and seals it."""
+    """Asks for a checkpoint from time to time, and lists its files when it is written."""
 
     def __init__(self, best: BestWeights, every_s: float) -> None:
         self._best, self._every_s = best, every_s
@@ -86,8 +87,11 @@ class CheckpointCallback(TrainerCallback):
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
         """Time for a checkpoint? The last step needs none: the version comes next."""
-        due = time.monotonic() - self._last >= self._pause_s and state.global_step < state.max_steps
-        if agreed(due, state.global_step):
+        is_due = time.monotonic() - self._last >= self._pause_s and state.global_step < state.max_steps
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Processes' clocks differ, and a checkpoint is written together: the first one decides.
+            is_due = state.global_step % AGREE_EVERY == 0 and broadcast_from_first(is_due)
+        if is_due:
             self._asked = time.monotonic()
             control.should_save = True
 
@@ -96,60 +100,45 @@ class CheckpointCallback(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             self._best.save(folder)
-            seal(folder)
+            write_file_list(folder)
         self._last = time.monotonic()
         if self._every_s:
-            self._pause_s = max(self._every_s, (self._last - self._asked) / MOST_OF_THE_TIME)
+            self._pause_s = max(self._every_s, (self._last - self._asked) / TIME_SHARE)
 
 
-def agreed(wish: bool, step: int) -> bool:
-    """The first process's wish, in all of them: their clocks differ, and a checkpoint is written together."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return wish
-    if step % AGREE_EVERY:
-        return False
-    wishes = [wish]
-    torch.distributed.broadcast_object_list(wishes, src=0)
-    return bool(wishes[0])
-
-
-def seal(folder: Path) -> None:
-    """Name a checkpoint's files with sizes and SHA-256, durably and last."""
+def write_file_list(folder: Path) -> None:
+    """List a checkpoint's files with sizes and SHA-256, durably and last."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-            files[str(path.relative_to(folder))] = [
-                path.stat().st_size,
-                hashlib.file_digest(file, "sha256").hexdigest(),
-            ]
-    temporary = folder / f".{SEAL}"
+        files[str(path.relative_to(folder))] = _describe(path)
+    temporary = folder / f".{FILE_LIST}"
     temporary.write_text(json.dumps(files))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.rename(folder / SEAL)
+    temporary.rename(folder / FILE_LIST)
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint whose seal is true; those that are newer and broken are removed. None without any."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
-    for checkpoint in reversed(found):
-        if _is_whole(checkpoint):
+def newest_complete(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are as listed, or None; those that are newer and broken are removed."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    for checkpoint in reversed(checkpoints):
+        if _is_complete(checkpoint):
             return checkpoint
         log.warning("%s is not whole: an older one is used", checkpoint.name)
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_complete(checkpoint: Path) -> bool:
     try:
-        files = json.loads((checkpoint / SEAL).read_text())
-        for name, (size, digest) in files.items():
-            with (checkpoint / name).open("rb") as file:
-                if (checkpoint / name).stat().st_size != size:
-                    return False
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
+        files = json.loads((checkpoint / FILE_LIST).read_text())
+        return all(_describe(checkpoint / name) == described for name, described in files.items())
     except (OSError, ValueError):
         return False
-    return True
+
+
+def _describe(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]

@@ -17,11 +17,11 @@ def launch(processes: int, arguments: list[str]) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *torchrun, "-m", "services.trainer", *arguments]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.execv(sys.executable, command)  # the same process id: our parent's watch over us goes on
+    os.execv(sys.executable, command)  # the same process id: it still ends with our parent
 
 
 class ProcessGroup:
-    """The processes of this round; a team of one needs nothing."""
+    """The processes of this round; one alone needs no communication."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -33,14 +33,10 @@ class ProcessGroup:
 
             PartialState(cpu=not is_available())  # joins them: NCCL on GPUs, gloo without
 
-    def first(self, decide: Callable[[], Any]) -> Any:
-        """What the first process finds, in all of them; the others wait for it."""
-        found = [decide() if self.is_first else None]
-        if self.size > 1:
-            from torch.distributed import broadcast_object_list
-
-            broadcast_object_list(found, src=0)
-        return found[0]
+    def compute_on_first(self, compute: Callable[[], Any]) -> Any:
+        """What the first process computes, in all of them; the others wait for it."""
+        result = compute() if self.is_first else None
+        return broadcast_from_first(result) if self.size > 1 else result
 
     def leave(self) -> None:
         """The common work is done."""
@@ -48,3 +44,12 @@ class ProcessGroup:
             from torch.distributed import destroy_process_group
 
             destroy_process_group()
+
+
+def broadcast_from_first(value: Any) -> Any:
+    """The first process's value, in all processes of a group that is initialized."""
+    from torch.distributed import broadcast_object_list
+
+    values = [value]
+    broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,4 +1,4 @@
-"""Fine-tuning with sentence-transformers' own trainer: the second half of the door to torch."""
+"""Fine-tuning with sentence-transformers' own trainer."""
 
 import logging
 import math
@@ -20,11 +20,13 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.models.encoder import ENCODE_BATCH, is_static
 from services.trainer.progress import Progress
 from services.trainer.training import losses
-from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, newest_whole
+from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, newest_complete
 from services.trainer.training.memory import PeakMemory
 from services.trainer.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+ReportProgress = Callable[[Progress], None]
 
 DEV_METRIC = "eval_dev_spearman_cosine"
 POINTS = 300
@@ -37,7 +39,7 @@ class TrainingInputs:
 
     train: Path
     """An Arrow file: sentence1, sentence2, score, or anchor, positive, negative."""
-    judges: list[Row]
+    eval_pairs: list[Row]
     """The pairs that choose the best step; [] keeps the last."""
     folder: Path
     """Takes checkpoints."""
@@ -51,15 +53,15 @@ class Outcome:
     seconds: float
     steps: int
     rows: int
-    """Rows seen by this run, the same one again in each epoch; after a resume, only those since."""
+    """Rows that this run trained on, the same one again in each epoch; after a resume, only those since."""
     peak_mib: int
     resumed_at: int | None
     best_step: int | None
     history: list[dict[str, float]] = field(default_factory=list)
-    """`step` with `loss`, or with `dev`: Spearman x 100 on the judges."""
+    """`step` with `loss`, or with `dev`: Spearman x 100 on the evaluation pairs."""
 
 
-def train(model: Any, recipe: Recipe, work: TrainingInputs, say: Callable[[Progress], None]) -> Outcome:
+def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: ReportProgress) -> Outcome:
     """Fine-tune `model` in place, from the newest whole checkpoint if there is one; the best step's weights remain."""
     disable_progress_bars()
     # It warns when two checkpoints are written within a second, and then sorts them rightly all the same.
@@ -68,30 +70,30 @@ def train(model: Any, recipe: Recipe, work: TrainingInputs, say: Callable[[Progr
     if static:
         # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
         model[0].embedding.sparse = True
-    data = Dataset.from_file(str(work.train))
+    data = Dataset.from_file(str(inputs.train))
     best, memory = BestWeights(model, DEV_METRIC, recipe.early_stop), PeakMemory()
     trainer = (_SparseTrainer if static else _Trainer)(
         model=model,
-        args=_arguments(recipe, work, len(data), static),
+        args=_arguments(recipe, inputs, len(data), static),
         train_dataset=data,
         loss=losses.build(recipe, model),
-        evaluator=_evaluator(work.judges) if work.judges else None,
-        callbacks=[best, CheckpointCallback(best, work.checkpoint_s), _Telling(say, memory)],
+        evaluator=_evaluator(inputs.eval_pairs) if inputs.eval_pairs else None,
+        callbacks=[best, CheckpointCallback(best, inputs.checkpoint_s), _ProgressCallback(report_progress, memory)],
         optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = newest_whole(work.folder)
+    checkpoint, resumed_at = newest_complete(inputs.folder), None
     if checkpoint is not None:
-        log.info("resuming at step %s", checkpoint.name.removeprefix("checkpoint-"))
+        resumed_at = int(checkpoint.name.removeprefix("checkpoint-"))
+        log.info("resuming at step %d", resumed_at)
         best.restore(checkpoint)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
-    best.put_back()
+    best.apply()
     model.eval()
     if static:
         model[0].embedding.sparse = False
-    resumed_at = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
     steps = trainer.state.global_step
     return Outcome(
         seconds=round(seconds, 3),
@@ -107,12 +109,12 @@ def train(model: Any, recipe: Recipe, work: TrainingInputs, say: Callable[[Progr
     )
 
 
-def _arguments(recipe: Recipe, work: TrainingInputs, rows: int, static: bool) -> Any:
+def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) -> Any:
     gpu = torch.cuda.is_available()
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     steps = recipe.steps(rows, processes)
     return SentenceTransformerTrainingArguments(
-        output_dir=str(work.folder),
+        output_dir=str(inputs.folder),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps or -1,
         per_device_train_batch_size=recipe.batch_size,
@@ -127,10 +129,10 @@ def _arguments(recipe: Recipe, work: TrainingInputs, rows: int, static: bool) ->
         max_grad_norm=0.0 if static else 1.0,  # sparse gradients can't be clipped
         bf16=gpu and not static and torch.cuda.is_bf16_supported(),
         use_cpu=not gpu,
-        eval_strategy="steps" if work.judges else "no",
-        eval_steps=recipe.evaluation_steps(steps, processes, len(work.judges)) if work.judges else None,
-        eval_delay=math.ceil(recipe.warm_up * steps) + 1,  # the first step's rate is 0: it has nothing to show
-        save_strategy="no",  # `Sealing` asks for checkpoints, by the clock
+        eval_strategy="steps" if inputs.eval_pairs else "no",
+        eval_steps=recipe.evaluation_steps(steps, processes, len(inputs.eval_pairs)) if inputs.eval_pairs else None,
+        eval_delay=math.ceil(recipe.warm_up * steps) + 1,  # the first step's rate is 0: it changes nothing
+        save_strategy="no",  # `CheckpointCallback` asks for checkpoints, by the clock
         save_total_limit=2,
         logging_steps=max(10, math.ceil(steps / POINTS)),
         dataloader_pin_memory=gpu,
@@ -197,11 +199,11 @@ class _SparseTrainer(_Trainer):
         """None is not logged. A private hook of transformers 5: the tests train a static student through it."""
 
 
-class _Telling(TrainerCallback):
+class _ProgressCallback(TrainerCallback):
     """Turns the trainer's events into `Progress`, and has the last step evaluated."""
 
-    def __init__(self, say: Callable[[Progress], None], memory: PeakMemory) -> None:
-        self._say, self._memory = say, memory
+    def __init__(self, report_progress: ReportProgress, memory: PeakMemory) -> None:
+        self._report_progress, self._memory = report_progress, memory
         self._began, self._first = 0.0, 0
         self._loss: float | None = None
         self._dev: float | None = None
@@ -209,25 +211,25 @@ class _Telling(TrainerCallback):
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Start the clock."""
         self._began, self._first = time.monotonic(), state.global_step
-        self._tell(state)
+        self._report(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A batch is done."""
         if args.eval_strategy != "no" and state.global_step >= state.max_steps:
             control.should_evaluate = True
-        self._tell(state)
+        self._report(state)
 
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
         """The mean loss of the last steps came, or an evaluation."""
-        self._memory.look()
+        self._memory.update()
         self._loss = _finite(logs.get("loss"), self._loss)
         self._dev = _finite(logs.get(DEV_METRIC), self._dev, 100)
 
-    def _tell(self, state: Any) -> None:
+    def _report(self, state: Any) -> None:
         done, steps = state.global_step, state.max_steps
         spent = time.monotonic() - self._began
         left = round(spent / (done - self._first) * (steps - done), 1) if done > self._first else None
-        self._say(Progress(step=done, steps=steps, loss=self._loss, dev=self._dev, seconds_left=left))
+        self._report_progress(Progress(step=done, steps=steps, loss=self._loss, dev=self._dev, seconds_left=left))
 
 
 def _finite(value: float | None, before: float | None, factor: float = 1) -> float | None:

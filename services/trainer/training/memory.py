@@ -8,14 +8,14 @@ STATUS = Path("/proc/self/status")
 
 
 class PeakMemory:
-    """The most at any time it looked."""
+    """The most at any update."""
 
     def __init__(self) -> None:
         self.peak_mib = 0
-        self.look()
+        self.update()
 
-    def look(self) -> None:
-        """Look now. Elsewhere than on Linux, mapped pages count too."""
+    def update(self) -> None:
+        """Measure now. Elsewhere than on Linux, mapped pages count too."""
         self.peak_mib = max(self.peak_mib, _own_kib() // 1024)
 
 

@@ -1,7 +1,7 @@
 """The presets: what is made of the collected pairs, and the numbers by which a student learns.
 
 `dino` is the paper's recipe; source: timoschick/dino, scripts/sts/postprocess_dataset.py and run_training.py, with the
-leaks of its split mended (see `rows`). `default` is ours.
+leaks of its split mended (see `split`). `default` is ours.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Any
 from services.trainer.settings import TrainerSettings
 
 STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 200
-VIEWS = 10_000
-"""Sentences that the default teacher looks at for its student: a tenth of a second each on one core, and once only."""
+TEACHER_EMBEDDINGS = 10_000
+"""Sentences that the default teacher embeds for its student: a tenth of a second each on one core, and once only."""
 EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
 EVALUATED_SHARE = 0.06
 """Pairs that are evaluated for each one that is trained on. Encoding takes a third of the time of training, so that is
@@ -30,8 +30,8 @@ class Recipe:
     """All that decides, with the pairs, the base and the seed, what comes out."""
 
     preset: str
-    views: int
-    """At most so many sentences are shown to the teacher (see `one_word`), for a static student to learn from."""
+    teacher_embeddings: int
+    """At most so many sentences are embedded by the teacher (`prompt_eol`), for a static student to learn from."""
     loss: str
     matryoshka: tuple[int, ...]
     epochs: int
@@ -59,8 +59,14 @@ class Recipe:
         return self.loss == CLASSES["mnrl"]
 
     def for_rows(self, rows: int, static: bool) -> "Recipe":
-        """The recipe with its epochs for so many training rows."""
-        return self if self.epochs else replace(self, epochs=_static_epochs(rows, self.batch_size) if static else 1)
+        """The recipe with its epochs for so many training rows.
+
+        A static student takes three, and more for few rows, up to about 200 steps: the best step is kept anyway.
+        """
+        if self.epochs:
+            return self
+        epochs = math.ceil(STATIC_STEPS * self.batch_size / max(1, rows))
+        return replace(self, epochs=min(max(epochs, STATIC_EPOCHS), STATIC_MOST_EPOCHS) if static else 1)
 
     def steps(self, rows: int, processes: int) -> int:
         """Optimizer steps of a round."""
@@ -68,10 +74,10 @@ class Recipe:
         steps = self.epochs * math.ceil(batches / self.gradient_accumulation)
         return max(1, min(steps, self.max_steps or steps))
 
-    def evaluation_steps(self, steps: int, processes: int, judges: int) -> int:
+    def evaluation_steps(self, steps: int, processes: int, eval_pairs: int) -> int:
         """Steps between two evaluations on so many pairs."""
-        seen = steps * self.batch_size * self.gradient_accumulation * processes
-        affordable = int(EVALUATED_SHARE * seen / max(1, judges))
+        rows = steps * self.batch_size * self.gradient_accumulation * processes
+        affordable = int(EVALUATED_SHARE * rows / max(1, eval_pairs))
         evaluations = min(max(affordable, FEWEST_EVALUATIONS), EVALUATIONS)
         return min(self.evaluate_every or math.ceil(steps / evaluations), steps)
 
@@ -80,17 +86,20 @@ class Recipe:
         return asdict(self) | {"matryoshka": list(self.matryoshka)}
 
 
-def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, embedded: bool = False) -> Recipe:
+def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, is_default: bool = False) -> Recipe:
     """The preset, with what the settings change of it; for static students, rates that move single word vectors.
 
-    `embedded`: the default student of the default teacher, which is small enough to look at sentences anywhere.
+    `is_default`: the default student of the default teacher, which is small enough to embed sentences anywhere.
     """
     dino = settings.preset == "dino"
-    wanted = [int(part) for part in (settings.matryoshka or "").split(",") if part]
-    shorter = sorted({size for size in wanted if size < dimensions}, reverse=True)
+    requested = [int(part) for part in (settings.matryoshka or "").split(",") if part]
+    shorter = sorted({size for size in requested if size < dimensions}, reverse=True)
+    embeddings = settings.teacher_embeddings
+    if embeddings is None:
+        embeddings = TEACHER_EMBEDDINGS if is_default and not dino else 0
     return Recipe(
         preset=settings.preset,
-        views=_views(settings, dino, embedded) if static else 0,
+        teacher_embeddings=embeddings if static else 0,
         loss=CLASSES[settings.loss or "cosine"],
         matryoshka=(dimensions, *shorter) if shorter else (),
         epochs=settings.epochs or (1 if dino else 0),
@@ -106,15 +115,3 @@ def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: i
         early_stop=settings.early_stop,
         seed=seed,
     )
-
-
-def _views(settings: TrainerSettings, dino: bool, embedded: bool) -> int:
-    if settings.teacher_embeddings is not None:
-        return settings.teacher_embeddings
-    return VIEWS if embedded and not dino else 0
-
-
-def _static_epochs(rows: int, batch_size: int) -> int:
-    """Three, and more of them for few rows, up to about 200 steps. The best step on the dev side is kept anyway."""
-    wanted = math.ceil(STATIC_STEPS * batch_size / max(1, rows))
-    return min(max(wanted, STATIC_EPOCHS), STATIC_MOST_EPOCHS)

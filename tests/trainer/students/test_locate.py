@@ -7,7 +7,7 @@ import pytest
 
 from services.trainer.models import encoder
 from services.trainer.models.static import word_vectors
-from services.trainer.students import locate
+from services.trainer.students import locate, names
 from shared.errors import Fatal
 from tests.support.students import DIMENSIONS, write_teacher
 
@@ -20,7 +20,7 @@ def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_the_default_student_is_made_of_the_teachers_token_table(teacher: Path, tmp_path: Path) -> None:
     made = locate.locate("default", str(teacher), tmp_path / "cache")
-    model = encoder.load(made, locate.SETTING)
+    model = encoder.load(made, names.SETTING)
     table = encoder.token_table(teacher)
     expected = word_vectors(table, encoder.tokens(encoder.tokenizer(teacher), len(table)))
     [vector] = encoder.encode(model, ["noun7 sees"])
@@ -52,7 +52,7 @@ def test_it_is_made_once_a_teacher_and_no_half_of_it_is_used(teacher: Path, tmp_
 
 
 def test_a_plain_encoder_gets_mean_pooling(plain_encoder: Path) -> None:
-    model = encoder.load(locate.locate(str(plain_encoder), "default", plain_encoder), locate.SETTING)
+    model = encoder.load(locate.locate(str(plain_encoder), "default", plain_encoder), names.SETTING)
     tokens = model[0].auto_model(**model.tokenizer(["a noun7 sees"], return_tensors="pt")).last_hidden_state
     [vector] = encoder.encode(model, ["a noun7 sees"])
     np.testing.assert_allclose(vector, tokens[0].mean(dim=0).detach().numpy(), atol=1e-5)
@@ -61,20 +61,20 @@ def test_a_plain_encoder_gets_mean_pooling(plain_encoder: Path) -> None:
 
 
 def test_a_static_student_is_known_without_loading_it(static_student: Path, plain_encoder: Path) -> None:
-    assert [locate.is_static(str(name)) for name in ("default", static_student, plain_encoder, "a/b")] == [
+    assert [names.is_static(str(name)) for name in ("default", static_student, plain_encoder, "a/b")] == [
         True, True, False, False,
     ]  # fmt: skip
 
 
 def test_what_is_no_model_is_said_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match=r"PAIRWRIGHT_STUDENT: .* holds none of modules\.json, config\.json"):
-        locate.check(str(tmp_path))
+        names.check(str(tmp_path))
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: there is no folder"):
-        locate.check("./nowhere")
+        names.check("./nowhere")
 
 
 def test_a_model_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: can't load") as caught:
-        encoder.load(str(tmp_path), locate.SETTING)
+        encoder.load(str(tmp_path), names.SETTING)
     assert "\n" not in str(caught.value)

@@ -109,38 +109,41 @@ def test_a_warm_start_goes_on_from_the_current_version(home: Home, static_studen
     assert second.split["train"] < 0.6 * (first.split["train"] + 200)
 
 
-def test_a_static_student_learns_what_the_teacher_sees(home: Home, static_student: Path, tmp_path: Path) -> None:
+def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: Path, tmp_path: Path) -> None:
     write_teacher(tmp_path / "teacher", tied=True)
     home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})
-    first = train(home, static_student, 450, views=300, max_steps=1)
-    assert (first.recipe["views"], first.training["views"]) == (300, 300)
+    first = train(home, static_student, 450, teacher_embeddings=300, max_steps=1)
+    assert (first.recipe["teacher_embeddings"], first.training["teacher_embeddings"]) == (300, 300)
     plain = home.run(plan(home.dataset, 2, static_student), max_steps=1)[-1].version
     assert plain is not None
     words = [encoder.token_embeddings(encoder.load(str(folder), "test")) for folder in
              (static_student, home.store.path(first.id), home.store.path(plain))]  # fmt: skip
     assert np.abs(words[1] - words[0]).max() > 10 * np.abs(words[2] - words[0]).max(), "the step alone moves little"
     texts = sorted({text for pair in make_pairs(450) for text in (pair.sentence1, pair.sentence2)})
-    bags = encoder.bag_of_tokens_matrix(encoder.load(str(static_student), "test"), texts)
-    spread = [(unit(bags @ table) ** 2).mean(axis=0) for table in words]
+    bag = encoder.bag_of_tokens_matrix(encoder.load(str(static_student), "test"), texts)
+    spread = [(unit(bag @ table) ** 2).mean(axis=0) for table in words]
     assert [falling(some) for some in spread] == [False, True, False], "the first dimensions tell sentences apart"
-    [kept] = home.settings.dataset_dir.glob("views-*.npz")
-    looked = kept.stat().st_mtime_ns
-    home.run(plan(home.dataset, 1, static_student), views=300, max_steps=1)
-    assert kept.stat().st_mtime_ns == looked, "each sentence is looked at once"
+    [cache] = home.settings.dataset_dir.glob("embeddings-*.npz")
+    written = cache.stat().st_mtime_ns
+    cache.rename(cache.with_name(cache.name.replace("embeddings", "views")))  # retired: remove in 0.3
+    home.run(plan(home.dataset, 1, static_student), teacher_embeddings=300, max_steps=1)
+    assert cache.stat().st_mtime_ns == written, "each sentence is embedded once"
     home.dataset.finish(3, first.id)
     home.dataset.add(records(make_pairs(600)))
-    going_on = home.run(plan(home.dataset, 1, static_student, start=first.id), warm_start=True, views=300, max_steps=1)
-    assert going_on[-1].version is not None
-    assert home.store.manifest(going_on[-1].version).training["views"] == 0
+    continued = home.run(
+        plan(home.dataset, 1, static_student, start=first.id), warm_start=True, teacher_embeddings=300, max_steps=1
+    )
+    assert continued[-1].version is not None
+    assert home.store.manifest(continued[-1].version).training["teacher_embeddings"] == 0
 
 
-def test_views_are_the_default_students_own() -> None:
-    def views(embedded: bool, **settings: Any) -> int:
-        return recipe_for(TrainerSettings(**settings), True, 512, 1, embedded).views
+def test_teacher_embeddings_are_the_default_students_own() -> None:
+    def count(is_default: bool, static: bool = True, **settings: Any) -> int:
+        return recipe_for(TrainerSettings(**settings), static, 512, 1, is_default).teacher_embeddings
 
-    assert [views(True), views(False), views(False, views=50), views(True, views=0)] == [10_000, 0, 50, 0]
-    assert views(True, preset="dino") == 0
-    assert recipe_for(TrainerSettings(views=50), False, 768, 1, False).views == 0
+    assert (count(True), count(False), count(True, preset="dino")) == (10_000, 0, 0)
+    assert (count(False, teacher_embeddings=50), count(True, teacher_embeddings=0)) == (50, 0)
+    assert count(False, static=False, teacher_embeddings=50) == 0
 
 
 def test_human_scores_stand_apart_and_choose_only_when_told_to(home: Home, static_student: Path, sts: Path) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from services.trainer.dataset.arrow import read_table
 from services.trainer.dataset.store import StoredPair
 from services.trainer.settings import TrainerSettings
+from services.trainer.training import split
 from services.trainer.training.recipe import Recipe, recipe_for
-from services.trainer.training.split import DEV_MOST, NoNewPairs, Replay, Split, in_dev, prepared
+from services.trainer.training.split import NoNewPairs, Replay, Split, in_dev, prepared
 from services.trainer.training.split import prepare as prepare_rows
 from shared.pairs import Pair
 from tests.support.pairs import make_pairs
@@ -43,8 +44,8 @@ class Read:
     rows: Split
 
     @property
-    def dev_fault(self) -> str | None:
-        return self.rows.dev_fault
+    def dev_problem(self) -> str | None:
+        return self.rows.dev_problem
 
 
 def stored(pairs: list[Pair]) -> list[StoredPair]:
@@ -76,17 +77,17 @@ def added(rows: Read, pairs: list[Pair]) -> list[Pair]:
 def test_the_order_of_the_pairs_does_not_matter(pairs: list[Pair], seed: int) -> None:
     shuffled = random.Random(seed).sample(pairs, len(pairs))
     one, other = prepare(pairs, seed), prepare(shuffled, seed)
-    assert (one.train, one.dev, one.rows.facts) == (other.train, other.dev, other.rows.facts)
+    assert (one.train, one.dev, one.rows.stats) == (other.train, other.dev, other.rows.stats)
 
 
 @given(some_pairs, seeds)
 def test_every_pair_is_on_one_side_or_accounted_for_and_no_sentence1_leaks(pairs: list[Pair], seed: int) -> None:
     rows = prepare(pairs, seed)
-    facts = rows.rows.facts
+    stats = rows.rows.stats
     sides = Counter((pair.sentence1, pair.sentence2) for pair in [*rows.train, *rows.dev])
     assert all(sides[pair.sentence1, pair.sentence2] <= 1 for pair in pairs)
-    assert facts.train - facts.random + facts.held_out + facts.left_out == len(pairs)
-    assert (facts.train, facts.dev) == (len(rows.train), len(rows.dev))
+    assert stats.train - stats.random + stats.held_out + stats.left_out == len(pairs)
+    assert (stats.train, stats.dev) == (len(rows.train), len(rows.dev))
     held_out = {pair.sentence1 for pair in rows.dev}
     assert not held_out & {text for pair in rows.train for text in (pair.sentence1, pair.sentence2)}
 
@@ -125,7 +126,7 @@ def test_two_random_pairs_for_each_sentence1_and_a_tenth_of_the_sentences_in_dev
     rows = prepare(pairs, seed=1)
     groups = {pair.sentence1 for pair in pairs}
     dev = {pair.sentence1 for pair in rows.dev}
-    assert rows.dev_fault is None
+    assert rows.dev_problem is None
     assert 0.07 < len(dev) / len(groups) < 0.13
     assert Counter(pair.sentence1 for pair in added(rows, pairs)) == Counter(dict.fromkeys(groups - dev, 2))
 
@@ -138,15 +139,15 @@ def test_another_seed_gives_another_split() -> None:
 def test_no_dev_side_is_said_and_training_goes_on() -> None:
     pairs = [pair for pair in make_pairs(30) if not in_dev(pair.sentence1, 1)]
     rows = prepare(pairs, 1)
-    assert rows.dev_fault == "no pair fell on the dev side; more different sentence1 are needed"
+    assert rows.dev_problem == "no pair fell on the dev side; more different sentence1 are needed"
     assert len(rows.train) >= len(pairs)
 
 
 def test_a_dev_side_of_one_score_is_said() -> None:
     pairs = [pair.model_copy(update={"score": 1.0}) for pair in make_pairs(300)]
     rows = prepare(pairs, 1)
-    assert rows.dev_fault is not None
-    assert "have the score 1; another score is needed" in rows.dev_fault
+    assert rows.dev_problem is not None
+    assert "have the score 1; another score is needed" in rows.dev_problem
 
 
 def test_pairs_that_are_all_on_the_dev_side_are_trained_on_instead() -> None:
@@ -170,16 +171,17 @@ def test_a_rare_label_does_not_shrink_the_dev_side_to_nothing() -> None:
     rare = next(number for number, pair in enumerate(pairs) if in_dev(pair.sentence1, 1))
     pairs[rare] = pairs[rare].model_copy(update={"score": 0.7})
     rows = prepare(pairs, 1).rows
-    assert rows.facts.dev >= rows.facts.held_out / 2
-    assert rows.facts.dev_labels["0.7"] == 1
+    assert rows.stats.dev >= rows.stats.held_out / 2
+    assert rows.stats.dev_labels["0.7"] == 1
 
 
-def test_no_more_is_measured_than_a_round_has_time_for() -> None:
-    pairs = [Pair(sentence1=f"One {n // 3}.", sentence2=f"Other {n}.", score=n % 3 / 2) for n in range(60_000)]
-    facts = prepare(pairs, 1).rows.facts
-    assert facts.held_out > DEV_MOST
-    assert abs(facts.dev - DEV_MOST) <= 2
-    assert set(facts.dev_labels.values()) <= {facts.dev // 3, facts.dev // 3 + 1}
+def test_no_more_is_measured_than_a_round_has_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "DEV_MOST", most := 300)
+    pairs = [Pair(sentence1=f"One {n // 3}.", sentence2=f"Other {n}.", score=n % 3 / 2) for n in range(6_000)]
+    stats = prepare(pairs, 1).rows.stats
+    assert stats.held_out > most
+    assert abs(stats.dev - most) <= 2
+    assert set(stats.dev_labels.values()) <= {stats.dev // 3, stats.dev // 3 + 1}
 
 
 def test_the_paper_s_preset_keeps_two_pairs_for_a_sentence_and_label() -> None:
@@ -193,12 +195,12 @@ def test_hard_negatives_are_the_lower_labels_of_the_same_sentence() -> None:
     pairs = make_pairs(900)
     scores = {(pair.sentence1, pair.sentence2): pair.score for pair in pairs}
     with tempfile.TemporaryDirectory() as name:
-        facts = prepare_rows(stored(pairs), recipe(1, loss="mnrl"), Path(name)).facts
+        stats = prepare_rows(stored(pairs), recipe(1, loss="mnrl"), Path(name)).stats
         triplets = read_table(Path(name) / "train.arrow").to_pylist()
-    assert facts.train == len(triplets)
+    assert stats.train == len(triplets)
     assert all(scores[row["anchor"], row["positive"]] == 1 for row in triplets)
     negatives = [scores.get((row["anchor"], row["negative"])) for row in triplets]
-    assert negatives.count(None) == facts.random
+    assert negatives.count(None) == stats.random
     assert set(negatives) - {None} == {0.0, 0.5}
     assert {row["anchor"] for row in triplets} == {
         pair.sentence1 for pair in pairs if pair.score == 1 and not in_dev(pair.sentence1, 1)
@@ -208,19 +210,19 @@ def test_hard_negatives_are_the_lower_labels_of_the_same_sentence() -> None:
 def test_a_positive_alone_gets_a_negative_of_another_sentence() -> None:
     pairs = [Pair(sentence1=f"One {n}.", sentence2=f"Other {n}.", score=1) for n in range(200)]
     with tempfile.TemporaryDirectory() as name:
-        facts = prepare_rows(stored(pairs), recipe(1, loss="mnrl"), Path(name)).facts
+        stats = prepare_rows(stored(pairs), recipe(1, loss="mnrl"), Path(name)).stats
         triplets = read_table(Path(name) / "train.arrow").to_pylist()
-    assert facts.random == facts.train == len(triplets) > 150
+    assert stats.random == stats.train == len(triplets) > 150
     assert all(row["negative"] != row["positive"] for row in triplets)
 
 
 def test_a_warm_start_trains_on_what_is_new_and_on_some_of_the_old() -> None:
     pairs = make_pairs(1200)
-    train = prepare(pairs, 1, Replay(seen=900, share=0.2)).train
+    train = prepare(pairs, 1, Replay(old=900, share=0.2)).train
     old = {(pair.sentence1, pair.sentence2) for pair in pairs[:900]}
     new = {(pair.sentence1, pair.sentence2) for pair in pairs[900:] if not in_dev(pair.sentence1, 1)}
     found = {(pair.sentence1, pair.sentence2) for pair in train}
     assert new <= found
     assert 0.1 < len(found & old) / len(old) < 0.3
     with pytest.raises(NoNewPairs):
-        prepare(pairs, 1, Replay(seen=1200, share=0.0))
+        prepare(pairs, 1, Replay(old=1200, share=0.0))

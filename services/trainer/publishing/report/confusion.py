@@ -18,9 +18,9 @@ class Disagreement:
     labels: list[str]
     """Ascending."""
     counts: npt.NDArray[np.int64]
-    """[label, looks like]."""
+    """[label, predicted label]."""
     worst: list[tuple[Row, float, str]]
-    """The pairs that are furthest off, the worst first: row, cosine, what it looks like."""
+    """The pairs that are furthest off, the worst first: row, cosine, predicted label."""
 
 
 def find_disagreements(dev: Sequence[Row], cosines: npt.NDArray[np.float64], most: int) -> Disagreement:
@@ -30,15 +30,15 @@ def find_disagreements(dev: Sequence[Row], cosines: npt.NDArray[np.float64], mos
     label = np.searchsorted(edges, scores, side="right")
     names = _names(scores, label)
     order = np.argsort(cosines, kind="stable")
-    looks = np.empty_like(label)
-    looks[order] = np.sort(label)
+    predicted = np.empty_like(label)
+    predicted[order] = np.sort(label)
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, (label, looks), 1)
+    np.add.at(counts, (label, predicted), 1)
     # Off by how many labels; among equals, by how far the cosine is from its label's middle.
     middles = np.array([np.median(cosines[label == number]) for number in range(len(names))])
-    distance = np.abs(label - looks) * 10 + np.abs(cosines - middles[label])
-    worst = [index for index in np.argsort(-distance, kind="stable")[:most] if label[index] != looks[index]]
-    return Disagreement(names, counts, [(dev[i], float(cosines[i]), names[looks[i]]) for i in worst])
+    distance = np.abs(label - predicted) * 10 + np.abs(cosines - middles[label])
+    worst = [index for index in np.argsort(-distance, kind="stable")[:most] if label[index] != predicted[index]]
+    return Disagreement(names, counts, [(dev[i], float(cosines[i]), names[predicted[i]]) for i in worst])
 
 
 def _edges(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

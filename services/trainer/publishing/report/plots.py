@@ -50,9 +50,9 @@ def dev_score(history: Sequence[Mapping[str, float]], before: float | None, best
     axes.plot(*zip(*points, strict=True), color=AFTER, marker="o", markersize=4, linewidth=2, label="after training")
     if before is not None:
         axes.axhline(before, color=BEFORE, linestyle="--", label="before training")
-    kept = [point for point in points if point[0] == best_step]
-    if kept:
-        axes.plot(*kept[0], marker="o", markersize=11, markerfacecolor="none", color="#c0392b", linestyle="none",
+    best = [point for point in points if point[0] == best_step]
+    if best:
+        axes.plot(*best[0], marker="o", markersize=11, markerfacecolor="none", color="#c0392b", linestyle="none",
                   label="kept")  # fmt: skip
     axes.set(xlabel="step", ylabel="Spearman x 100")
     axes.legend(frameon=False)
@@ -104,18 +104,18 @@ def human(before: Mapping[str, float], after: Mapping[str, float], file: Path) -
     figure.savefig(file)
 
 
-def confusion(found: Disagreement, file: Path) -> None:
+def confusion(disagreement: Disagreement, file: Path) -> None:
     """How many pairs of each label look like each label."""
-    size = len(found.labels)
+    size = len(disagreement.labels)
     figure, axes = _figure(height=1.4 + 0.55 * size)
     axes.grid(visible=False)
-    shares = found.counts / np.maximum(found.counts.sum(axis=1, keepdims=True), 1)
+    shares = disagreement.counts / np.maximum(disagreement.counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(found.counts):
+    for (row, column), count in np.ndenumerate(disagreement.counts):
         dark = shares[row, column] > 0.5
         axes.text(column, row, f"{count}", ha="center", va="center", color="white" if dark else "#1b1f23")
-    axes.set_xticks(range(size), found.labels)
-    axes.set_yticks(range(size), found.labels)
+    axes.set_xticks(range(size), disagreement.labels)
+    axes.set_yticks(range(size), disagreement.labels)
     axes.set(xlabel="label that the similarity looks like", ylabel="generated label")
     axes.spines[:].set_visible(False)
     figure.savefig(file)
