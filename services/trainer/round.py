@@ -65,7 +65,7 @@ def run_round(
     say(Progress(state="publishing"))
     with tracing.span("publish", round=id_):
         manifest = publish(candidate, store, own, epoch)
-        tracing.note(version=manifest.id, rejected=int(manifest.rejection is not None))
+        tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
     shutil.rmtree(folder.parent, ignore_errors=True)  # older rounds' leftovers too
     say(Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection))
 

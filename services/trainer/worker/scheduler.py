@@ -235,7 +235,7 @@ class RoundScheduler:
             )
             outcome = await run_child(round_.id, self._epoch, self._tell)
             self._metrics.tried(outcome, time.monotonic() - began)
-            tracing.note(outcome=outcome_of(outcome), version=outcome.version or "")
+            tracing.set_attributes(outcome=outcome_of(outcome), version=outcome.version or "")
             with log_context(version=outcome.version):
                 await self._conclude(round_, outcome)
             if outcome.version is not None and outcome.fault is None:
