@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Backoff:
-    """Pauses that double from `first_s` to `last_s`, each shortened by up to half: many callers come at different times."""
+    """Pauses that double from `first_s` to `last_s`, each shortened by up to half to spread many callers."""
 
     first_s: float = 0.05
     last_s: float = 5.0
