@@ -45,7 +45,7 @@ def test_a_killed_child_is_started_again(child: Make) -> None:
         pid = sleeper.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        supervise_until(sleeper, lambda kill=kill: sleeper.restarts == kill, "the restart")  # type: ignore[misc]
+        supervise_until(sleeper, lambda kill=kill: sleeper.restarts == kill, "the restart")
         assert sleeper.error == "signal SIGKILL"
     assert not sleeper.hopeless, "a kill says nothing about the child"
     sleeper.end(0)
