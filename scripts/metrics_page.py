@@ -69,8 +69,8 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _table(title: str, found: Iterator[Row]) -> str:
-    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in found]
+def _table(title: str, body: Iterator[Row]) -> str:
+    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in body]
     return "\n".join([f"## {title}", "", "| metric | kind | labels | |", "| --- | --- | --- | --- |", *lines, ""])
 
 

@@ -249,10 +249,10 @@ def unsupported_reason(platform: str) -> str | None:
     return f"not supported on {SYSTEMS.get(platform, platform)} yet; use Linux, WSL 2 or Docker."
 
 
-def find_python(named: str | None) -> str:
-    """The interpreter to make the environment with: `named`, or the first candidate that fits. Raises `SetupError`."""
+def find_python(name: str | None) -> str:
+    """The interpreter to make the environment with: `name`, or the first candidate that fits. Raises `SetupError`."""
     failures = []
-    for python in (named,) if named else CANDIDATES:
+    for python in (name,) if name else CANDIDATES:
         version = probe(python, VERSION_PROBE)
         if isinstance(version, tuple) and OLDEST <= version[:2] <= NEWEST:
             return python
@@ -281,11 +281,11 @@ def probe(python: str, code: str) -> Version | str:
 
 def choose_device(variables: Mapping[str, str]) -> str:
     """`cpu` or `cuda`: PAIRWRIGHT_DEVICE if set, else whether the NVIDIA driver lists a GPU. Raises `SetupError`."""
-    chosen = variables.get("PAIRWRIGHT_DEVICE", "")
-    if chosen:
-        if chosen not in ("cpu", "cuda"):
-            raise SetupError(f"PAIRWRIGHT_DEVICE is {chosen!r}: set it to cpu or cuda, or leave it out.")
-        return chosen
+    device = variables.get("PAIRWRIGHT_DEVICE", "")
+    if device:
+        if device not in ("cpu", "cuda"):
+            raise SetupError(f"PAIRWRIGHT_DEVICE is {device!r}: set it to cpu or cuda, or leave it out.")
+        return device
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False

@@ -48,8 +48,10 @@ def checkout(tmp_path: Path, bare_venv: Path) -> Path:
 
 def offline() -> dict[str, str]:
     """An environment in which pip finds nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PAIRWRIGHT_", "PYTHON"))}
-    return kept | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PAIRWRIGHT_", "PYTHON"))
+    }
+    return variables | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
 
 
 def offline_setup(checkout: Path, **variables: str) -> subprocess.Popen[str]:
@@ -95,9 +97,9 @@ def test_without_a_fitting_python_each_failure_is_listed(tmp_path: Path, monkeyp
     )
     executable(tmp_path / "python3", "echo 3 8 10")
     monkeypatch.setenv("PATH", f"{tmp_path}")
-    with pytest.raises(SetupError) as caught:
+    with pytest.raises(SetupError) as raised:
         find_python(None)
-    message = str(caught.value)
+    message = str(raised.value)
     assert "python3.11: No ensurepip" in message
     assert "python3.12: not found" in message
     assert "python3: is Python 3.8.10" in message
@@ -106,9 +108,9 @@ def test_without_a_fitting_python_each_failure_is_listed(tmp_path: Path, monkeyp
 
 def test_a_named_python_is_the_only_one_tried() -> None:
     assert find_python(sys.executable) == sys.executable
-    with pytest.raises(SetupError, match=r"/no/such/python: not found\n") as caught:
+    with pytest.raises(SetupError, match=r"/no/such/python: not found\n") as raised:
         find_python("/no/such/python")
-    assert "python3.11:" not in str(caught.value)
+    assert "python3.11:" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

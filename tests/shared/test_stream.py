@@ -96,9 +96,9 @@ async def test_a_full_stream_refuses_and_takes_again_once_there_is_room(
     assert await stream.append(offers(range(3))) == [Append.ACCEPTED, Append.ACCEPTED, Append.FULL]
     # The same owners again, while it is full: those accepted stay accepted, the refused one stays refused.
     assert await stream.append(offers(range(3))) == [Append.ACCEPTED, Append.ACCEPTED, Append.FULL]
-    taken = await PairStream(reader, dataset).read("trainer", block_ms=50)
+    deliveries = await PairStream(reader, dataset).read("trainer", block_ms=50)
     assert await stream.append(offers(range(2, 3))) == [Append.FULL], "delivered but not acknowledged still counts"
-    await PairStream(reader, dataset).acknowledge(taken)
+    await PairStream(reader, dataset).acknowledge(deliveries)
     assert await stream.append(offers(range(3))) == [Append.ACCEPTED] * 3
     assert await stream.backlog() == 1
 
@@ -183,8 +183,8 @@ async def test_an_unreadable_entry_becomes_a_dead_letter_and_the_others_flow(
     assert await writer.backlog() == 0
     dead = await redis.xrange(writer.dead_key)
     assert dead is not None
-    ((_, kept),) = dead
-    assert kept == {"entry": bad.id, "error": bad.error, "deliveries": "1", **fields} | {
+    ((_, entry),) = dead
+    assert entry == {"entry": bad.id, "error": bad.error, "deliveries": "1", **fields} | {
         "fault": bad.error
     }  # retired: remove in 0.3
     await PairStream(redis, dataset).dead_letter(bad)
