@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 
 from shared import tracing
 
-IDS = ("request_id", "job", "round", "version")
-"""The ids that an event may carry; a trace's come by themselves while traces are on."""
-
 _context_ids: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids", default=None)
 
 
 @contextlib.contextmanager
 def log_context(**ids: str | int | None) -> Iterator[None]:
-    """Add these ids to what is logged inside, in this task and those it starts. None leaves one as it is."""
+    """Add these ids to what is logged inside, in this task and those it starts. None leaves one as it is.
+
+    Those in use: `request_id`, `job`, `round`, `version`. A trace's come by themselves while traces are on.
+    """
     new = {name: str(value) for name, value in ids.items() if value is not None}
     token = _context_ids.set((_context_ids.get() or {}) | new)
     try:

@@ -34,10 +34,12 @@ def invalid(error: RequestValidationError) -> Problem:
     even encodable (NaN, lone surrogates)."""
     errors = []
     for one in error.errors():
-        field, message = ".".join(str(part) for part in one["loc"] if part != "body"), one["msg"]
-        if one["type"] == "json_invalid":
+        if one["type"] == "json_invalid":  # some have no other fields
             field, message = "", f"the body is not valid JSON: {one['ctx']['error']}"
-        errors.append({"field": field or "body", "message": message.removeprefix("Value error, ")})
+        else:
+            field = ".".join(str(part) for part in one["loc"] if part != "body")
+            message = one["msg"].removeprefix("Value error, ")
+        errors.append({"field": field or "body", "message": message})
     status = 400 if error.errors() and error.errors()[0]["type"] == "json_invalid" else 422
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:5])
     return Problem(status, "Invalid request", detail, errors=errors[:50])
