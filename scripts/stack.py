@@ -31,7 +31,7 @@ STOP_WITHIN_S = 20.0
 
 
 class Stack:
-    """Queue and services as child processes. Use as a context manager; `error` tells why it gave up, if it did."""
+    """Queue and services as child processes. Use as a context manager; `error` is why it gave up, if it did."""
 
     def __init__(
         self,

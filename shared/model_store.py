@@ -130,7 +130,7 @@ class ModelStore:
             self._remove(self._versions / version, ".quarantine/")
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version, given as to `resolve` (publication, promotion and rollback are this one step).
+        """Point `current` at a version, named as in `resolve` (publication, promotion and rollback are this one step).
 
         Raises `NoVersion` or `BrokenVersion`.
         """

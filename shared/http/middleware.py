@@ -76,7 +76,7 @@ class BearerKeys:
         request = Request(scope)
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(key.strip().encode()).digest()
-        # Every key is compared, so that the time tells nothing about which one was near.
+        # Every key is compared, so that the time doesn't depend on which one was near.
         matches = [hmac.compare_digest(digest, one) for one in self._digests]
         if scheme.lower() == "bearer" and any(matches):
             return await self._app(scope, receive, send)
@@ -131,7 +131,7 @@ class Edge:
             # The traceback goes to the log; the caller gets no internals.
             with log_context(request_id=request_id):
                 log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
-            if status:  # half an answer is out already: only closing the connection can tell
+            if status:  # half an answer is out already: only closing the connection shows it
                 raise
             detail = f"This is our fault; the log has the details under request id {request_id}."
             await self._render(Request(scope), Problem(500, "Internal error", detail))(scope, receive, send_with_id)
