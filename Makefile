@@ -11,7 +11,7 @@ setup: ## make .venv with everything pinned in constraints.txt (minutes the firs
 	@for python in "$$PYTHON" python3 python3.11 python3.12 python3.13 python; do \
 		if "$$python" -c "" 2>/dev/null; then exec "$$python" scripts/setup.py; fi; \
 	done; \
-	echo "pairwright setup: there is no Python here. Install Python 3.11 (Debian: apt install python3.11 python3.11-venv)." >&2; \
+	echo "pairwright setup: there is no Python here. Install Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt install python3-venv)." >&2; \
 	exit 1
 
 demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files

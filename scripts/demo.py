@@ -6,6 +6,7 @@ service takes it up. The last line on stdout is one JSON object; the exit status
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import shutil
@@ -13,9 +14,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from redis.exceptions import RedisError
@@ -35,12 +36,13 @@ from shared.settings import Settings, load
 
 SENTENCES = Path(__file__).with_name("demo_sentences.txt")
 START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
-SHOW_A_PAIR_EVERY_S = 2.0
+PRINT_A_PAIR_EVERY_S = 2.0
+Result = TypeVar("Result")
 QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
 
 
 class Demo:
-    """One run: its stack, its clients and what it has measured."""
+    """One run's clients: of its stack, its services and its versions."""
 
     def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
         self.stack, self.sentences, self.console = stack, sentences, console
@@ -48,65 +50,58 @@ class Demo:
         keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
         self.generation = httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=30)
         self.embedding = httpx.Client(base_url=stack.url("embedding"), headers=keys, timeout=30)
-        self.seconds: dict[str, float] = {}
 
     def wait_until_ready(self) -> None:
         """Both services ready, the untrained base student published and served."""
+
+        def is_ready() -> bool:
+            waiting = {service: self.stack.not_ready(service) for service in ("generation", "embedding")}
+            line = "; ".join(f"{service}: {reason}" for service, reason in waiting.items() if reason)
+            status.update(textwrap.shorten(f"starting: {line}", self.console.width - 4, placeholder=" ..."))
+            return not line
+
         with self.console.status("starting") as status:
-            for _ in self._ticks(START_WITHIN_S, "the services did not become ready"):
-                waiting = {service: self.stack.not_ready(service) for service in ("generation", "embedding")}
-                if not any(waiting.values()):
-                    return
-                line = "; ".join(f"{service}: {what}" for service, what in waiting.items() if what)
-                status.update(textwrap.shorten(f"starting: {line}", self.console.width - 4, placeholder=" ..."))
+            self._poll(is_ready, START_WITHIN_S, "the services did not become ready")
 
     def generate(self) -> dict[str, Any]:
         """Ask for pairs over HTTP and follow the job's events to its end. Returns the finished job."""
         answer = self.generation.post("/generate", json={"task": "sts", "inputs": self.sentences})
         if answer.status_code != 202:
             raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
-        job: dict[str, Any] = answer.json()
-        columns = (
-            TextColumn("pairs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-        )
+        rate = TextColumn("{task.fields[rate]}")
+        columns = (TextColumn("pairs"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
-            bar = progress.add_task("pairs", total=job["requested"], rate="")
-            shown = 0.0
-            for event, job in self._events(answer.headers["location"]):
-                rate = f"{job['pairs_per_second'] or 0:.1f}/s, {job['rejected']} samples rejected"
-                progress.update(bar, completed=job["accepted"], rate=rate)
-                if job["latest"] and (event == "done" or time.monotonic() - shown > SHOW_A_PAIR_EVERY_S):
-                    shown, pair = time.monotonic(), job["latest"]
-                    line = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
-                    progress.print(line, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+            progress.add_task("pairs", total=answer.json()["requested"], rate="")
+            url = f"{answer.headers['location']}/events"
+            job = self._poll(lambda: self._follow(url, progress), TRAIN_WITHIN_S, "the job's events can't be read")
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
             raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['fault']}")
         return job
 
     def wait_for_version(self) -> Manifest:
         """The first trained version that the trainer publishes."""
+
+        def trained_version() -> Manifest | None:
+            trainer = asyncio.run(self._trainer_status())
+            step = f": step {trainer['step']} of {trainer['steps']}" if trainer.get("steps") else ""
+            status.update(f"trainer: {trainer.get('state', 'no word yet')}{step}")
+            current = self.store.current()
+            manifest = self.store.manifest(current) if current else None
+            return manifest if manifest is not None and manifest.round > 0 else None
+
         with self.console.status("training") as status:
-            for _ in self._ticks(TRAIN_WITHIN_S, "no version was published"):
-                note = asyncio.run(self._trainer_note())
-                step = f": step {note['step']} of {note['steps']}" if note.get("steps") else ""
-                status.update(f"trainer: {note.get('state', 'no word yet')}{step}")
-                manifest = self._current()
-                if manifest is not None and manifest.round > 0:
-                    return manifest
-        raise AssertionError("unreachable: ticks end with an error")
+            return self._poll(trained_version, TRAIN_WITHIN_S, "no version was published")
 
     def wait_for_swap(self, version: str) -> None:
         """`/embed` answers with the version."""
-        for _ in self._ticks(SWAP_WITHIN_S, f"/embed did not take up {version}"):
-            answer = self.embedding.post("/embed", json={"inputs": QUERIES[0]})
-            if answer.status_code == 200 and answer.headers["x-pairwright-version"] == version:
-                return
 
-    def show_nearest(self) -> None:
+        def is_served() -> bool:
+            answer = self.embedding.post("/embed", json={"inputs": QUERIES[0]})
+            return answer.status_code == 200 and answer.headers["x-pairwright-version"] == version
+
+        self._poll(is_served, SWAP_WITHIN_S, f"/embed did not take up {version}")
+
+    def print_nearest(self) -> None:
         """For a few queries, the nearest of the demo's sentences, by vectors from `/embed`."""
         answer = self.embedding.post("/embed", json={"inputs": [*QUERIES, *self.sentences]})
         answer.raise_for_status()
@@ -121,44 +116,46 @@ class Demo:
                 table.add_row(query if rank == 0 else "", sentence, f"{score:.2f}", end_section=rank == 1)
         self.console.print(table)
 
-    def _events(self, job_url: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The job's server-sent events; taken up again if the connection is lost."""
-        for _ in self._ticks(TRAIN_WITHIN_S, "the job's events can't be read"):
-            try:
-                with self.generation.stream("GET", f"{job_url}/events", timeout=60) as answer:
-                    event = ""
-                    for line in answer.iter_lines():
-                        if line.startswith("event: "):
-                            event = line.removeprefix("event: ")
-                        elif line.startswith("data: "):
-                            yield event, json.loads(line.removeprefix("data: "))
-                            if event == "done":
-                                return
-            except httpx.HTTPError:
-                continue
+    def _follow(self, url: str, progress: Progress) -> dict[str, Any] | None:
+        """Follow the job's server-sent events. The job at its end; None when the connection is lost before."""
+        printed, event = 0.0, ""
+        try:
+            with self.generation.stream("GET", url, timeout=60) as answer:
+                for line in answer.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "event":
+                        event = value
+                    if name != "data":
+                        continue
+                    job: dict[str, Any] = json.loads(value)
+                    rate = f"{job['pairs_per_second'] or 0:.1f}/s, {job['rejected']} samples rejected"
+                    progress.update(progress.task_ids[0], completed=job["accepted"], rate=rate)
+                    if job["latest"] and (event == "done" or time.monotonic() - printed > PRINT_A_PAIR_EVERY_S):
+                        printed, pair = time.monotonic(), job["latest"]
+                        text = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
+                        progress.print(text, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+                    if event == "done":
+                        return job
+        except httpx.HTTPError:
+            pass
+        return None
 
-    def _ticks(self, within_s: float, otherwise: str) -> Iterator[None]:
-        """Tick a few times a second. Raises `Fatal` after `within_s`, or at once when the stack has given up."""
+    def _poll(self, call: Callable[[], Result | None], within_s: float, failure: str) -> Result:
+        """The first true result of `call`. Raises `Fatal` after `within_s`, or at once when the stack has given up."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             self.stack.check()
-            yield
+            if result := call():
+                return result
             time.sleep(0.2)
-        raise Fatal(f"{otherwise} within {within_s:.0f} s; see the logs in {self.stack.logs}")
+        raise Fatal(f"{failure} within {within_s:.0f} s; see the logs in {self.stack.logs}")
 
-    async def _trainer_note(self) -> dict[str, Any]:
-        """What the trainer says it does; {} while it is away."""
-        redis = command_client(self.stack.redis_url)
-        try:
-            return await Heartbeats(redis, self.dataset).read("trainer")
-        except (RedisError, OSError):
-            return {}
-        finally:
-            await redis.aclose()
-
-    def _current(self) -> Manifest | None:
-        version = self.store.current()
-        return self.store.manifest(version) if version else None
+    async def _trainer_status(self) -> dict[str, Any]:
+        """The trainer's heartbeat; {} while it is away."""
+        async with command_client(self.stack.redis_url) as redis:
+            with contextlib.suppress(RedisError, OSError):
+                return await Heartbeats(redis, self.dataset).read("trainer")
+        return {}
 
 
 def evaluate(version: str, sts: Path, stack: Stack) -> dict[str, float]:
@@ -213,7 +210,7 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
         before = evaluate(base, sts, stack) if sts else None
         after = evaluate(manifest.id, sts, stack) if sts else None
         console.print(scores_table(manifest, before, after))
-        demo.show_nearest()
+        demo.print_nearest()
         console.print(
             f"It answered at {stack.url('generation')}/docs and {stack.url('embedding')}/docs. To go on serving it:\n"
             f"  PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} make up",

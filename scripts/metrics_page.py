@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.embedding.metrics import Metrics as EmbeddingMetrics
 from services.generation.metrics import Metrics as GenerationMetrics
@@ -18,6 +18,7 @@ SECTIONS: dict[str, Callable[[CollectorRegistry], Any]] = {
     "Generation": GenerationMetrics,
     "Trainer": TrainerMetrics,
     "Embedding": EmbeddingMetrics,
+    "Every process": lambda registry: ProcessCollector(registry=registry),
 }
 SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
@@ -31,15 +32,6 @@ on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE
 HTTP edge of each. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is
 what Prometheus' own client tells of any process.
 """
-PROCESS = (
-    ("process_virtual_memory_bytes", "gauge", "", "Virtual memory size in bytes."),
-    ("process_resident_memory_bytes", "gauge", "", "Resident memory size in bytes."),
-    ("process_start_time_seconds", "gauge", "", "Start time of the process since unix epoch in seconds."),
-    ("process_cpu_seconds_total", "counter", "", "Total user and system CPU time spent in seconds."),
-    ("process_open_fds", "gauge", "", "Number of open file descriptors."),
-    ("process_max_fds", "gauge", "", "Maximum number of open file descriptors."),
-)
-
 Row = tuple[str, str, str, str]
 
 
@@ -47,30 +39,22 @@ def rows(declare: Callable[[CollectorRegistry], Any]) -> Iterator[Row]:
     """Name of the samples, kind, labels and meaning of each metric that a part declares."""
     registry = CollectorRegistry()
     declare(registry)
-    # The client tells the label names of metrics without samples to nobody but itself.
-    collectors: Any = registry._collector_to_names
-    for collector in collectors:
-        for family in collector.describe():
-            labels = ", ".join(f"`{name}`" for name in collector._labelnames)
-            yield (
-                f"{family.name}{'_total' if family.type == 'counter' else ''}",
-                family.type,
-                labels,
-                family.documentation,
-            )
+    # The client keeps the label names of metrics without samples to itself.
+    for collector in registry._collector_to_names:
+        families: Any = collector.describe() if hasattr(collector, "describe") else collector.collect()
+        labels = ", ".join(f"`{name}`" for name in getattr(collector, "_labelnames", ()))
+        for family in families:
+            suffix = "_total" if family.type == "counter" else ""
+            yield f"{family.name}{suffix}", family.type, labels, family.documentation
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
-    for title, declare in SECTIONS.items():
-        parts.append(_table(title, rows(declare)))
-    parts.append(_table("Every process", iter(PROCESS)))
-    return "\n".join(parts)
+    return "\n".join([HEAD, *(_table(title, rows(declare)) for title, declare in SECTIONS.items())])
 
 
-def _table(title: str, found: Iterator[Row]) -> str:
-    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in found]
+def _table(title: str, body: Iterator[Row]) -> str:
+    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in body]
     return "\n".join([f"## {title}", "", "| metric | kind | labels | |", "| --- | --- | --- | --- |", *lines, ""])
 
 

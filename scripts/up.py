@@ -12,7 +12,7 @@ from shared.settings import Settings, load
 
 
 def main() -> None:
-    """Run the stack until told to stop."""
+    """Run the stack until Ctrl-C or SIGTERM."""
     settings = load(Settings)
     configure_logging(settings.log_level, settings.log_format, "up")
     prepare_teacher()

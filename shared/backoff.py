@@ -1,4 +1,4 @@
-"""How long to wait before the next try: the one policy by which everything of ours tries again."""
+"""How long to wait before the next attempt: the one policy of retries."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ class Backoff:
     failures: int = 0
 
     def next_s(self) -> float:
-        """One more failure: seconds to wait now."""
+        """Count one more failure; seconds to wait now."""
         pause = min(self.last_s, self.first_s * self.factor ** min(self.failures, 60))
         self.failures += 1
         return pause * random.uniform(1 - self.jitter, 1)
 
     def reset(self) -> None:
-        """It worked."""
+        """Begin again with `first_s`: an attempt succeeded."""
         self.failures = 0
 
 
@@ -40,17 +40,23 @@ async def retry(
     backoff: Backoff,
     on_error: Callable[[Exception], None] = lambda _: None,
 ) -> Result:
-    """The result of `call`, which is repeated for as long as it raises one of `errors`; `on_error` hears of each."""
+    """The result of `call`, which is repeated for as long as it raises one of `errors`; `on_error` is called with each.
+
+    `backoff` is reset by the success.
+    """
     while True:
         try:
-            return await call()
+            result = await call()
         except errors as error:
             on_error(error)
             await asyncio.sleep(backoff.next_s())
+        else:
+            backoff.reset()
+            return result
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not past `stopping`."""
+    """Sleep for `seconds`, or until `stopping` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stopping.wait()

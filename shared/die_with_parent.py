@@ -1,4 +1,4 @@
-"""Run as a file: `lifeline.py PARENT_PID COMMAND...` becomes COMMAND and is killed when its parent dies.
+"""Run as a file: `die_with_parent.py PARENT_PID COMMAND...` becomes COMMAND and is killed when its parent dies.
 
 It stands alone, without our packages, because it runs before them (`python -S -E`) and must start in milliseconds.
 """

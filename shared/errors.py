@@ -1,4 +1,4 @@
-"""The one error that ends a process, and how an error is told in one line. Imports nothing of ours."""
+"""The one error that ends a process, and any error in one line. Imports nothing of ours."""
 
 
 class Fatal(Exception):

@@ -8,29 +8,28 @@ import sys
 from http.client import HTTPConnection, HTTPException
 
 from shared.errors import Fatal
-from shared.ports import PORTS
+from shared.ports import PORTS, port
 from shared.process import exit_with
 
 ANSWERS_WITHIN_S = 4.0
 
 
 def check(service: str) -> str:
-    """What its `/readyz` says. Raises `Fatal` when it isn't well."""
+    """The body of its `/readyz`. Raises `Fatal` when it isn't ready."""
     if service not in PORTS:
         raise Fatal(f"there is no service {service!r}: name one of {', '.join(PORTS)}")
-    port = int(os.environ.get(f"PAIRWRIGHT_{service.upper()}_PORT") or PORTS[service])
-    connection = HTTPConnection("127.0.0.1", port, timeout=ANSWERS_WITHIN_S)
+    connection = HTTPConnection("127.0.0.1", port(service, os.environ), timeout=ANSWERS_WITHIN_S)
     try:
         connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        said = answer.read().decode(errors="replace")
+        response = connection.getresponse()
+        body = response.read().decode(errors="replace")
     except (OSError, HTTPException) as error:
-        raise Fatal(f"{service} doesn't answer on port {port}: {error or type(error).__name__}") from None
+        raise Fatal(f"{service} doesn't answer on port {connection.port}: {error or type(error).__name__}") from None
     finally:
         connection.close()
-    if answer.status != 200:
-        raise Fatal(f"{service}: {said}")
-    return said
+    if response.status != 200:
+        raise Fatal(f"{service}: {body}")
+    return body
 
 
 if __name__ == "__main__":

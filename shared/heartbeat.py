@@ -1,4 +1,4 @@
-"""What each service is doing right now, for whoever asks: a status in Redis that expires when its writer dies."""
+"""What each service is doing right now: a status in Redis that expires when its writer dies."""
 
 import asyncio
 import contextlib
@@ -32,12 +32,12 @@ class Heartbeats:
         return dict(json.loads(status)) if status else {}
 
     async def announce(self, version: str) -> None:
-        """Tell whoever listens that a version was published. Nobody may hear it: the store's pointer is the truth."""
+        """Announce a published version to all listeners. There may be none: the store's pointer is the truth."""
         with contextlib.suppress(RedisError):
             await self._redis.publish(self._published, version)
 
     async def listen(self, on_version: Callable[[], None]) -> None:
-        """Call `on_version` at each announcement until cancelled. While Redis is away, nothing is heard."""
+        """Call `on_version` at each announcement until cancelled. Those made while Redis is away are missed."""
         while True:
             with contextlib.suppress(RedisError, OSError):
                 async with self._redis.pubsub() as channel:

@@ -1,11 +1,11 @@
 """Which of several processes does a piece of work: a lease in Redis that one holds and the others wait for.
 
 Each holder gets a higher epoch than any before (the fencing token). A holder that was cut off may not know that its
-lease is gone; whatever it writes must be refused for its epoch (the model store does) or be harmless
-when it comes twice.
+lease is lost. What it writes must be refused for its epoch (the model store does) or be harmless when it comes twice.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -24,8 +24,8 @@ LEASE_S, RENEW_S, ASK_S = 10.0, 3.0, 0.5
 # KEYS: lease, epoch.  ARGV: holder, the prefix of all holders that exclude each other, milliseconds, least epoch.
 # Another holder with our prefix is dead: its lease needs no waiting out.
 TAKE = """
-local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 1, #ARGV[2]) ~= ARGV[2] then return {0, held} end
+local holder = redis.call('GET', KEYS[1])
+if holder and string.sub(holder, 1, #ARGV[2]) ~= ARGV[2] then return {0, holder} end
 local epoch = redis.call('INCR', KEYS[2])
 if epoch < tonumber(ARGV[4]) then
   epoch = tonumber(ARGV[4])
@@ -44,14 +44,14 @@ class Lease:
     def __init__(
         self, redis: Redis, dataset: str, work: str, owner: str, *, lease_s: float = LEASE_S, renew_s: float = RENEW_S
     ) -> None:
-        """`owner` names those of whom only one can live at a time, as holders of one file lock."""
+        """Of the processes with one `owner`, only one can live at a time, as with a file lock."""
         self._keys = [key(dataset, work, name) for name in ("lease", "epoch")]
         self._lease_ms, self._renew_s = int(lease_s * 1000), renew_s
         self._prefix = f"{owner}/"
-        self._holder = f"{self._prefix}{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._holder = self._prefix
         self._take, self._renew, self._release = (redis.register_script(text) for text in (TAKE, RENEW, RELEASE))
         self.epoch = 0
-        """Of the lease now held; 0 without one."""
+        """Of the lease that we hold; 0 without one."""
 
     @property
     def held(self) -> bool:
@@ -60,7 +60,7 @@ class Lease:
 
     async def take(self, least_epoch: int, stopping: asyncio.Event) -> int:
         """Wait for the lease, through any outage; its epoch, at least `least_epoch`; 0 if `stopping` came first."""
-        told: str | None = None
+        logged: str | None = None
         while not stopping.is_set():
             try:
                 epoch, holder = await self.try_to_take(least_epoch)
@@ -68,11 +68,9 @@ class Lease:
                 epoch, holder = 0, f"Redis, which doesn't answer ({str(error) or type(error).__name__})"
             if epoch:
                 return epoch
-            if holder != told:
-                told = holder
-                log.warning(
-                    "waiting for %s; this process takes over when it is gone", holder.removeprefix(self._prefix)
-                )
+            if holder != logged:
+                logged = holder
+                log.warning("waiting for %s; this process takes over when it is gone", holder)
             await pause(stopping, ASK_S)
         return 0
 
@@ -80,14 +78,8 @@ class Lease:
         """Renew the lease until it is lost; during an outage of Redis nobody can take it, and it stays ours."""
         while self.held:
             await asyncio.sleep(self._renew_s)
-            try:
-                if await self._renew(keys=self._keys[:1], args=[self._holder, self._lease_ms]):
-                    continue
-                epoch, holder = await self.try_to_take(self.epoch + 1)
-            except (RedisError, OSError):
-                continue
-            if epoch == 0:
-                log.error("the lease is lost to %s", holder)
+            with contextlib.suppress(RedisError, OSError):
+                await self._renew_or_take()
 
     async def release(self) -> None:
         """Give the lease back, so that the next one need not wait."""
@@ -99,7 +91,17 @@ class Lease:
 
     async def try_to_take(self, least_epoch: int = 1) -> tuple[int, str]:
         """The epoch, 0 while somebody else holds the lease, and the holder. Raises redis errors."""
-        arguments: list[str | int] = [self._holder, self._prefix, self._lease_ms, least_epoch]
+        # A name for each attempt: if its reply is lost, the lease is not renewed under an epoch that we don't know.
+        name = f"{self._prefix}{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        arguments: list[str | int] = [name, self._prefix, self._lease_ms, least_epoch]
         epoch, holder = await self._take(keys=self._keys, args=arguments)
-        self.epoch = int(epoch)
+        self.epoch, self._holder = int(epoch), name
         return self.epoch, str(holder)
+
+    async def _renew_or_take(self) -> None:
+        """Renew; a lease that Redis has forgotten is taken again, if nobody else has it."""
+        if await self._renew(keys=self._keys[:1], args=[self._holder, self._lease_ms]) or not self.held:
+            return
+        epoch, holder = await self.try_to_take(self.epoch + 1)
+        if epoch == 0:
+            log.error("the lease is lost to %s", holder)

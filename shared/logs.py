@@ -1,4 +1,4 @@
-"""One log event as one JSON object, with the ids of what it is about: request, job, round, version, trace."""
+"""One log event as one JSON object, with its ids: request, job, round, version, trace."""
 
 import contextlib
 import json
@@ -9,25 +9,25 @@ from datetime import UTC, datetime
 
 from shared import tracing
 
-IDS = ("request_id", "job", "round", "version")
-"""The ids that an event may carry; a trace's come by themselves while traces are on."""
-
-_about: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids", default=None)
+_context_ids: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids", default=None)
 
 
 @contextlib.contextmanager
 def log_context(**ids: str | int | None) -> Iterator[None]:
-    """What is logged inside, in this task and those it starts, is about these ids. None leaves one as it is."""
-    given = {name: str(value) for name, value in ids.items() if value is not None}
-    token = _about.set({**(_about.get() or {}), **given})
+    """Add these ids to what is logged inside, in this task and those it starts. None leaves one as it is.
+
+    Those in use: `request_id`, `job`, `round`, `version`. A trace's come by themselves while traces are on.
+    """
+    new = {name: str(value) for name, value in ids.items() if value is not None}
+    token = _context_ids.set((_context_ids.get() or {}) | new)
     try:
         yield
     finally:
-        _about.reset(token)
+        _context_ids.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (UTC), `level`, `logger`, `service`, `message`, the ids that are known, and `error`: the traceback."""
+    """`time` (UTC), `level`, `logger`, `service`, `message`, the ids, and `error`: the traceback."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "service": self._service,
             "message": record.getMessage(),
-            **(_about.get() or {}),
+            **(_context_ids.get() or {}),
             **tracing.current_ids(),
         }
         if record.exc_info:

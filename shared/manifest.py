@@ -1,4 +1,4 @@
-"""What a published version says of itself: its card, its files, and how it must answer the probe.
+"""The manifest of a published version: its card, its files, and how it must answer the probe.
 
 The trainer writes it, the embedding service reads it; `model_store` keeps it as `manifest.json`, beside the files.
 """
@@ -70,7 +70,7 @@ class Int8(BaseModel):
 
 
 class Card(BaseModel):
-    """What the trainer says of a version when it publishes it."""
+    """What the trainer states of a version when it publishes it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -94,11 +94,11 @@ class Card(BaseModel):
     human_scores: dict[str, dict[str, float]] = {}
     """`before` and `after` on human-scored sets, by name. Kept apart: the two kinds never meet in one figure."""
     selected_by: str | None = None
-    """Which pairs chose the checkpoint that was kept; None when the last one was."""
+    """Which pairs chose the checkpoint; None when it is the last one."""
     split: dict[str, Any] = {}
     """How many pairs were trained on, held out and left out."""
     gate: dict[str, Any] = {}
-    """What the gate compared and found."""
+    """What the gate compared, and the outcome."""
     recipe: dict[str, Any] = {}
     int8: Int8 | None = None
     """Its int8 export; None when there is none."""

@@ -4,7 +4,7 @@
     <root>/rejected/<id>/       the same, of candidates that the gate refused; never served
     <root>/current, previous    one line, a version's id; replaced atomically
     <root>/epoch                the newest trainer's fencing token; an older trainer publishes nothing more
-    <root>/.quarantine/<id>/    versions that were found damaged
+    <root>/.quarantine/<id>/    damaged versions
     <root>/.staging-*, .trash-* being written, being deleted; never read, swept at the next publication
 
 Publication is fsync + rename, so a reader sees a whole version or none, whatever is killed. A reader must still check
@@ -42,10 +42,10 @@ class Fenced(Exception):
     """A newer trainer has taken over this store; what an older one brings is refused."""
 
 
-# A version's id names what it was made of and what came out. The report tells times, so it differs from run to run;
-# the int8 copy follows from the rest.
+# A version's id is a digest of what it was made of and of what came out. The report holds times, so it differs from run
+# to run; the int8 copy follows from the rest.
 IDENTITY = {"base", "start", "round", "pairs", "dataset", "dataset_hash", "dimensions", "recipe", "code_version"}
-TOLD_ONLY = ("README.md", "report", "onnx")
+NOT_IN_ID = ("README.md", "report", "onnx")
 
 
 class ModelStore:
@@ -62,7 +62,8 @@ class ModelStore:
     def staging(self) -> Iterator[Path]:
         """An empty folder on the store's file system for `publish`; removed afterwards if it was not published."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:  # of a killed process
+            shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
         try:
             yield folder
@@ -85,16 +86,15 @@ class ModelStore:
             return self._seal(staged, card, probe, reason, self._rejected)
 
     def admit(self, version: str) -> Manifest:
-        """Make a rejected candidate a version like any other; its manifest goes on to tell why it was rejected.
+        """Make a rejected candidate a version like any other; its manifest still holds why it was rejected.
 
         Raises `NoVersion` or `BrokenVersion`.
         """
         with self._writing():
-            manifest = next((one for one in self.rejected() if one.id == version), None)
-            if manifest is None:
-                raise NoVersion(f"there is no rejected candidate {version!r}")
+            folder = self.rejected_path(version)
+            _manifest(folder)
             self._versions.mkdir(exist_ok=True)
-            (self._rejected / version).rename(self._versions / version)
+            folder.rename(self._versions / version)
             _fsync(self._versions)
             _fsync(self._rejected)
         return self.verify(version)
@@ -112,10 +112,11 @@ class ModelStore:
     def delete(self, version: str) -> None:
         """Remove a version or a rejected candidate. Raises `NoVersion`, or `ValueError` for the current version."""
         with self._writing():
-            folder = self._rejected / version
-            if not VERSION_ID.match(version) or not folder.is_dir():
+            try:
+                folder = self.rejected_path(version)
+            except NoVersion:
                 folder = self.path(version)
-                version = folder.name
+            version = folder.name
             if version == self.current():
                 raise ValueError(f"{version} is the current version: activate another one first")
             if version == self.previous():
@@ -129,7 +130,7 @@ class ModelStore:
             self._remove(self._versions / version, ".quarantine/")
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version, given as to `resolve` (publication, promotion and rollback are this one step).
+        """Point `current` at a version, named as in `resolve` (publication, promotion and rollback are this one step).
 
         Raises `NoVersion` or `BrokenVersion`.
         """
@@ -152,8 +153,8 @@ class ModelStore:
     ) -> Manifest:
         """Write the manifest, sync, and rename the staged folder to its place under `parent`."""
         files = {str(path.relative_to(staged)): _entry(path) for path in _files(staged)}
-        named = {name: entry for name, entry in files.items() if name.split("/")[0] not in TOLD_ONLY}
-        digest = hashlib.sha256(repr((sorted(named.items()), card.model_dump_json(include=IDENTITY))).encode())
+        entries = sorted(item for item in files.items() if item[0].split("/")[0] not in NOT_IN_ID)
+        digest = hashlib.sha256(repr((entries, card.model_dump_json(include=IDENTITY))).encode())
         manifest = Manifest(
             **card.model_dump(),
             id=f"r{card.round:06d}-{digest.hexdigest()[:8]}",
@@ -204,8 +205,8 @@ class ModelStore:
         """`current`, `previous` or an id, as an id that exists. Raises `NoVersion`."""
         version = {"current": self.current, "previous": self.previous}.get(name, lambda: name)()
         if version is None or not VERSION_ID.match(version) or not (self._versions / version).is_dir():
-            known = ", ".join(manifest.id for manifest in self.versions()) or "none yet"
-            raise NoVersion(f"there is no version {name!r}; published: {known}")
+            published = ", ".join(manifest.id for manifest in self.versions()) or "none yet"
+            raise NoVersion(f"there is no version {name!r}; published: {published}")
         return version
 
     def path(self, version: str) -> Path:
@@ -222,13 +223,13 @@ class ModelStore:
         Run it before loading, then compare the loaded model's vectors of `PROBE_SENTENCES` with `manifest.probe`.
         """
         folder, manifest = self.path(version), self.manifest(version)
-        found = {str(path.relative_to(folder)): path for path in _files(folder)}
-        for name in manifest.files.keys() | found.keys():
-            if name not in found:
+        files = {str(path.relative_to(folder)): path for path in _files(folder)}
+        for name in manifest.files.keys() | files.keys():
+            if name not in files:
                 raise BrokenVersion(f"{version}: {name} is missing")
             if name not in manifest.files:
                 raise BrokenVersion(f"{version}: {name} is not in the manifest")
-            if _entry(found[name]) != manifest.files[name]:
+            if _entry(files[name]) != manifest.files[name]:
                 raise BrokenVersion(f"{version}: {name} was changed after publication")
         return manifest
 
@@ -270,18 +271,13 @@ class ModelStore:
         if where == ".trash-":
             shutil.rmtree(target, ignore_errors=True)
 
-    def _sweep(self) -> None:
-        """Delete what a killed publication or deletion left."""
-        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:
-            shutil.rmtree(leftover, ignore_errors=True)
-
 
 def _manifests(parent: Path) -> list[Manifest]:
-    found = []
+    manifests = []
     for folder in sorted(parent.glob("r*")) if parent.is_dir() else []:
         with contextlib.suppress(BrokenVersion):
-            found.append(_manifest(folder))
-    return sorted(found, key=lambda manifest: (manifest.round, manifest.created))
+            manifests.append(_manifest(folder))
+    return sorted(manifests, key=lambda manifest: (manifest.round, manifest.created))
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -21,7 +21,7 @@ DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 
 
 def configure_logging(level: str, form: LogFormat = "human", service: str = "pairwright") -> None:
-    """Log to stderr, one line an event. Libraries speak up from WARNING."""
+    """Log to stderr, one line an event; from libraries, only warnings and errors."""
     handler = logging.StreamHandler()
     if form == "json":
         handler.setFormatter(JsonFormatter(service))
@@ -65,7 +65,7 @@ def run(name: str, main: Coroutine[Any, Any, None], loop_factory: LoopFactory | 
 
 
 def exit_with(name: str, fatal: Fatal) -> None:
-    """Say `fatal` in one line and end the process, whatever threads still run."""
+    """Write `fatal` as one line to stderr and end the process, whatever threads still run."""
     sys.stdout.flush()
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
         logging.getLogger(f"services.{name}").critical("%s", fatal)

@@ -1,4 +1,4 @@
-"""Which Redis: the one given by URL, or a private Valkey server that we start, watch and restart.
+"""Which Redis: the one that a URL names, or a private Valkey server that we start and supervise.
 
 Several processes may share one embedded queue. Whoever holds the lock file runs the server; when that process dies, its
 server dies with it (by the kernel, even on SIGKILL) and the next process takes over from the append-only file.
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import RedisError
 
 from shared.backoff import Backoff
 from shared.errors import Fatal
@@ -26,12 +26,12 @@ from shared.supervisor import SupervisedProcess
 LONGEST_SOCKET_PATH = 100  # the kernel allows 107 bytes
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 5.0
 HEALTHY_AFTER_S = 10.0
-POLL_S, STOP_WITHIN_S = 0.02, 10.0
+POLL_S, STOP_WITHIN_S = 0.05, 10.0
 
 
 @contextlib.contextmanager
 def open_queue(redis_url: str | None, directory: Path) -> Iterator[str]:
-    """Yield the URL of the queue: `redis_url` if given, else that of an embedded server kept in `directory`.
+    """Yield the URL of the queue: `redis_url` if there is one, else that of an embedded server kept in `directory`.
 
     Raises `Fatal` when the embedded server can't be started.
     """
@@ -76,7 +76,6 @@ class EmbeddedServer:
     def start(self, timeout_s: float = 20.0) -> None:
         """Start or join the server and wait until it answers. Raises `Fatal`."""
         try:
-            binary()
             self.directory.mkdir(parents=True, exist_ok=True)
             self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -100,8 +99,6 @@ class EmbeddedServer:
         try:
             with Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
                 return bool(client.ping())
-        except BusyLoadingError:
-            return False
         except (RedisError, OSError):
             return False
 

@@ -1,4 +1,4 @@
-"""The settings that every process reads, and the one way in which a wrong setting is told to a person."""
+"""The settings that every process reads, and the one way in which a wrong setting is reported."""
 
 import logging
 import os
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     secrets: Path | None = None
     """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""
     require: str = ""
-    """Variables that must be given, separated by commas: without them the start fails. Containers ask for Redis and
+    """Variables that must be set, separated by commas: without them the start fails. Containers ask for Redis and
     the keys, because a queue of its own or an open port would only be noticed later."""
     log_format: LogFormat = "human"
     """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
@@ -111,7 +111,7 @@ def _rename_retired(names: Mapping[str, str], secrets: str | None) -> None:
 
 
 def _unreadable(error: SettingsError, prefix: str) -> str:
-    """What to say of a value that pydantic-settings could not even take in."""
+    """The message for a value that pydantic-settings could not even read."""
     if isinstance(error.__cause__, OSError):
         return f"{PREFIX}SECRETS: this user can't read {error.__cause__.filename}: {error.__cause__.strerror}"
     field = str(error).partition('"')[2].partition('"')[0]

@@ -19,9 +19,9 @@ from shared.pairs import PairRecord
 from shared.redis import key
 
 GROUP = "trainers"
-SEEN_TTL_S = 7 * 24 * 3600
+DEDUPLICATION_S = 7 * 24 * 3600
 
-# KEYS: stream, one key a pair that remembers who brought it.
+# KEYS: stream, one key a pair that holds its first owner.
 # ARGV: limit, ttl, traceparent or nothing, then owner and body a pair.
 # An owner who comes again is answered as the first time, so retries are harmless even when the stream is full.
 APPEND = """
@@ -49,18 +49,20 @@ return answers
 """
 
 
-# KEYS: stream, dead letters, tries.  ARGV: group, id, fault, deliveries.  The entry moves in one step, and only once.
+# KEYS: stream, dead letters, tries.  ARGV: group, id, error, deliveries.  The entry moves in one step, and only once.
 DEAD_LETTER = """
-local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
-if found[1] then
-  local fields = {'entry', ARGV[2], 'fault', ARGV[3], 'deliveries', ARGV[4]}
-  for _, value in ipairs(found[1][2]) do table.insert(fields, value) end
+local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
+if entries[1] then
+  local fields = {'entry', ARGV[2], 'error', ARGV[3], 'deliveries', ARGV[4]}
+  table.insert(fields, 'fault')  -- # retired: remove in 0.3
+  table.insert(fields, ARGV[3])
+  for _, value in ipairs(entries[1][2]) do table.insert(fields, value) end
   redis.call('XADD', KEYS[2], '*', unpack(fields))
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
-return #found
+return #entries
 """
 
 
@@ -86,7 +88,7 @@ class Delivery:
 
     id: str
     record: PairRecord | None
-    fault: str | None = None
+    error: str | None = None
     deliveries: int = 1
     """How often it was delivered by now, this time included."""
     traceparent: str | None = None
@@ -109,12 +111,12 @@ class PairStream:
     async def append(self, offers: Sequence[Offer], traceparent: str | None = None) -> list[Append]:
         """Offer pairs; one answer a pair, in order. Safe to repeat after any error.
 
-        `traceparent` travels with each entry, so that the trainer's work can be told in the same trace.
+        `traceparent` travels with each entry, so that the trainer's work appears in the same trace.
         """
         if not offers:
             return []
         keys = [self.key, *(key(self._dataset, "seen", offer.record.pair.content_hash) for offer in offers)]
-        arguments: list[str | int] = [self.limit, SEEN_TTL_S, traceparent or ""]
+        arguments: list[str | int] = [self.limit, DEDUPLICATION_S, traceparent or ""]
         for offer in offers:
             arguments += [offer.owner, offer.record.model_dump_json()]
         return [Append(answer) for answer in await self._append(keys=keys, args=arguments)]
@@ -156,25 +158,25 @@ class PairStream:
             await transaction.execute()
 
     async def dead_letter(self, delivery: Delivery) -> None:
-        """Move an entry that can't be kept to the dead-letter stream with its fault, so that the others flow.
+        """Move an entry that can't be kept to the dead-letter stream with its error, so that the others flow.
 
         Safe to repeat.
         """
         await self._dead_letter(
             keys=[self.key, self.dead_key, self._tries_key],
-            args=[GROUP, delivery.id, delivery.fault or "unknown", delivery.deliveries],
+            args=[GROUP, delivery.id, delivery.error or "unknown", delivery.deliveries],
         )
 
     async def count_try(self, delivery: Delivery) -> int:
-        """Note, before it is tried, that an entry is tried alone; how often by now. `forget_try` takes it back.
+        """Count, before it begins, an attempt to keep one entry alone; how many by now. `forget_try` takes it back.
 
-        What is left over are the tries that ended with the process: the delivery count can't tell those from tries
-        that never began.
+        What is left over are the attempts that ended with the process. The delivery count doesn't distinguish those
+        from attempts that never began.
         """
         return int(await self._redis.hincrby(self._tries_key, delivery.id, 1))
 
     async def forget_try(self, delivery: Delivery) -> None:
-        """The try came to its end, well or not."""
+        """The attempt came to its end, well or not."""
         await self._redis.hdel(self._tries_key, delivery.id)
 
     async def count_dead_letters(self) -> int:
@@ -193,11 +195,11 @@ class PairStream:
         self._group_exists = True
 
     async def _counted(self, consumer: str, pending: list[Delivery]) -> list[Delivery]:
-        """`pending` with their delivery counts, which the read itself doesn't tell."""
-        found: Any = await self._redis.xpending_range(
+        """`pending` with their delivery counts, which the read itself doesn't return."""
+        entries: Any = await self._redis.xpending_range(
             self.key, GROUP, min=pending[0].id, max=pending[-1].id, count=len(pending), consumername=consumer
         )
-        counts = {entry["message_id"]: int(entry["times_delivered"]) for entry in found}
+        counts = {entry["message_id"]: int(entry["times_delivered"]) for entry in entries}
         return [replace(delivery, deliveries=counts.get(delivery.id, 1)) for delivery in pending]
 
     async def _read(self, consumer: str, after: str, count: int, block_ms: int | None) -> list[Delivery]:

@@ -30,7 +30,7 @@ class SupervisedProcess:
         backoff: Backoff,
         healthy_after_s: float,
     ) -> None:
-        """`healthy_after_s`: after so long a life the back-off begins anew."""
+        """`healthy_after_s`: a process that ran for longer is restarted with the first pause again."""
         self.name, self.log_file = name, log_file
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
@@ -44,11 +44,12 @@ class SupervisedProcess:
     @property
     def pid(self) -> int | None:
         """Of the running process."""
-        return self.process.pid if self.process is not None else None
+        process = self.process  # another thread may take it away
+        return None if process is None else process.pid
 
     @property
     def hopeless(self) -> bool:
-        """It said by its exit status, three times in a row and soon after its start, that it can't run."""
+        """Whether it ended three times in a row, soon after its start, with an error as its exit status."""
         return self._quick_failures >= HOPELESS_AFTER
 
     def supervise(self) -> None:
@@ -105,10 +106,17 @@ class SupervisedProcess:
             self._backoff.reset()
             self._quick_failures = 0
         self._quick_failures = self._quick_failures + 1 if status > 0 else 0
-        self._restart_later(f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}")
+        self._restart_later(f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}")
 
     def _restart_later(self, error: str) -> None:
         pause, self.error = self._backoff.next_s(), error
         self.restarts += 1
         self._start_at = time.monotonic() + pause
         log.warning("%s ended (%s); starting it again in %.1f s", self.name, error, pause)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return str(number)

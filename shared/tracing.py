@@ -12,13 +12,15 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shared.errors import Fatal
+
 if TYPE_CHECKING:  # the trainer has no web framework
     from starlette.types import ASGIApp
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 UNTRACED = "livez,readyz,health,metrics"
 CARRIER = "TRACEPARENT"
-"""The environment variable that tells a child process its parent span, as OpenTelemetry's specification names it."""
+"""The environment variable by which a child process gets its parent span, as OpenTelemetry's specification names it."""
 MAX_LINKS = 128
 """OpenTelemetry's own limit of links a span."""
 
@@ -46,8 +48,6 @@ def start(service: str) -> Callable[[], None]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        from shared.errors import Fatal  # which logs with our ids
-
         raise Fatal(
             f"OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, but {error.name} isn't installed: "
             "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http opentelemetry-instrumentation-asgi"
@@ -81,17 +81,17 @@ def span(
     from opentelemetry.trace import Link
 
     contexts = [context for link in links[-MAX_LINKS:] if (context := _span_context(link)) is not None]
-    found: contextlib.AbstractContextManager[Any] = _tracer.start_as_current_span(
+    opened: contextlib.AbstractContextManager[Any] = _tracer.start_as_current_span(
         name,
         context=None if parent is None else _context(parent),
         links=[Link(context) for context in contexts],
         attributes={f"pairwright.{key}": value for key, value in attributes.items() if value is not None},
     )
-    return found
+    return opened
 
 
-def note(**attributes: str | int | float) -> None:
-    """Add what is known only now to the span that is open here."""
+def set_attributes(**attributes: str | int | float) -> None:
+    """Add attributes to the span that is open here."""
     if _tracer is not None:
         from opentelemetry.trace import get_current_span
 
@@ -126,5 +126,5 @@ def _span_context(traceparent: str) -> Any:
     """None for what is no traceparent."""
     from opentelemetry.trace import get_current_span
 
-    found = get_current_span(_context(traceparent)).get_span_context()
-    return found if found.is_valid else None
+    context = get_current_span(_context(traceparent)).get_span_context()
+    return context if context.is_valid else None

@@ -11,6 +11,7 @@ import pytest
 
 from shared.manifest import VERSION_ID
 from shared.model_store import ModelStore
+from shared.ports import PORTS, port_setting
 from tests.support.ports import free_port
 
 STS_ROWS = [
@@ -32,8 +33,7 @@ def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PAIRWRIGHT_HOME": str(tmp_path / "home"),
-        "PAIRWRIGHT_GENERATION_PORT": str(free_port()),
-        "PAIRWRIGHT_EMBEDDING_PORT": str(free_port()),
+        **{port_setting(service): str(free_port()) for service in PORTS},
     }
     command = [sys.executable, "-m", "scripts.demo", "--inputs", "40", "--sts", str(sts)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -67,7 +67,7 @@ def run_round(
         report_progress(Progress(state="publishing"))
         with tracing.span("publish", round=id_):
             manifest = publish(candidate, store, own, epoch)
-            tracing.note(version=manifest.id, rejected=int(manifest.rejection is not None))
+            tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
         shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
     report_progress(
         Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection)

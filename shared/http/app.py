@@ -16,6 +16,14 @@ from shared.http.problems import Problem, Renderer, invalid, problem_details
 BODY_SECONDS = 60.0
 """A body must have come whole within this time of its head."""
 
+TITLES = {
+    400: "Invalid request",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "Body too slow",
+    413: "Body too large",
+}
+
 Checks = Callable[[], Awaitable[dict[str, str]]]
 
 
@@ -34,9 +42,9 @@ def create_app(
 ) -> FastAPI:
     """An app with everything both services share; the service adds its routes.
 
-    `checks` names each thing the service needs and says "ok" or what is wrong; `/readyz` answers 503 unless all are ok.
+    `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. `cors_origins` are the
-    web pages that browsers let call the service; none by default.
+    web pages from which browsers may call the service; none by default.
     """
     app = FastAPI(title=title, description=description, redoc_url=None, **options)
     app.add_middleware(BearerKeys, keys=keys, render=render)
@@ -66,17 +74,9 @@ def _add_error_handlers(app: FastAPI, render: Renderer) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        return render(request, Problem(error.status_code, _title(error), error.detail, error.headers))
-
-
-def _title(error: HTTPException) -> str:
-    return {
-        400: "Invalid request",
-        404: "Not found",
-        405: "Method not allowed",
-        408: "Body too slow",
-        413: "Body too large",
-    }.get(error.status_code, "Error")
+        return render(
+            request, Problem(error.status_code, TITLES.get(error.status_code, "Error"), error.detail, error.headers)
+        )
 
 
 def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:

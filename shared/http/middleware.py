@@ -27,7 +27,7 @@ class BodyLimit:
     """Refuse a body of more than `limit` bytes, whether its length is announced or it comes in chunks, and one that
     isn't whole after `seconds`.
 
-    Starlette's own `RequestBodyLimitMiddleware` answers an announced length in plain text, whatever the app would say.
+    Starlette's own `RequestBodyLimitMiddleware` always answers an announced length in plain text.
     """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
@@ -76,9 +76,9 @@ class BearerKeys:
         request = Request(scope)
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(key.strip().encode()).digest()
-        # Every key is compared, so that the time says nothing about which one was near.
-        known = [hmac.compare_digest(digest, one) for one in self._digests]
-        if scheme.lower() == "bearer" and any(known):
+        # Every key is compared, so that the time doesn't depend on which one was near.
+        matches = [hmac.compare_digest(digest, one) for one in self._digests]
+        if scheme.lower() == "bearer" and any(matches):
             return await self._app(scope, receive, send)
         problem = Problem(
             401,
@@ -101,7 +101,7 @@ class HttpMetrics:
 
 
 class Edge:
-    """Give every request an id (the caller's `X-Request-ID`, if sane), count it, time it, and answer for our bugs."""
+    """Give every request an id (the caller's `X-Request-ID`, if sane), count and time it; answer 500 to our bugs."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, render: Renderer) -> None:
         self._app, self._render = app, render
@@ -112,8 +112,8 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+        header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = header if REQUEST_ID.match(header) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         began, status = time.perf_counter(), 0
 
@@ -131,7 +131,7 @@ class Edge:
             # The traceback goes to the log; the caller gets no internals.
             with log_context(request_id=request_id):
                 log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
-            if status:  # half an answer is out already: only closing the connection can tell
+            if status:  # half an answer is out already: only closing the connection shows it
                 raise
             detail = f"This is our fault; the log has the details under request id {request_id}."
             await self._render(Request(scope), Problem(500, "Internal error", detail))(scope, receive, send_with_id)

@@ -33,13 +33,13 @@ def invalid(error: RequestValidationError) -> Problem:
     """A validation error that names every wrong field. The values are left out: they may be huge, private or not
     even encodable (NaN, lone surrogates)."""
     errors = []
-    for fault in error.errors():
-        where = [str(part) for part in fault["loc"] if part != "body"]
-        if fault["type"] == "json_invalid":
-            where, message = [], f"the body is not valid JSON: {fault['ctx']['error']}"
+    for one in error.errors():
+        if one["type"] == "json_invalid":  # some have no other fields
+            field, message = "", f"the body is not valid JSON: {one['ctx']['error']}"
         else:
-            message = fault["msg"].removeprefix("Value error, ")
-        errors.append({"field": ".".join(where) or "body", "message": message})
+            field = ".".join(str(part) for part in one["loc"] if part != "body")
+            message = one["msg"].removeprefix("Value error, ")
+        errors.append({"field": field or "body", "message": message})
     status = 400 if error.errors() and error.errors()[0]["type"] == "json_invalid" else 422
-    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in errors[:5])
+    detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:5])
     return Problem(status, "Invalid request", detail, errors=errors[:50])

@@ -24,12 +24,12 @@ from tests.support.deployment_files import (
     compose,
     compose_text,
     example,
-    known,
     mounts,
     service_of,
     stages,
     started,
     variables,
+    variables_of,
 )
 
 ENGINE_STOPS_WITHIN_S = 30
@@ -63,9 +63,9 @@ def test_it_is_a_compose_file(tmp_path: Path, values: dict[str, str]) -> None:
 def test_the_schema_finds_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "docker-compose.yml"
     file.write_text(compose_text().replace("healthcheck:", "healtcheck:", 1))
-    status, said = _schema_check(file)
+    status, output = _schema_check(file)
     assert status == 1
-    assert "'healtcheck' was unexpected" in said
+    assert "'healtcheck' was unexpected" in output
 
 
 def _schema_check(file: Path) -> tuple[int, str]:
@@ -123,7 +123,7 @@ def test_a_container_runs_what_its_image_runs(document: dict[str, Any], images: 
 def test_every_variable_is_one_that_its_service_reads(document: dict[str, Any], name: str) -> None:
     environment = document["services"][name]["environment"]
     ours = {variable for variable in environment if variable.startswith("PAIRWRIGHT_")}
-    assert ours <= known(service_of(name))
+    assert ours <= variables_of(service_of(name))
     libraries = {"HF_HOME", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"}
     engine = {"VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"}
     assert set(environment) - ours <= libraries | (engine if "generation" in name else set())
@@ -132,7 +132,7 @@ def test_every_variable_is_one_that_its_service_reads(document: dict[str, Any], 
 
 def test_the_example_names_every_variable_once(document: dict[str, Any]) -> None:
     names = [name for name, _ in example()]
-    ours = {name for service in OWN for name in known(service)}
+    ours = {name for service in OWN for name in variables_of(service)}
     holes = {name for name, _ in HOLE.findall(compose_text())}
     assert sorted(names) == sorted(ours | holes | ELSEWHERE)
 
@@ -208,7 +208,7 @@ def test_whatever_is_written_has_a_place(document: dict[str, Any], images: dict[
 def test_trainer_and_embedding_share_the_versions(document: dict[str, Any]) -> None:
     for choice in CHOICES:
         sharing = [mounts(s) for n, s in started(document, choice).items() if service_of(n) in ("trainer", "embedding")]
-        assert [found["/data/models"] for found in sharing] == [("models", "rw")] * 2
+        assert [volumes["/data/models"] for volumes in sharing] == [("models", "rw")] * 2
     used = {source for service in document["services"].values() for source, _ in mounts(service).values()}
     assert {source for source in used if not source.startswith("./")} == set(document["volumes"])
 
@@ -288,8 +288,8 @@ def test_prometheus_scrapes_what_answers(document: dict[str, Any]) -> None:
 def test_grafana_finds_its_dashboards(document: dict[str, Any]) -> None:
     folder = ROOT / "deploy" / "observability" / "grafana" / "provisioning"
     (provider,) = yaml.safe_load(next((folder / "dashboards").glob("*.yml")).read_text())["providers"]
-    found = mounts(document["services"]["grafana"])
-    assert found[provider["options"]["path"]][0].endswith("/dashboards")
+    volumes = mounts(document["services"]["grafana"])
+    assert volumes[provider["options"]["path"]][0].endswith("/dashboards")
     (source,) = yaml.safe_load(next((folder / "datasources").glob("*.yml")).read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
 
@@ -303,7 +303,7 @@ def test_secrets_are_files_that_are_found(document: dict[str, Any], name: str) -
         if secret == "hf_token":
             assert environment["HF_TOKEN_PATH"] == "/run/secrets/hf_token"
         else:
-            assert secret.upper() in known(service_of(name))
+            assert secret.upper() in variables_of(service_of(name))
     assert environment["PAIRWRIGHT_SECRETS"] == "/run/secrets"
     secret_settings = [variable for variable in environment if re.search("KEY|TOKEN$|PASSWORD", variable)]
     assert not secret_settings, "belongs into a file"
@@ -325,8 +325,8 @@ def test_a_service_without_what_it_needs_ends_with_one_line(
     container = document["services"][service]
     assert missing in container["environment"]["PAIRWRIGHT_REQUIRE"].split(",")
     (tmp_path / "pairwright_api_keys").write_text("" if missing == "PAIRWRIGHT_API_KEYS" else "key")
-    given = {name: value for name, value in container["environment"].items() if name != missing}
-    environment = {"PATH": os.environ["PATH"], **given, "PAIRWRIGHT_SECRETS": str(tmp_path)}
+    variables = {name: value for name, value in container["environment"].items() if name != missing}
+    environment = {"PATH": os.environ["PATH"], **variables, "PAIRWRIGHT_SECRETS": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, *container["command"][1:]], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -26,20 +26,20 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph("services", "shared", include_external_packages=True, exclude_type_checking_imports=True)
 
 
-def closure(wanted: list[str]) -> set[str]:
+def closure(requirements: list[str]) -> set[str]:
     """The distributions that are installed for these requirements, on this machine."""
-    found: set[str] = set()
-    seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [Requirement(text) for text in wanted]
+    names: set[str] = set()
+    visited: set[tuple[str, frozenset[str]]] = set()
+    waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if (name, frozenset(requirement.extras)) in seen:
+        if (name, frozenset(requirement.extras)) in visited:
             continue
-        seen.add((name, frozenset(requirement.extras)))
-        found.add(name)
+        visited.add((name, frozenset(requirement.extras)))
+        names.add(name)
         waiting.extend(_asked_for_by(requirement))
-    return found
+    return names
 
 
 def _asked_for_by(requirement: Requirement) -> Iterator[Requirement]:
@@ -59,8 +59,8 @@ def test_an_extra_has_all_that_its_service_imports(graph: grimp.ImportGraph, nam
     imported = graph.find_upstream_modules(f"services.{name}", as_package=True)
     tops = {module.partition(".")[0] for module in imported} - {"services", "shared"} - sys.stdlib_module_names
     assert {"pydantic", "redis"} <= tops
-    wanted = [*project()["dependencies"], *project()["optional-dependencies"][name]]
-    installed = closure(wanted)
+    requirements = [*project()["dependencies"], *project()["optional-dependencies"][name]]
+    installed = closure(requirements)
     distributions = packages_distributions()
     missing = {
         top: distributions.get(top, [])

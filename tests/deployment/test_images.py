@@ -16,8 +16,8 @@ COMPILERS = re.compile(r"\b(gcc|g\+\+|clang|cmake|make|build-essential|nvcc|\S+-
 
 def venv_of(stage: Stage) -> Stage:
     """The stage whose environment an image takes over; vLLM's image has its own."""
-    taken = re.findall(r"--from=(\S+) /opt/venv /opt/venv", " ".join(stage.own("COPY")))
-    return STAGES[taken[0]] if taken else stage
+    sources = re.findall(r"--from=(\S+) /opt/venv /opt/venv", " ".join(stage.own("COPY")))
+    return STAGES[sources[0]] if sources else stage
 
 
 def installs(stage: Stage) -> list[str]:
@@ -68,9 +68,9 @@ def test_the_code_is_the_import_root(name: str) -> None:
 @pytest.mark.parametrize("name", FINAL)
 def test_what_is_installed_is_pinned(name: str) -> None:
     extras = project()["optional-dependencies"]
-    (wanted,) = {match for step in installs(STAGES[name]) for match in re.findall(r'"\.\[(.*)\]"', step)}
-    assert service_of(name) in wanted.split(",")
-    assert set(wanted.split(",")) <= set(extras)
+    (extras_of_step,) = {match for step in installs(STAGES[name]) for match in re.findall(r'"\.\[(.*)\]"', step)}
+    assert service_of(name) in extras_of_step.split(",")
+    assert set(extras_of_step.split(",")) <= set(extras)
     for step in installs(STAGES[name]):
         exact = re.fullmatch(r"--no-deps .*torch==\S+", step)
         assert "-c constraints.txt" in step or exact, step
@@ -103,7 +103,7 @@ def test_no_compiler_comes_in(name: str) -> None:
     """vLLM's own image has some already, because its kernels are compiled while it runs."""
     stage = STAGES[name]
     assert not [run for run in stage.all("RUN") if "apt-get install" in run and COMPILERS.search(run)]
-    # Nor is one needed while installing: only wheels are taken.
+    # Nor is one needed while installing: only wheels are used.
     assert venv_of(stage).environment["PIP_ONLY_BINARY"] == ":all:"
 
 

@@ -16,7 +16,7 @@ from services.embedding.metrics import Metrics
 from services.generation.jobs.store import JobStore, Status
 from services.generation.pairs.plan import Plan
 from shared.stream import PairStream
-from tests.support.deployment_files import OWN, ROOT, compose, known, stages
+from tests.support.deployment_files import OWN, ROOT, compose, stages, variables_of
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.31.0", "1.37.0")
@@ -32,8 +32,8 @@ PLAIN = [document for document in DOCUMENTS if document["kind"] != "ScaledObject
 
 
 def named(kind: str, name: str) -> dict[str, Any]:
-    (found,) = [d for d in DOCUMENTS if d["kind"] == kind and d["metadata"]["name"] == name]
-    return found
+    (document,) = [d for d in DOCUMENTS if d["kind"] == kind and d["metadata"]["name"] == name]
+    return document
 
 
 def workload(name: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_a_pod_runs_what_compose_runs(name: str) -> None:
     assert container(name)["image"] == composed["image"]
     assert container(name)["args"] == composed["command"]
     ours = {variable for variable in environment(name) if variable.startswith("PAIRWRIGHT_")}
-    assert ours <= known(name)
+    assert ours <= variables_of(name)
     chosen_there = {"PAIRWRIGHT_SECRETS", "HF_TOKEN_PATH", "CUDA_VISIBLE_DEVICES"}
     same = {variable: value for variable, value in composed["environment"].items() if variable not in chosen_there}
     assert same.items() <= environment(name).items()

@@ -32,7 +32,7 @@ HEALTHY_WITHIN_S = 120.0
 class Container:
     """One service of the compose file, as a process that sees `folder` as its root."""
 
-    def __init__(self, name: str, service: Mapping[str, Any], folder: Path, chosen: Mapping[str, str]) -> None:
+    def __init__(self, name: str, service: Mapping[str, Any], folder: Path, dotenv: Mapping[str, str]) -> None:
         self.name, self.service, self.root = name, service, folder / "roots" / name
         (self.root / "tmp").mkdir(parents=True)
         for target, (volume, _) in mounts(service).items():
@@ -41,7 +41,7 @@ class Container:
         self._secrets.mkdir(parents=True)
         for secret in service.get("secrets", []):  # an engine mounts each file; a link out of the folder isn't read
             os.link(folder / "secrets" / secret, self._secrets / secret)
-        self._chosen = chosen
+        self._dotenv = dotenv
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -55,11 +55,11 @@ class Container:
     def environment(self) -> dict[str, str]:
         """As an engine puts it together: the image's, `.env`, the compose file's; its paths and addresses made ours."""
         image = stages()[self.name].environment if "build" in self.service else {}
-        given = image | dict(self._chosen) | dict(self.service.get("environment", {}))
-        given |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        inside = {"HOME", *(name for name, value in given.items() if value.startswith(("/data", "/cache", "/run")))}
-        given |= {name: f"{self.root}{given[name]}" for name in inside if name in given}
-        return given
+        variables = image | dict(self._dotenv) | dict(self.service.get("environment", {}))
+        variables |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        inside = {"HOME", *(name for name, value in variables.items() if value.startswith(("/data", "/cache", "/run")))}
+        variables |= {name: f"{self.root}{variables[name]}" for name in inside if name in variables}
+        return variables
 
     def start(self) -> None:
         """The service's command."""
@@ -98,9 +98,9 @@ class Container:
 
     def written_elsewhere(self) -> list[Path]:
         """Files where a container's file system can't be written to."""
-        found = (path for path in self.root.rglob("*") if not path.is_dir() and not path.is_symlink())
+        files = (path for path in self.root.rglob("*") if not path.is_dir() and not path.is_symlink())
         allowed = (self.root / "tmp", self._secrets)
-        return [path for path in found if not any(path.is_relative_to(folder) for folder in allowed)]
+        return [path for path in files if not any(path.is_relative_to(folder) for folder in allowed)]
 
 
 class Queue(Container):
@@ -142,7 +142,7 @@ class Stack:
         (folder / "secrets").mkdir()
         for secret in ("pairwright_api_keys", "pairwright_embedding_admin_keys", "hf_token"):
             (folder / "secrets" / secret).write_text(KEY + "\n" if secret == "pairwright_api_keys" else "")
-        chosen = {
+        dotenv = {
             "PAIRWRIGHT_TEACHER": str(make_tiny_teacher(folder / "teacher")),
             "PAIRWRIGHT_STUDENT": str(folder / "student"),
             "PAIRWRIGHT_GENERATION_DTYPE": "float32",
@@ -158,7 +158,7 @@ class Stack:
             if name == "redis":
                 self.containers[name] = Queue(name, service, folder, self.ports["redis"])
             else:
-                self.containers[name] = Container(name, self._on_this_machine(name, service), folder, chosen)
+                self.containers[name] = Container(name, self._on_this_machine(name, service), folder, dotenv)
         self.started: list[str] = []
 
     def _on_this_machine(self, name: str, service: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,10 +238,10 @@ def test_what_compose_starts_generates_trains_and_embeds(stack: Stack) -> None:
 def test_a_dead_service_is_unhealthy() -> None:
     """And says why, where an engine keeps it."""
     document = compose()["services"]
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and doesn't listen
-        port = str(nobody.getsockname()[1])
-        for name, said in (
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and doesn't listen
+        port = str(unused.getsockname()[1])
+        for name, message in (
             ("generation-cpu", f"pairwright health: generation doesn't answer on port {port}: "),
             ("embedding", f"pairwright health: embedding doesn't answer on port {port}: "),
             ("trainer", f"pairwright health: trainer doesn't answer on port {port}: "),
@@ -254,5 +254,5 @@ def test_a_dead_service_is_unhealthy() -> None:
             command = [sys.executable, *document[name]["healthcheck"]["test"][2:]]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             assert done.returncode == 1
-            assert done.stderr.startswith(said)
+            assert done.stderr.startswith(message)
             assert len(done.stderr.splitlines()) == 1

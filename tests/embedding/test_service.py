@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
 from tests.support.embedding import Gatekeeper, LiveService
+from tests.support.ports import free_port
 from tests.support.versions import publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +26,6 @@ def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, store: ModelStore, static_one: SentenceTransformer) -> None:

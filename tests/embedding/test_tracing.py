@@ -9,8 +9,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
-from tests.embedding.test_service import free_port, spawn
+from tests.embedding.test_service import spawn
 from tests.support.embedding import LiveService
+from tests.support.ports import free_port
 from tests.support.versions import publish
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

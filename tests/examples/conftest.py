@@ -1,5 +1,6 @@
 """An environment for the examples, and the live services that they call."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -29,14 +30,17 @@ def example_python() -> str:
     name = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = ROOT / ".examples_cache" / name
     python = folder / "bin" / "python"
-    if not (folder / "whole").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-        install = ["install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"]
-        command = [sys.executable, "-m", "pip", "--python", str(python), *install, "-r", str(requirements)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"the examples' environment needs PyPI once:\n{done.stderr[-2000:]}"
-        (folder / "whole").touch()
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes may want it at once
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+            install = ["install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check"]
+            command = [sys.executable, "-m", "pip", "--python", str(python), *install, "-r", str(requirements)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, f"the examples' environment needs PyPI once:\n{done.stderr[-2000:]}"
+            (folder / "whole").touch()
     return str(python)
 
 

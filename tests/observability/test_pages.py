@@ -88,12 +88,12 @@ def test_each_panel_asks_for_metrics_that_exist_of_the_source_that_is_provisione
 
 
 def test_no_two_panels_lie_on_one_another_or_past_the_edge(dashboard: dict[str, Any]) -> None:
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in dashboard["panels"]):
         cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken
+        assert not cells & occupied
         assert place["x"] + place["w"] <= 24
-        taken |= cells
+        occupied |= cells
 
 
 def test_prometheus_asks_each_service_where_it_answers() -> None:

@@ -35,7 +35,7 @@ def test_without_an_endpoint_nothing_is_traced() -> None:
     assert tracing.start("trainer")() is None
     with tracing.span("round", parent=ONE, links=[TWO], round=1) as span:
         assert span is None
-        tracing.note(version="r000001-00000000")
+        tracing.set_attributes(version="r000001-00000000")
         assert tracing.traceparent() is None
         assert tracing.current_ids() == {}
 

@@ -108,10 +108,10 @@ def test_a_round_on_many_traces_is_linked_to_each_and_each_ends_with_its_version
 
 def test_logs_are_json_with_the_ids_of_request_job_round_version_and_trace(system: TinySystem, job: str) -> None:
     events = {service: [json.loads(line) for line in system.log(service).splitlines()] for service in SERVICES}
-    for service, found in events.items():
-        assert found
-        assert {one["service"] for one in found} == {service}
-        assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00$", one["time"]) for one in found)
+    for service, lines in events.items():
+        assert lines
+        assert {one["service"] for one in lines} == {service}
+        assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00$", one["time"]) for one in lines)
     done = next(one for one in events["generation"] if one.get("trace_id") == TRACE and " pairs, " in one["message"])
     assert done["request_id"] == REQUEST_ID
     assert done["job"] == job

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from scripts.setup import CANDIDATES, Environment, SetupError, choose_device, find_python, probe
+from scripts.setup import (
+    CANDIDATES,
+    PYTORCH_CPU_INDEX,
+    Environment,
+    SetupError,
+    Steps,
+    choose_device,
+    find_python,
+    only_one,
+    probe,
+    unsupported_reason,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = ("pyproject.toml", "constraints.txt", "scripts/setup.py")
@@ -35,13 +46,19 @@ def checkout(tmp_path: Path, bare_venv: Path) -> Path:
     return tmp_path
 
 
+def offline() -> dict[str, str]:
+    """An environment in which pip finds nothing."""
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PAIRWRIGHT_", "PYTHON"))
+    }
+    return variables | {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+
+
 def offline_setup(checkout: Path, **variables: str) -> subprocess.Popen[str]:
     """The set-up as `make` starts it; its pip finds nothing."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PAIRWRIGHT_", "PYTHON"))}
-    offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     return subprocess.Popen(
         [sys.executable, str(checkout / "scripts" / "setup.py")],
-        env=kept | offline | CPU | variables,
+        env=offline() | CPU | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -74,28 +91,49 @@ def test_the_first_candidate_that_fits_is_taken(tmp_path: Path, monkeypatch: pyt
     assert find_python(None) == CANDIDATES[1]
 
 
-def test_without_a_fitting_python_each_candidate_s_fault_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_fitting_python_each_failure_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executable(
         tmp_path / "python3.11", "echo 'Traceback (most recent call last):' >&2; echo 'No ensurepip' >&2; exit 1"
     )
     executable(tmp_path / "python3", "echo 3 8 10")
     monkeypatch.setenv("PATH", f"{tmp_path}")
-    with pytest.raises(SetupError) as caught:
+    with pytest.raises(SetupError) as raised:
         find_python(None)
-    message = str(caught.value)
+    message = str(raised.value)
     assert "python3.11: No ensurepip" in message
     assert "python3.12: not found" in message
     assert "python3: is Python 3.8.10" in message
-    assert "apt install python3.11 python3.11-venv" in message
+    assert "apt install python3-venv" in message
 
 
 def test_a_named_python_is_the_only_one_tried() -> None:
     assert find_python(sys.executable) == sys.executable
-    with pytest.raises(SetupError, match=r"/no/such/python: not found\n") as caught:
+    with pytest.raises(SetupError, match=r"/no/such/python: not found\n") as raised:
         find_python("/no/such/python")
-    assert "python3.11:" not in str(caught.value)
+    assert "python3.11:" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("platform", "system"), [("darwin", "macOS"), ("win32", "Windows"), ("freebsd15", "freebsd15")]
+)
+def test_a_system_without_packages_is_told_in_one_line(platform: str, system: str) -> None:
+    assert unsupported_reason(platform) == f"not supported on {system} yet; use Linux, WSL 2 or Docker."
+    assert unsupported_reason("linux") is None
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"), [("", "No matching distribution"), ("torch<3", "ResolutionImpossible")]
+)
+def test_torch_comes_from_pytorch_s_index_where_pip_finds_none(checkout: Path, constraint: str, message: str) -> None:
+    """A constraint in pip's own configuration changes what it says."""
+    (checkout / "constraint.txt").write_text(constraint)
+    environment = Environment(checkout, "cpu", offline() | {"PIP_CONSTRAINT": str(checkout / "constraint.txt")})
+    log = checkout / "log"
+    with only_one(checkout) as lock, pytest.raises(SetupError, match="torch for the CPU, from PyTorch's index"):
+        environment._install_cpu_torch(Steps(log, lock))
+    steps = log.read_text().split("\n# ")[1:]
+    assert message in steps[0]
+    assert f"--index-url {PYTORCH_CPU_INDEX}\n" in steps[1]
 
 
 @pytest.mark.parametrize(("script", "device"), [("echo 'GPU 0: NVIDIA H100'", "cuda"), ("exit 9", "cpu"), ("", "cpu")])
@@ -131,7 +169,7 @@ def test_a_change_to_what_decides_the_set_up_repeats_it(checkout: Path, file: st
 def test_another_device_or_another_python_repeats_it(checkout: Path, tmp_path: Path) -> None:
     complete(checkout)
     assert not Environment(checkout, "cuda", {}).up_to_date()
-    other = executable(tmp_path / "python3.12", "echo 3 12 1")
+    other = executable(tmp_path / "python3.12", "echo 3 12 99")
     assert not Environment(checkout, "cpu", {"PYTHON": other}).up_to_date()
     assert Environment(checkout, "cpu", {"PYTHON": sys.executable}).up_to_date()
 

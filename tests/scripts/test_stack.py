@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,12 @@ import httpx
 import psutil
 import pytest
 
+from scripts.stack import SERVICES, Stack
+from shared.errors import Fatal
 from shared.pairs import Pair
+from shared.ports import port_setting
+from shared.process import DIE_WITH_PARENT, ROOT
+from shared.settings import Settings, load
 from tests.support.ports import free_port
 from tests.support.tiny_teacher import make_tiny_teacher
 from tests.support.versions import static_student
@@ -27,16 +33,16 @@ class Up:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
-        self.ports = {"generation": free_port(), "embedding": free_port()}
+        self.ports = {service: free_port() for service in SERVICES}
         self.environment = {
             **os.environ,
+            **{port_setting(service): str(port) for service, port in self.ports.items()},
             "PAIRWRIGHT_HOME": str(self.home),
             "PAIRWRIGHT_TEACHER": str(make_tiny_teacher(folder / "teacher")),
             "PAIRWRIGHT_STUDENT": str(folder / "student"),
-            "PAIRWRIGHT_GENERATION_PORT": str(self.ports["generation"]),
+            "PAIRWRIGHT_GENERATION_ENGINE": "transformers",  # starts in seconds, three times
             "PAIRWRIGHT_GENERATION_DTYPE": "float32",
             "PAIRWRIGHT_GENERATION_MAX_LANES": "8",  # slow enough to be killed in the middle
-            "PAIRWRIGHT_EMBEDDING_PORT": str(self.ports["embedding"]),
             "PAIRWRIGHT_TRAINER_ROUND_PAIRS": "1000000",  # collecting is what this test is about
             "PAIRWRIGHT_TRAINER_ROUND_SECONDS": "100000",
         }
@@ -51,18 +57,20 @@ class Up:
 
     def children(self) -> dict[str, psutil.Process]:
         """The running services and the queue, by name."""
-        found = {}
+        children = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 command = " ".join(child.cmdline())
             except psutil.Error:
                 continue
-            for name in ("generation", "trainer", "embedding"):
+            if DIE_WITH_PARENT.name in command:
+                continue  # it is about to become the service
+            for name in SERVICES:
                 if command.endswith(f"services.{name}"):
-                    found[name] = child
-            if "valkey-server" in command and "lifeline" not in command:
-                found["queue"] = child
-        return found
+                    children[name] = child
+            if "valkey-server" in command:
+                children["queue"] = child
+        return children
 
     def url(self, service: str, path: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}{path}"
@@ -155,47 +163,53 @@ def test_killing_any_process_loses_no_accepted_pair(up: Up) -> None:
     assert answer.status_code == 200
 
 
-def test_an_occupied_port_is_one_clear_line(tmp_path: Path) -> None:
-    import socket
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """For setting environment variables beside a home and free ports."""
+    monkeypatch.setenv("PAIRWRIGHT_HOME", str(tmp_path / "home"))
+    for service in SERVICES:
+        monkeypatch.setenv(port_setting(service), str(free_port()))
+    return monkeypatch
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        done = run_up(
-            tmp_path, PAIRWRIGHT_EMBEDDING_PORT=port, PAIRWRIGHT_TEACHER=str(make_tiny_teacher(tmp_path / "t"))
-        )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        f"pairwright up: port {port} for embedding: Address already in use. Free it or set PAIRWRIGHT_EMBEDDING_PORT."
-    )
+
+def test_an_occupied_port_is_one_clear_line(settings: pytest.MonkeyPatch) -> None:
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
+        settings.setenv("PAIRWRIGHT_EMBEDDING_PORT", str(port))
+        message = f"port {port} for embedding: Address already in use. Free it or set PAIRWRIGHT_EMBEDDING_PORT."
+        with pytest.raises(Fatal, match=message), Stack(load(Settings)):
+            pass
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("PAIRWRIGHT_TEACHER", "/no/such/folder", "PAIRWRIGHT_TEACHER: there is no folder '/no/such/folder'"),
-        ("PAIRWRIGHT_REDIS_URL", "redis://127.0.0.1:1/0", "PAIRWRIGHT_REDIS_URL: no Redis answers at"),
+        (
+            "PAIRWRIGHT_REDIS_URL",
+            "redis://:secret@127.0.0.1:1/0",
+            "PAIRWRIGHT_REDIS_URL: no Redis answers at 127.0.0.1",
+        ),
         ("PAIRWRIGHT_REDIS_URL", "localhost", "PAIRWRIGHT_REDIS_URL: "),
         ("PAIRWRIGHT_DATASET", "No Such!", "PAIRWRIGHT_DATASET: "),
         ("PAIRWRIGHT_HOME", "/proc/nowhere", "can't"),
     ],
 )
-def test_wrong_settings_are_one_clear_line(tmp_path: Path, variable: str, value: str, message: str) -> None:
-    teacher = {"PAIRWRIGHT_TEACHER": str(make_tiny_teacher(tmp_path / "teacher"))}
-    done = run_up(tmp_path, **(teacher | {variable: value}))
+def test_wrong_settings_are_one_clear_line(
+    settings: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    settings.setenv(variable, value)
+    with pytest.raises(Fatal, match=message) as raised, Stack(load(Settings)):
+        pass
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_teacher_that_is_not_there_ends_the_command_with_one_clear_line(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("PAIRWRIGHT_TEACHER", "/no/such/folder")
+    done = subprocess.run([sys.executable, "-m", "scripts.up"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def run_up(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    ports = {"PAIRWRIGHT_GENERATION_PORT": str(free_port()), "PAIRWRIGHT_EMBEDDING_PORT": str(free_port())}
-    home = {"PAIRWRIGHT_HOME": str(folder / "home")}
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.up"],
-        env={**os.environ, **home, **ports, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    teacher, up = done.stderr.splitlines()
+    assert teacher == "pairwright teacher: PAIRWRIGHT_TEACHER: there is no folder '/no/such/folder'"
+    assert up == "pairwright up: the teacher is not usable (see above)"

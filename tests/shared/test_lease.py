@@ -21,7 +21,7 @@ Make = Callable[[str], Lease]
 @pytest.fixture
 async def lease(server: EmbeddedServer, dataset: str) -> AsyncIterator[Make]:
     client = command_client(server.url)
-    yield lambda folder: Lease(client, dataset, "trainer", folder)
+    yield lambda folder: Lease(client, dataset, "trainer", folder, renew_s=0.1)
     await client.aclose()
 
 
@@ -65,6 +65,18 @@ async def test_a_lease_that_redis_forgot_is_taken_again(lease: Make, redis: Redi
             await asyncio.sleep(0.05)
     keeping.cancel()
     assert first.epoch == 2
+
+
+async def test_a_lease_that_was_taken_without_an_answer_is_taken_again(lease: Make) -> None:
+    """As when the reply to our own attempt is lost: Redis counts an epoch that we don't know."""
+    first = lease("a")
+    await soon(first)
+    assert await soon(lease("a")) == 2
+    keeping = asyncio.create_task(first.keep())
+    async with asyncio.timeout(30):
+        while first.epoch != 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    keeping.cancel()
 
 
 async def test_an_emptied_redis_does_not_bring_old_epochs_back(lease: Make) -> None:

@@ -84,12 +84,12 @@ def test_a_staged_folder_that_is_not_published_is_removed(store: ModelStore) -> 
 
 @pytest.mark.parametrize("name", ["r000001-00000000", "nonsense", "../../etc", "", "r000000-", "."])
 def test_an_unknown_version_is_told_with_those_that_exist(store: ModelStore, name: str) -> None:
-    known = publish(store, 0)
+    published = publish(store, 0)
     for use in (store.resolve, store.path, store.manifest, store.verify, store.activate):
-        with pytest.raises(NoVersion) as caught:
+        with pytest.raises(NoVersion) as raised:
             use(name)
-        assert str(caught.value) == f"there is no version {name!r}; published: {known.id}"
-    assert store.current() == known.id
+        assert str(raised.value) == f"there is no version {name!r}; published: {published.id}"
+    assert store.current() == published.id
 
 
 @pytest.mark.parametrize("pointer", ["", "garbage", "../../etc\n"])
@@ -119,7 +119,7 @@ def link(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (flip_a_byte, "model.safetensors was changed after publication"),
         (truncate, "model.safetensors was changed after publication"),
@@ -132,12 +132,12 @@ def link(folder: Path) -> None:
         (lambda folder: truncate_manifest(folder), "manifest.json: ValidationError"),
     ],
 )
-def test_damage_is_found_and_named(store: ModelStore, damage: Callable[[Path], object], told: str) -> None:
+def test_damage_is_found_and_named(store: ModelStore, damage: Callable[[Path], object], message: str) -> None:
     manifest = publish(store, 0)
     damage(store.path(manifest.id))
-    with pytest.raises(BrokenVersion) as caught:
+    with pytest.raises(BrokenVersion) as raised:
         store.verify(manifest.id)
-    assert told in str(caught.value)
+    assert message in str(raised.value)
 
 
 def truncate_manifest(folder: Path) -> None:

@@ -18,8 +18,8 @@ sentences = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), 
 scores = st.floats(0, 1)
 
 
-def faults(error: ValidationError) -> list[str]:
-    return [str(fault["loc"][0]) for fault in error.errors()]
+def fields_of(error: ValidationError) -> list[str]:
+    return [str(one["loc"][0]) for one in error.errors()]
 
 
 @given(sentences, sentences, scores, scores)
@@ -56,9 +56,9 @@ def test_a_pair_survives_json(one: str, two: str, score: float) -> None:
 
 @given(sentences, st.characters(categories=("Cc", "Cs", "Zl", "Zp")), sentences)
 def test_control_characters_and_surrogates_are_refused_by_name(before: str, bad: str, after: str) -> None:
-    with pytest.raises(ValidationError, match=f"has U\\+{ord(bad):04X}") as caught:
+    with pytest.raises(ValidationError, match=f"has U\\+{ord(bad):04X}") as raised:
         Pair(sentence1="fine", sentence2=f"{before}{bad}{after}", score=0)
-    assert faults(caught.value) == ["sentence2"]
+    assert fields_of(raised.value) == ["sentence2"]
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\u00a0", "\u2003 "])
@@ -75,9 +75,9 @@ def test_the_longest_sentence_is_accepted_and_a_longer_one_is_not() -> None:
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, -0.001, 1.001, None, "high", [0.5]])
 def test_scores_outside_0_to_1_are_refused(score: object) -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ValidationError) as raised:
         Pair.model_validate({"sentence1": "a", "sentence2": "b", "score": score})
-    assert faults(caught.value) == ["score"]
+    assert fields_of(raised.value) == ["score"]
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -87,9 +87,9 @@ def test_scores_that_only_json_parsers_know_are_refused(literal: str) -> None:
 
 
 def test_a_misspelt_field_is_refused() -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(ValidationError) as raised:
         Pair.model_validate({"sentence1": "a", "sentence2": "b", "score": 1, "sentence3": "c"})
-    assert faults(caught.value) == ["sentence3"]
+    assert fields_of(raised.value) == ["sentence3"]
 
 
 def test_unknown_provenance_from_a_newer_writer_is_ignored() -> None:

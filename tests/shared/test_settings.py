@@ -73,9 +73,9 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(Fatal) as caught:
+    with pytest.raises(Fatal) as raised:
         load(Settings)
-    message = str(caught.value)
+    message = str(raised.value)
     assert message.startswith(f"{variable}: ")
     assert "\n" not in message
     assert value not in message
@@ -117,9 +117,9 @@ def test_no_folder_of_secrets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_secret_that_is_wrong_is_named_and_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "pairwright_redis_url").write_text("password@redis")
     monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
-    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REDIS_URL: ") as caught:
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REDIS_URL: ") as raised:
         load(Settings)
-    assert "password" not in str(caught.value)
+    assert "password" not in str(raised.value)
 
 
 @pytest.mark.parametrize("keys", [None, "", " , "])
@@ -132,9 +132,9 @@ def test_what_is_required_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_pat
     file = tmp_path / "pairwright_api_keys"
     if keys is not None:
         file.write_text(keys)
-    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_API_KEYS: ") as caught:
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_API_KEYS: ") as raised:
         load(Settings)
-    assert str(caught.value).endswith(f"in the environment or in the file {file}")
+    assert str(raised.value).endswith(f"in the environment or in the file {file}")
     file.write_text("one")
     assert load(Settings).keys == ("one",)
 
@@ -156,16 +156,16 @@ def test_a_secret_that_this_user_may_not_read_is_one_line(monkeypatch: pytest.Mo
         if us == 0:
             os.seteuid(65534)  # root may read everything
         try:
-            with pytest.raises(Fatal) as caught:
+            with pytest.raises(Fatal) as raised:
                 load(Settings)
         finally:
             os.seteuid(us)
-        assert str(caught.value) == f"PAIRWRIGHT_SECRETS: this user can't read {file}: Permission denied"
+        assert str(raised.value) == f"PAIRWRIGHT_SECRETS: this user can't read {file}: Permission denied"
 
 
 def test_what_is_no_json_is_one_line_that_hides_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIRWRIGHT_EXAMPLE_OPTIONS", '{"hidden": ')
-    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_EXAMPLE_OPTIONS: must be JSON: ") as caught:
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_EXAMPLE_OPTIONS: must be JSON: ") as raised:
         load(ServiceSettings)
-    assert "hidden" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "hidden" not in str(raised.value)
+    assert "\n" not in str(raised.value)

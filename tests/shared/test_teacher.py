@@ -35,22 +35,22 @@ def test_a_folder_with_a_model_is_given_absolutely(tmp_path: Path, monkeypatch: 
 
 def test_any_of_the_named_files_makes_a_folder_a_model(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text("[]")
-    found = folder_or_hub_id(str(tmp_path), "PAIRWRIGHT_STUDENT", "modules.json", "config.json")
-    assert found == str(tmp_path)
+    located = folder_or_hub_id(str(tmp_path), "PAIRWRIGHT_STUDENT", "modules.json", "config.json")
+    assert located == str(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/no/such/model", "./model", "../model", "~/no-such-model-here", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Fatal) as caught:
+    with pytest.raises(Fatal) as raised:
         locate(name, tmp_path)
-    assert str(caught.value) == f"PAIRWRIGHT_TEACHER: there is no folder {name!r}"
+    assert str(raised.value) == f"PAIRWRIGHT_TEACHER: there is no folder {name!r}"
 
 
 def test_a_folder_without_a_model_is_told_with_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(Fatal) as caught:
+    with pytest.raises(Fatal) as raised:
         folder_or_hub_id(str(tmp_path), "PAIRWRIGHT_STUDENT", "modules.json", "config.json")
     expected = f"PAIRWRIGHT_STUDENT: {tmp_path} holds none of modules.json, config.json; is it a model?"
-    assert str(caught.value) == expected
+    assert str(raised.value) == expected
 
 
 def test_a_file_is_no_teacher(tmp_path: Path) -> None:

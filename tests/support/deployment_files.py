@@ -41,7 +41,7 @@ def variables(settings: type[BaseSettings]) -> dict[str, str]:
     return {f"{prefix}{name}".upper(): name for name in settings.model_fields}
 
 
-def known(service: str) -> set[str]:
+def variables_of(service: str) -> set[str]:
     """Every PAIRWRIGHT_ variable that a service reads."""
     return {*variables(Settings), *variables(OWN[service])}
 
@@ -76,11 +76,11 @@ def started(document: Mapping[str, Any], *profiles: str) -> dict[str, Any]:
 
 def mounts(service: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Where its volumes are: target to volume (or the host's path) and mode."""
-    found = {}
+    targets = {}
     for mount in service.get("volumes", []):
         source, target, *mode = mount.split(":")
-        found[target] = (source, mode[0] if mode else "rw")
-    return found
+        targets[target] = (source, mode[0] if mode else "rw")
+    return targets
 
 
 def example() -> list[tuple[str, str]]:
@@ -128,7 +128,7 @@ class Stage:
 def stages() -> dict[str, Stage]:
     """Dockerfile.gpu."""
     parser = DockerfileParser(fileobj=io.BytesIO((ROOT / "Dockerfile.gpu").read_bytes()))
-    found: dict[str, Stage] = {}
+    targets: dict[str, Stage] = {}
     arguments: dict[str, str] = {}
     current: Stage | None = None
     for instruction, value in _steps(parser):
@@ -139,10 +139,10 @@ def stages() -> dict[str, Stage]:
             arguments[name] = default
         elif instruction == "FROM":
             base, _, name = value.partition(" AS ")
-            current = found[name] = Stage(base, found.get(base))
+            current = targets[name] = Stage(base, targets.get(base))
         elif current is not None:
             current.steps.append((instruction, value))
-    return found
+    return targets
 
 
 def _steps(parser: DockerfileParser) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from shared.ports import port_setting
 from tests.support.ports import free_port
 from tests.support.tiny_teacher import make_tiny_teacher
 
@@ -51,7 +52,7 @@ class TinySystem:
         self.home = home
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PAIRWRIGHT_", "OTEL_"))},
-            **{f"PAIRWRIGHT_{service.upper()}_PORT": str(port) for service, port in self.ports.items()},
+            **{port_setting(service): str(port) for service, port in self.ports.items()},
             "PAIRWRIGHT_HOME": str(home),
             "PAIRWRIGHT_REDIS_URL": redis_url,
             "PAIRWRIGHT_DATASET": "tiny",

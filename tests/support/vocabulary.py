@@ -14,11 +14,11 @@ def used_on_the_page() -> dict[str, str]:
 
 def sample_names(page: dict[str, str]) -> set[str]:
     """What a query may name, and what `# TYPE` lines name."""
-    found = set(page)
+    names = set(page)
     for name, kind in page.items():
         if kind == "histogram":
-            found |= {name + suffix for suffix in SAMPLES[kind]}
-    return found
+            names |= {name + suffix for suffix in SAMPLES[kind]}
+    return names
 
 
 def names_in(query: str) -> set[str]:

@@ -292,7 +292,7 @@ class JobWorker:
         status.pairs_per_second = round(accepted / seconds, 2) if seconds else None
         await self._outlast("Redis", lambda: self._store.save(status))
         self._counts.ended(state, seconds)
-        tracing.note(state=state, accepted=accepted)
+        tracing.set_attributes(state=state, accepted=accepted)
         log.info(
             "job %s %s: %d of %d pairs, rejected %s",
             status.id,

@@ -85,7 +85,7 @@ class Collector:
     async def _keep_suspect(self, delivery: Delivery) -> None:
         tries = await self._writer.count_try(delivery)
         if tries > DELIVERIES:
-            await self._dead_letter(replace(delivery, fault=f"the trainer died of it {tries - 1} times"))
+            await self._dead_letter(replace(delivery, error=f"the trainer died of it {tries - 1} times"))
             return
         try:
             await self._keep_together([delivery])
@@ -94,13 +94,13 @@ class Collector:
 
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         if delivery.deliveries >= DELIVERIES:
-            await self._dead_letter(replace(delivery, fault=f"the dataset refuses it: {first_line(error)}"))
+            await self._dead_letter(replace(delivery, error=f"the dataset refuses it: {first_line(error)}"))
             return
         log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
         self._reader.rewind()
 
     async def _dead_letter(self, delivery: Delivery) -> None:
-        log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.fault)
+        log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.error)
         await self._writer.dead_letter(delivery)
 
     async def _add(self, deliveries: Sequence[Delivery]) -> None:

@@ -212,7 +212,7 @@ class RoundScheduler:
             log.info("round %d starts: %s", round_.id, size)
             last = await self._run_round(round_.id, self._epoch, self._follow)
             self._metrics.observe_round(last, time.monotonic() - began)
-            tracing.note(outcome=last.outcome, version=last.version or "")
+            tracing.set_attributes(outcome=last.outcome, version=last.version or "")
             with log_context(version=last.version):
                 await self._conclude(round_, last)
             if last.outcome in ("published", "rejected"):

@@ -182,14 +182,16 @@ def test_an_answer_that_breaks_off_is_a_broken_connection(serve: Serve, caplog: 
     assert client.get("/livez").status_code == 200
 
 
-@pytest.mark.parametrize("given", ["abc-123", "A" * 64, "a.b_c"])
-def test_a_sane_request_id_is_echoed(serve: Serve, given: str) -> None:
-    assert serve().get("/livez", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+@pytest.mark.parametrize("request_id", ["abc-123", "A" * 64, "a.b_c"])
+def test_a_sane_request_id_is_echoed(serve: Serve, request_id: str) -> None:
+    assert serve().get("/livez", headers={"X-Request-ID": request_id}).headers["x-request-id"] == request_id
 
 
-@pytest.mark.parametrize("given", ["", "A" * 65, "two words", "a\tb", "é".encode("latin-1"), "<script>"])
-def test_any_other_request_id_is_replaced(serve: Serve, given: str | bytes) -> None:
-    answered = serve().get("/livez", headers=[(b"X-Request-ID", given if isinstance(given, bytes) else given.encode())])
+@pytest.mark.parametrize("request_id", ["", "A" * 65, "two words", "a\tb", "é".encode("latin-1"), "<script>"])
+def test_any_other_request_id_is_replaced(serve: Serve, request_id: str | bytes) -> None:
+    answered = serve().get(
+        "/livez", headers=[(b"X-Request-ID", request_id if isinstance(request_id, bytes) else request_id.encode())]
+    )
     assert len(answered.headers["x-request-id"]) == 32
 
 
@@ -287,14 +289,14 @@ def test_made_up_methods_do_not_become_metrics(serve: Serve) -> None:
 
 
 def test_an_occupied_port_is_one_line_that_names_its_setting() -> None:
-    with listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT") as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(Fatal) as caught:
+    with listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT") as occupied:
+        port = occupied.getsockname()[1]
+        with pytest.raises(Fatal) as raised:
             listen("127.0.0.1", port, "PAIRWRIGHT_EXAMPLE_PORT")
     expected = (
         f"can't listen on 127.0.0.1:{port}: Address already in use. Free the port or set PAIRWRIGHT_EXAMPLE_PORT."
     )
-    assert str(caught.value) == expected
+    assert str(raised.value) == expected
 
 
 def test_an_unknown_host_is_one_line_too() -> None:
