@@ -11,7 +11,7 @@ import httpx
 
 from services.embedding.__main__ import assemble, load_version
 from services.embedding.models.base import EncodeOptions, Encoder, Token, Tokens, Vectors
-from services.embedding.serving.registry import Loader
+from services.embedding.serving.loading import LoadModel
 from services.embedding.settings import EmbeddingSettings
 from shared.http.server import listen, server
 from shared.manifest import Manifest
@@ -24,7 +24,7 @@ class LiveService:
     """What `python -m services.embedding` serves, at `url`."""
 
     def __init__(
-        self, home: Path, *, load: Loader | None = None, api_keys: str = "", redis_url: str | None = None, **own: Any
+        self, home: Path, *, load: LoadModel | None = None, api_keys: str = "", redis_url: str | None = None, **own: Any
     ) -> None:
         settings = Settings(home=home, api_keys=api_keys, redis_url=redis_url)
         # Without a cache and in full precision unless a test asks otherwise: most compare vectors, computed anew.
@@ -90,8 +90,8 @@ class Gate(Encoder):
     def windows(self, text: str, options: EncodeOptions) -> list[str]:
         return self._inner.windows(text, options)
 
-    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        return self._inner.show_tokens(texts, prompt, add_special_tokens)
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+        return self._inner.list_tokens(texts, prompt, add_special_tokens)
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         return self._inner.decode(ids, skip_special_tokens)
@@ -109,5 +109,5 @@ class Gatekeeper:
         self.entered.clear()
 
     def load(self, folder: Path, manifest: Manifest) -> Encoder:
-        """A `Loader`."""
+        """A `LoadModel`."""
         return Gate(load_version(EmbeddingSettings(), folder, manifest), self.opened, self.entered)

@@ -56,8 +56,7 @@ async def read_json(request: Request) -> Any:
     try:
         return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
-        fault = {"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}
-        raise RequestValidationError([fault]) from None
+        raise RequestValidationError([{"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}]) from None
 
 
 def parse(body: Any, model: type[Body]) -> Body:
@@ -78,7 +77,7 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     """A schema with its definitions in place of the references, which would be looked up in the whole document."""
     if isinstance(node, list):
-        return [_inline(one, definitions) for one in node]
+        return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
