@@ -4,11 +4,12 @@ import asyncio
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from services.embedding.api.errors import DESCRIPTIONS, Responses
 from services.embedding.api.serialization import VERSION_HEADER
 from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from shared.http.keys import KeySet
@@ -177,15 +178,6 @@ class ProblemDetails(BaseModel):
     detail: str
 
 
-_REASONS = {
-    401: "No known key",
-    403: "This caller may not",
-    404: "There is no such version",
-    409: "It can't be activated; what served keeps serving",
-    503: "No version is loaded yet",
-}
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _errors(*statuses: int) -> Responses:
     content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
-    return {status: {"description": _REASONS[status], "content": content} for status in statuses}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}

@@ -79,7 +79,7 @@ def build_app(
     )
     add_error_handlers(app)
     service = EmbeddingService(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
-    app.include_router(tei.router(service, settings, metrics, code_version))
+    app.include_router(tei.router(service, versions, settings, metrics, code_version))
     app.include_router(openai.router(service, versions, metrics))
     app.include_router(admin.router(versions, admin.Admin(settings.admins, keys)))
     return app

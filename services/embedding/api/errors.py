@@ -1,14 +1,17 @@
 """From errors to HTTP: one table of statuses, and the shape of an error in each of the three protocols."""
 
-from typing import NamedTuple
+from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from services.embedding.serving import errors
 from shared.http.problems import Problem, problem_details
 
+Responses = dict[int | str, dict[str, Any]]
 TEI_ROUTES = frozenset(
     {"/", "/embed", "/similarity", "/tokenize", "/decode", "/invocations", "/info", "/health", "/ping"}
 )
@@ -16,39 +19,44 @@ OPENAI_ROUTES = frozenset({"/embeddings", "/models"})
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a caller who left: nobody reads it, but logs and metrics tell it from an error of ours."""
 
-STATUSES: dict[type[errors.EmbeddingError], tuple[int, str]] = {
-    errors.EmptyInput: (400, "Empty input"),
-    errors.TooManyInputs: (422, "Too many inputs"),
-    errors.InputTooLong: (422, "Input too long"),
-    errors.UnknownPrompt: (422, "Unknown prompt"),
-    errors.WrongDimensions: (422, "Wrong dimensions"),
-    errors.UnknownToken: (422, "Unknown token"),
-    errors.VersionNotServed: (404, "No such version"),
-    errors.Overloaded: (429, "Overloaded"),
-    errors.EncodingFailed: (500, "Encoding failed"),
-    errors.NotReady: (503, "Not ready"),
-    errors.DeadlineExceeded: (504, "Too late"),
+STATUS: dict[type[errors.EmbeddingError], int] = {
+    errors.EmptyInput: 400,
+    errors.VersionNotServed: 404,
+    errors.InvalidInput: 422,
+    errors.Overloaded: 429,
+    errors.EncodingFailed: 500,
+    errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
 }
-"""Status and title of each error of the embedding core."""
-
-
-class _Names(NamedTuple):
-    """What the protocols call a status."""
-
-    tei_type: str = "Validation"
-    openai_type: str = "invalid_request_error"
-    openai_code: str | None = None
-
-
-_NAMES: dict[int, _Names] = {
-    401: _Names(openai_type="authentication_error", openai_code="invalid_api_key"),
-    404: _Names(openai_code="not_found"),
-    413: _Names(openai_code="request_too_large"),
-    429: _Names("Overloaded", "rate_limit_error", "rate_limit_exceeded"),
-    500: _Names("Backend", "server_error"),
-    503: _Names("Unhealthy", "server_error"),
-    504: _Names("Backend", "server_error"),
+INVALID: tuple[str, str, str | None] = ("Validation", "invalid_request_error", None)
+NAMES: dict[int, tuple[str, str, str | None]] = {
+    401: ("Validation", "authentication_error", "invalid_api_key"),
+    404: ("Validation", "invalid_request_error", "not_found"),
+    413: ("Validation", "invalid_request_error", "request_too_large"),
+    429: ("Overloaded", "rate_limit_error", "rate_limit_exceeded"),
+    500: ("Backend", "server_error", None),
+    503: ("Unhealthy", "server_error", None),
+    504: ("Backend", "server_error", None),
 }
+"""A status as text-embeddings-inference's `error_type`, and as OpenAI's `type` and `code`; `INVALID` for others."""
+DESCRIPTIONS = {
+    400: "Invalid input, or no JSON",
+    401: "No known key",
+    403: "This caller may not",
+    404: "There is no such version",
+    408: "The body came too slowly",
+    409: "It can't be activated; what served keeps serving",
+    413: "The body is too large",
+    422: "Invalid input",
+    429: "Overloaded; see Retry-After",
+    503: "No version is loaded yet",
+    504: "The deadline has passed",
+}
+
+
+def describe_errors(model: type[BaseModel], *statuses: int) -> Responses:
+    """What OpenAPI says of a route's errors."""
+    return {status: {"description": DESCRIPTIONS[status], "model": model} for status in statuses}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -56,8 +64,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(errors.EmbeddingError)
     async def _embedding_error(request: Request, error: errors.EmbeddingError) -> Response:
-        status, title = STATUSES[type(error)]
+        status = STATUS[type(error)]
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        title = HTTPStatus(status).phrase
         return render(request, Problem(status, title, str(error), headers, code=error.code, param=error.field))
 
     @app.exception_handler(errors.CallerLeft)
@@ -79,19 +88,19 @@ def render(request: Request, problem: Problem) -> Response:
 def _tei(problem: Problem) -> Response:
     """text-embeddings-inference: `{"error", "error_type"}`."""
     is_empty = problem.extra.get("code") == errors.EmptyInput.code
-    error_type = "Empty" if is_empty else _NAMES.get(problem.status, _Names()).tei_type
+    error_type = "Empty" if is_empty else NAMES.get(problem.status, INVALID)[0]
     return JSONResponse({"error": problem.detail, "error_type": error_type}, problem.status, problem.headers)
 
 
 def _openai(problem: Problem) -> Response:
     """OpenAI: `{"error": {"message", "type", "param", "code"}}`, and 400 for every invalid field."""
     status = 400 if problem.status == 422 else problem.status
-    names = _NAMES.get(status, _Names())
+    _, error_type, code = NAMES.get(status, INVALID)
     error = {
         "message": problem.detail,
-        "type": names.openai_type,
+        "type": error_type,
         "param": problem.extra.get("param") or _first_field(problem),
-        "code": problem.extra.get("code") or names.openai_code,
+        "code": problem.extra.get("code") or code,
     }
     return JSONResponse({"error": error}, status, problem.headers)
 

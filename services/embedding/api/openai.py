@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from services.embedding.api.requests import LenientBody, Texts, describe_body, read_body
+from services.embedding.api.errors import describe_errors
+from services.embedding.api.requests import LenientBody, Texts, post, read_body
 from services.embedding.api.serialization import (
     VERSION_HEADER,
     answer_headers,
@@ -76,19 +77,7 @@ class OpenAIErrorAnswer(BaseModel):
     error: OpenAIError
 
 
-_STATUSES = {
-    400: "Invalid input",
-    401: "No known key",
-    404: "There is no such version",
-    408: "The body came too slowly",
-    413: "The body is too large",
-    429: "Overloaded; see Retry-After",
-    503: "No version is loaded yet",
-    504: "The deadline has passed",
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "model": OpenAIErrorAnswer} for status, text in _STATUSES.items()
-}
+_ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 429, 503, 504)
 
 
 def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
@@ -96,12 +85,8 @@ def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metric
     routes = APIRouter(tags=["OpenAI"])
 
     @routes.post("/embeddings", include_in_schema=False)
-    @routes.post(
-        "/v1/embeddings",
-        summary="Texts to vectors, as OpenAI's clients ask for them",
-        response_class=Response,
-        responses={200: {"model": EmbeddingsAnswer}, **_ERRORS},
-        openapi_extra=describe_body(EmbeddingsBody),
+    @post(
+        routes, "/v1/embeddings", EmbeddingsBody, EmbeddingsAnswer, _ERRORS, "Texts to vectors, as OpenAI's clients ask"
     )
     async def _embeddings(http: Request) -> Response:
         body = await read_body(http, EmbeddingsBody)
@@ -115,13 +100,13 @@ def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metric
     @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
-        serving = [_model("current", service.serving())]
+        serving = [_model("current", versions.get_loaded(None))]
         loaded = [_model(encoder.version, encoder) for encoder in versions.loaded.values()]
         return {"object": "list", "data": serving + loaded}
 
     @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:
-        return _model(model, await service.encoder(model))
+        return _model(model, await versions.get(model))
 
     return routes
 

@@ -1,13 +1,15 @@
 """Reading request bodies: strict JSON into strict models, and the `inputs` that both protocols share."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
-from fastapi import Request
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
 Body = TypeVar("Body", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
 
 NO_TOKEN_IDS = (
     "token ids are not accepted, because they mean something else in each tokenizer: send text "
@@ -67,11 +69,24 @@ def parse(body: Any, model: type[Body]) -> Body:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a route that reads its body with `read_body`."""
-    schema = model.model_json_schema()
+def post(
+    routes: APIRouter,
+    path: str,
+    body: type[BaseModel],
+    answer: Any,
+    errors: dict[int | str, dict[str, Any]],
+    summary: str,
+) -> Callable[[Handler], Handler]:
+    """A route that reads its `body` with `read_body` and answers with ready bytes: this is what OpenAPI says of it."""
+    schema = body.model_json_schema()
     schema = _inline(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return routes.post(
+        path,
+        summary=summary,
+        response_class=Response,
+        responses={200: {"model": answer}, **errors},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+    )
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:

@@ -1,22 +1,22 @@
 """text-embeddings-inference's protocol: `/embed`, `/`, `/similarity`, `/tokenize`, `/decode`, `/info`, `/health`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from services.embedding.api.requests import LenientBody, Texts, describe_body, parse, read_body, read_json
+from services.embedding.api.errors import describe_errors
+from services.embedding.api.requests import LenientBody, Texts, parse, post, read_body, read_json
 from services.embedding.api.serialization import VERSION_HEADER, answer_headers, json_array, json_vectors
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import Token
-from services.embedding.serving.errors import EmptyInput, UnknownToken
+from services.embedding.serving.errors import EmptyInput, InvalidInput
+from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, find_prompt
 from services.embedding.settings import EmbeddingSettings
 
-Handler = Callable[[Request], Awaitable[Response]]
 Direction = Literal["Left", "left", "Right", "right"]
 
 
@@ -87,42 +87,22 @@ class TeiError(BaseModel):
     error_type: str
 
 
-_STATUSES = {
-    400: "Empty input, or no JSON",
-    401: "No known key",
-    404: "There is no such version",
-    408: "The body came too slowly",
-    413: "The body is too large",
-    422: "Invalid input",
-    429: "Overloaded; see Retry-After",
-    503: "No version is loaded yet",
-    504: "The deadline has passed",
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "model": TeiError} for status, text in _STATUSES.items()
-}
-_NOT_READY: dict[int | str, dict[str, Any]] = {503: _ERRORS[503]}
+_ERRORS = describe_errors(TeiError, 400, 401, 404, 408, 413, 422, 429, 503, 504)
+_NOT_READY = describe_errors(TeiError, 503)
 
 
-def _post(
-    routes: APIRouter, path: str, body: type[BaseModel], answer: Any, summary: str
-) -> Callable[[Handler], Handler]:
-    """A route that reads its body by itself and answers with ready bytes: this is what OpenAPI says of it."""
-    return routes.post(
-        path,
-        summary=summary,
-        response_class=Response,
-        responses={200: {"model": answer}, **_ERRORS},
-        openapi_extra=describe_body(body),
-    )
-
-
-def router(service: EmbeddingService, settings: EmbeddingSettings, metrics: Metrics, code_version: str) -> APIRouter:
+def router(
+    service: EmbeddingService,
+    versions: VersionRegistry,
+    settings: EmbeddingSettings,
+    metrics: Metrics,
+    code_version: str,
+) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
     _add_computing_routes(routes, service, metrics)
-    _add_token_routes(routes, service)
-    _add_information_routes(routes, service, settings, code_version)
+    _add_token_routes(routes, service, versions)
+    _add_information_routes(routes, versions, settings, code_version)
     return routes
 
 
@@ -144,13 +124,18 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         cosines = result.vectors[1:] @ result.vectors[0]
         return _answer(orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY), result)
 
-    @_post(
-        routes, "/embed", EmbedBody, list[list[float]], "Texts to vectors: a bare nested list, also for a single text"
+    @post(
+        routes,
+        "/embed",
+        EmbedBody,
+        list[list[float]],
+        _ERRORS,
+        "Texts to vectors: a bare nested list, also for a single text",
     )
     async def _embed(http: Request) -> Response:
         return await embed(http, await read_body(http, EmbedBody))
 
-    @_post(routes, "/similarity", SimilarityBody, list[float], "The cosine of one sentence with each of others")
+    @post(routes, "/similarity", SimilarityBody, list[float], _ERRORS, "The cosine of one sentence with each of others")
     async def _similarity(http: Request) -> Response:
         return await similarity(http, await read_body(http, SimilarityBody))
 
@@ -164,47 +149,48 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         return await embed(http, parse(body, EmbedBody))
 
 
-def _add_token_routes(routes: APIRouter, service: EmbeddingService) -> None:
-    @_post(
+def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: VersionRegistry) -> None:
+    @post(
         routes,
         "/tokenize",
         TokenizeBody,
         list[list[Token]],
+        _ERRORS,
         "The tokens of texts, as the model reads them; nothing is truncated",
     )
     async def _tokenize(http: Request) -> Response:
         body = await read_body(http, TokenizeBody)
         service.check_size(body.inputs, "inputs")
-        encoder = await service.encoder(http.headers.get(VERSION_HEADER))
+        encoder = await versions.get(http.headers.get(VERSION_HEADER))
         prompt = find_prompt(encoder, body.prompt_name) if body.prompt_name is not None else ""
         tokens = await asyncio.to_thread(encoder.list_tokens, body.inputs, prompt, body.add_special_tokens is not False)
         return _json(orjson.dumps(tokens), encoder.version)
 
-    @_post(routes, "/decode", DecodeBody, list[str], "The texts of token ids of this model")
+    @post(routes, "/decode", DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
     async def _decode(http: Request) -> Response:
         body = await read_body(http, DecodeBody)
         rows: list[Any] = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
         service.check_size(rows if body.ids else [], "ids")
-        encoder = await service.encoder(http.headers.get(VERSION_HEADER))
+        encoder = await versions.get(http.headers.get(VERSION_HEADER))
         try:
             texts = await asyncio.to_thread(encoder.decode, rows, body.skip_special_tokens is not False)
         except ValueError as error:
-            raise UnknownToken(f"`ids`: {error}", "ids") from None
+            raise InvalidInput(f"`ids`: {error}", "ids") from None
         return _json(orjson.dumps(texts), encoder.version)
 
 
 def _add_information_routes(
-    routes: APIRouter, service: EmbeddingService, settings: EmbeddingSettings, code_version: str
+    routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings, code_version: str
 ) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)
     @routes.get("/", include_in_schema=False)
     async def _health() -> Response:
-        return Response(headers={VERSION_HEADER: service.serving().version})
+        return Response(headers={VERSION_HEADER: versions.get_loaded(None).version})
 
     @routes.get("/info", summary="The version that serves and the limits", responses=_NOT_READY)
     async def _info(response: Response) -> dict[str, Any]:
-        encoder = service.serving()
+        encoder = versions.get_loaded(None)
         response.headers[VERSION_HEADER] = encoder.version
         return {
             "model_id": encoder.manifest.base,

@@ -50,5 +50,5 @@ class Cache:
         """Keep a vector; it is copied, so that it doesn't keep its whole batch alive."""
         size = OVERHEAD + vector.nbytes + 4 * len(text)
         key = (version, options.prompt, options.truncation_side, text)
-        if size <= self._entries.maxsize and key not in self._entries:
+        if size <= self._entries.maxsize:
             self._entries[key] = Entry(vector.copy(), tokens.count, tokens.total, size)

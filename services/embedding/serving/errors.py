@@ -1,13 +1,11 @@
-"""The errors of the embedding core. `api/errors.py` turns them into HTTP."""
-
-from typing import ClassVar
+"""The few errors of the embedding core. `api/errors.py` turns them into HTTP."""
 
 
 class EmbeddingError(Exception):
     """A request that gets no vectors. The message says what is wrong and what to do."""
 
-    code: ClassVar[str | None] = None
-    """The error's name for programs."""
+    code: str | None = None
+    """The error's name for programs, in OpenAI's style."""
 
     def __init__(self, detail: str, field: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -23,32 +21,12 @@ class EmptyInput(EmbeddingError):
     code = "empty_input"
 
 
-class TooManyInputs(EmbeddingError):
-    """More inputs than one request may have."""
+class InvalidInput(EmbeddingError):
+    """A field that the version or the service's limits don't allow."""
 
-    code = "too_many_inputs"
-
-
-class InputTooLong(EmbeddingError):
-    """An input that the caller does not want to be cut is longer than the version reads."""
-
-    code = "input_too_long"
-
-
-class UnknownPrompt(EmbeddingError):
-    """The version has no prompt of this name."""
-
-    code = "unknown_prompt"
-
-
-class WrongDimensions(EmbeddingError):
-    """The version's vectors cannot be cut to this size."""
-
-    code = "wrong_dimensions"
-
-
-class UnknownToken(EmbeddingError):
-    """The version's vocabulary has no such token id."""
+    def __init__(self, detail: str, field: str, code: str | None = None) -> None:
+        super().__init__(detail, field)
+        self.code = code
 
 
 class VersionNotServed(EmbeddingError):
@@ -76,7 +54,7 @@ class DeadlineExceeded(EmbeddingError):
 
 
 class EncodingFailed(EmbeddingError):
-    """The model failed on these inputs; the log has the reason."""
+    """The model failed on these inputs."""
 
 
 class CallerLeft(Exception):

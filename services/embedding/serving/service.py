@@ -11,16 +11,7 @@ import numpy as np
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import EncodeOptions, Encoder, Side, Vectors
 from services.embedding.serving.batcher import Batcher
-from services.embedding.serving.errors import (
-    CallerLeft,
-    DeadlineExceeded,
-    EmptyInput,
-    EncodingFailed,
-    InputTooLong,
-    TooManyInputs,
-    UnknownPrompt,
-    WrongDimensions,
-)
+from services.embedding.serving.errors import CallerLeft, DeadlineExceeded, EmptyInput, EncodingFailed, InvalidInput
 from services.embedding.serving.queue import QueuedRequest
 from services.embedding.serving.registry import VersionRegistry
 from shared.tracing import span
@@ -78,14 +69,6 @@ class EmbeddingService:
         self._versions, self._batcher, self._metrics = versions, batcher, metrics
         self._max_client_inputs, self._request_s = max_client_inputs, request_s
 
-    def serving(self) -> Encoder:
-        """The version for requests that name none. Raises `NotReady`."""
-        return self._versions.get_loaded(None)
-
-    async def encoder(self, version: str | None) -> Encoder:
-        """The version that a caller named, loaded for it if need be. Raises `VersionNotServed` or `NotReady`."""
-        return await self._versions.get(version)
-
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
         """The vectors. Raises `EmbeddingError`, or `CallerLeft`: then nothing more is computed."""
         try:
@@ -102,7 +85,7 @@ class EmbeddingService:
             raise EmptyInput(f"`{request.field}` cannot be empty, nor contain an empty string", request.field)
         self.check_size(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
-        encoder = await self.encoder(request.version)
+        encoder = await self._versions.get(request.version)
         dimensions = _dimensions(request, encoder)
         prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
         options = EncodeOptions(prompt, request.truncation_side)
@@ -117,7 +100,7 @@ class EmbeddingService:
         self._metrics.truncated.inc(len(truncated))
         if truncated and not request.truncate:
             limit = f"must have at most {encoder.max_tokens} tokens each; given: {max(truncated)}."
-            raise InputTooLong(f"`{request.field}` {limit}", request.field)
+            raise InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
         counts = [text.count for text in tokens]
         if len(texts) > len(request.texts):
             vectors = _mean(vectors, counts, sizes)
@@ -145,20 +128,21 @@ class EmbeddingService:
         return queued
 
     def check_size(self, inputs: Sequence[object], field: str) -> None:
-        """Raises `EmptyInput` or `TooManyInputs`."""
+        """Raises `EmptyInput` or `InvalidInput`."""
         most = self._max_client_inputs
         if not inputs:
             raise EmptyInput(f"`{field}` cannot be empty", field)
         if len(inputs) > most:
-            raise TooManyInputs(f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {most}", field)
+            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {most}"
+            raise InvalidInput(detail, field, "too_many_inputs")
 
 
 def find_prompt(encoder: Encoder, name: str) -> str:
-    """A version's prompt by its name. Raises `UnknownPrompt`."""
+    """A version's prompt by its name. Raises `InvalidInput`."""
     if name not in encoder.prompts:
         names = ", ".join(sorted(encoder.prompts)) or "none"
         detail = f"`prompt_name` {name!r} is unknown to {encoder.version}; it has: {names}"
-        raise UnknownPrompt(detail, "prompt_name")
+        raise InvalidInput(detail, "prompt_name", "unknown_prompt")
     return encoder.prompts[name]
 
 
@@ -171,7 +155,7 @@ def _dimensions(request: EmbedRequest, encoder: Encoder) -> int:
         return request.dimensions
     allowed = ", ".join(map(str, sorted({native, *trained})))
     detail = f"`dimensions` {request.dimensions}: {encoder.version} has {allowed} and can't be cut to others"
-    raise WrongDimensions(detail, "dimensions")
+    raise InvalidInput(detail, "dimensions", "wrong_dimensions")
 
 
 def _mean(vectors: Vectors, counts: list[int], sizes: list[int]) -> Vectors:
