@@ -86,7 +86,12 @@ def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metric
 
     @routes.post("/embeddings", include_in_schema=False)
     @post(
-        routes, "/v1/embeddings", EmbeddingsBody, EmbeddingsAnswer, _ERRORS, "Texts to vectors, as OpenAI's clients ask"
+        routes,
+        "/v1/embeddings",
+        EmbeddingsBody,
+        EmbeddingsAnswer,
+        _ERRORS,
+        "Texts to vectors, as OpenAI's clients ask for them",
     )
     async def _embeddings(http: Request) -> Response:
         body = await read_body(http, EmbeddingsBody)
