@@ -59,6 +59,10 @@ class LiveService:
         """What `/readyz` says of the version."""
         return str(self._client.get("/readyz").json()["checks"]["version"])
 
+    def wait_until_ready(self) -> None:
+        """Wait for the first version."""
+        self.wait_until(lambda: self._client.get("/readyz").status_code == 200, "the service is ready")
+
     @staticmethod
     def wait_until(holds: Callable[[], bool], what: str) -> None:
         """Wait for something that must come."""

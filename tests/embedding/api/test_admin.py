@@ -56,16 +56,16 @@ def test_an_unknown_version_changes_nothing_and_is_told_what_there_is(store: Mod
 
 
 def test_a_damaged_version_is_not_activated_and_the_pointer_stays(
-    store: ModelStore, transformer: SentenceTransformer, service: LiveService
+    store: ModelStore, transformer: SentenceTransformer, own_service: LiveService
 ) -> None:
-    good = service.serving()
+    good = own_service.serving()
     bad = damaged_on_disk(store, transformer, change_weights)
     store.activate(good)
-    service.wait_until(lambda: service.version_check() == "ok", "the pointer is back")
-    answer = httpx.post(f"{service.url}/versions/{bad}/activate")
+    own_service.wait_until(lambda: own_service.version_check() == "ok", "the pointer is back")
+    answer = httpx.post(f"{own_service.url}/versions/{bad}/activate")
     assert answer.status_code == 409
     assert "model.safetensors was changed" in answer.json()["detail"]
-    assert service.serving() == store.current() == good
+    assert own_service.serving() == store.current() == good
 
 
 def test_a_store_that_cannot_be_written_is_said_so(store: ModelStore, start: Start) -> None:
@@ -80,18 +80,18 @@ def test_a_store_that_cannot_be_written_is_said_so(store: ModelStore, start: Sta
 
 
 def test_reload_gives_a_mended_version_another_chance(
-    store: ModelStore, transformer: SentenceTransformer, service: LiveService
+    store: ModelStore, transformer: SentenceTransformer, own_service: LiveService
 ) -> None:
     bad = damaged_on_disk(store, transformer, change_weights)
-    service.wait_until(lambda: "quarantined" in service.version_check(), "it is quarantined")
-    assert service.metric("degraded") == 1
+    own_service.wait_until(lambda: "quarantined" in own_service.version_check(), "it is quarantined")
+    assert own_service.metric("degraded") == 1
     elsewhere = ModelStore(store.root.with_name("elsewhere"))
     shutil.rmtree(store.root / "versions" / bad)
     shutil.copytree(elsewhere.path(bad), store.root / "versions" / bad)
-    listed = httpx.post(f"{service.url}/versions/reload")
+    listed = httpx.post(f"{own_service.url}/versions/reload")
     assert listed.status_code == 200
     assert {one["id"]: one["serving"] for one in listed.json()["versions"]}[bad]
-    assert (service.serving(), service.version_check(), service.metric("degraded")) == (bad, "ok", 0)
+    assert (own_service.serving(), own_service.version_check(), own_service.metric("degraded")) == (bad, "ok", 0)
 
 
 def test_reload_looks_at_once(store: ModelStore, static_two: SentenceTransformer, start: Start) -> None:

@@ -67,7 +67,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     home = tmp_path_factory.mktemp("home")
     publish(ModelStore(home / "models" / "default"), static_student(seed=1), 0)
     service = LiveService(home, max_body_bytes=300_000)
-    service.wait_until(lambda: httpx.get(service.url + "/readyz").status_code == 200, "the service is ready")
+    service.wait_until_ready()
     with httpx.Client(base_url=service.url) as client:
         yield client
     service.stop()

@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -256,10 +256,12 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-def damaged_on_disk(store: ModelStore, student: SentenceTransformer, damage: Callable[[Path], None]) -> str:
+def damaged_on_disk(
+    store: ModelStore, student: SentenceTransformer, damage: Callable[[Path], None], round_number: int = 1
+) -> str:
     """A version that was whole when it was published, elsewhere, and is damaged when `current` names it."""
     elsewhere = ModelStore(store.root.with_name("elsewhere"))
-    version = publish(elsewhere, student, 1).id
+    version = publish(elsewhere, student, round_number).id
     folder = store.root / "versions" / version
     shutil.copytree(elsewhere.path(version), folder)
     for path in [folder, *folder.rglob("*")]:
@@ -269,25 +271,46 @@ def damaged_on_disk(store: ModelStore, student: SentenceTransformer, damage: Cal
     return version
 
 
-def published_wrong(store: ModelStore, student: SentenceTransformer, damage: Callable[[Path], None]) -> str:
+def published_wrong(
+    store: ModelStore, student: SentenceTransformer, damage: Callable[[Path], None], round_number: int = 1
+) -> str:
     """A version whose hashes are right and whose model isn't: only loading it and its probe can tell."""
     with store.staging() as folder:
         student.save(str(folder), create_model_card=False)
         damage(folder)
-        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS)
+        card = Card(base="test", round=round_number, pairs=0, dimensions=DIMENSIONS)
         return store.publish(folder, card, student.encode(list(PROBE_SENTENCES)).tolist()).id
 
 
-BreakVersion = Callable[[ModelStore, SentenceTransformer, Callable[[Path], None]], str]
+BreakVersion = Callable[[ModelStore, SentenceTransformer, Callable[[Path], None], int], str]
+_rounds = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def damage_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damage")
+
+
+@pytest.fixture(scope="module")
+def good_service(damage_home: Path, static_one: SentenceTransformer) -> Iterator[LiveService]:
+    """A service whose good version serves, whatever damaged ones are published beside it."""
+    publish(ModelStore(damage_home / "models" / "default"), static_one, 0)
+    service = LiveService(damage_home)
+    service.wait_until_ready()
+    yield service
+    service.stop()
 
 
 @pytest.mark.parametrize("break_version", [damaged_on_disk, published_wrong])
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_version_never_serves(
-    name: str, break_version: BreakVersion, store: ModelStore, transformer: SentenceTransformer, service: LiveService
-) -> None:
+    name: str, break_version: BreakVersion, damage_home: Path, transformer: SentenceTransformer,
+    good_service: LiveService,
+) -> None:  # fmt: skip
+    store, service = ModelStore(damage_home / "models" / "default"), good_service
     good = service.serving()
-    bad = break_version(store, transformer, DAMAGE[name])
+    store.activate(good)
+    bad = break_version(store, transformer, DAMAGE[name], next(_rounds))
     service.wait_until(lambda: f"{bad} is quarantined" in service.version_check(), "it is quarantined")
     assert httpx.get(service.url + "/readyz").status_code == 200
     answer = httpx.post(service.url + "/embed", json={"inputs": "a dog"})
@@ -300,31 +323,33 @@ def test_a_damaged_version_never_serves(
 
 
 def test_a_pickle_beside_the_weights_is_refused(
-    store: ModelStore, transformer: SentenceTransformer, service: LiveService
+    store: ModelStore, transformer: SentenceTransformer, own_service: LiveService
 ) -> None:
     def add_pickle(folder: Path) -> None:
         (folder / "pytorch_model.bin").write_bytes(b"x")
 
     bad = damaged_on_disk(store, transformer, add_pickle)
-    service.wait_until(lambda: f"{bad} is quarantined: pytorch_model.bin" in service.version_check(), "it is refused")
+    own_service.wait_until(
+        lambda: f"{bad} is quarantined: pytorch_model.bin" in own_service.version_check(), "it is refused"
+    )
 
 
 def test_damage_is_told_once_and_a_later_version_is_taken_up(
     store: ModelStore,
     static_two: SentenceTransformer,
     transformer: SentenceTransformer,
-    service: LiveService,
+    own_service: LiveService,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bad = damaged_on_disk(store, transformer, change_weights)
-    service.wait_until(lambda: bad in service.version_check(), "it is quarantined")
+    own_service.wait_until(lambda: bad in own_service.version_check(), "it is quarantined")
     later = publish(store, static_two, 2).id
-    service.wait_until(lambda: service.serving() == later, "the later version serves")
+    own_service.wait_until(lambda: own_service.serving() == later, "the later version serves")
     store.activate(bad)
     last = publish(store, static_two, 3).id
-    service.wait_until(lambda: service.serving() == last, "the last version serves")
+    own_service.wait_until(lambda: own_service.serving() == last, "the last version serves")
     assert sum(f"{bad} is quarantined" in message for message in caplog.messages) == 1
-    assert service.metric("quarantined_total") == 1
+    assert own_service.metric("quarantined_total") == 1
 
 
 def test_after_a_restart_the_version_before_serves_for_a_damaged_one(
