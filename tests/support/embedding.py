@@ -1,5 +1,8 @@
 """The whole service in a thread of the test's process, on a real port; and an encoder that can be held up."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +20,24 @@ from shared.http.server import listen, server
 from shared.manifest import Manifest
 from shared.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30
+
+
+def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
+    """`python -m services.embedding` in a process of its own."""
+    environment = os.environ | {"PAIRWRIGHT_HOME": str(home), "PAIRWRIGHT_EMBEDDING_PORT": str(port)} | settings
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def is_ready(url: str) -> bool:
+    """Whether a service answers and can do its work."""
+    try:
+        return httpx.get(url + "/readyz").status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 class LiveService:

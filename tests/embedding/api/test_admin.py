@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from services.embedding.serving.registry import SPARE_BYTES, VersionRegistry
+from services.embedding.serving.registry import SPARE_BYTES
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
-from tests.embedding.serving.test_swap import change_weights, damaged_on_disk
+from tests.support.damaged_versions import change_weights, damaged_on_disk
 from tests.support.embedding import LiveService
 from tests.support.versions import publish, static_student
 
@@ -149,6 +149,15 @@ def test_any_published_version_can_be_pinned(store: ModelStore, start: Start) ->
     assert service.serving() == ids[4]
 
 
+def test_pinned_versions_stay_while_there_is_room(store: ModelStore, start: Start) -> None:
+    ids, _ = publish_some(store, 4)
+    service = start(max_versions=5)
+    for version in ids[:2]:
+        assert ask(service, version).status_code == 200
+    assert httpx.post(f"{service.url}/versions/reload").status_code == 200
+    assert service.metric("loaded_versions") == 4
+
+
 def test_with_room_for_one_version_a_pin_is_refused_and_told_why(store: ModelStore, start: Start) -> None:
     ids, _ = publish_some(store, 2)
     service = start(max_versions=1)
@@ -163,7 +172,7 @@ def test_when_memory_is_short_only_the_serving_version_stays(
     ids, _ = publish_some(store, 3)
     free = [2**40]
     # What the machine says is the only thing that is not real here: nobody can take its memory away on demand.
-    monkeypatch.setattr(VersionRegistry, "_spare", lambda _self: free[0] - SPARE_BYTES)
+    monkeypatch.setattr("services.embedding.serving.registry.free_memory", lambda: free[0])
     service = start()
     assert ask(service, ids[0]).status_code == 200
     assert service.metric("loaded_versions") == 3
