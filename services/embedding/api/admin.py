@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -61,23 +60,19 @@ class Activation(BaseModel):
     previous: str | None
 
 
-class Admin:
-    """Who may change what serves: holders of an admin key; without admin keys, of any key; without any keys, callers on
-    this machine that aren't web pages."""
+def check_may_change(request: Request, keys: KeySet) -> None:
+    """Holders of one of `keys` may change what serves; without keys, callers on this machine that aren't web pages.
 
-    def __init__(self, admin_keys: Sequence[str], api_keys: Sequence[str]) -> None:
-        self._keys = KeySet(admin_keys or api_keys)
-
-    def check(self, request: Request) -> None:
-        """Raises `Problem` 403."""
-        if not self._keys:
-            # A page in a local browser can post to loopback too; it can't leave out its origin.
-            if _is_local(request) and "origin" not in request.headers:
-                return
-            detail = "Without keys, only callers on this machine may do this. Set PAIRWRIGHT_EMBEDDING_ADMIN_KEYS."
-            raise Problem(403, "Forbidden", detail)
-        if request.headers.get("authorization", "").partition(" ")[2].strip() not in self._keys:
-            raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
+    Raises `Problem` 403.
+    """
+    if not keys:
+        # A page in a local browser can post to loopback too; it can't leave out its origin.
+        if _is_local(request) and "origin" not in request.headers:
+            return
+        detail = "Without keys, only callers on this machine may do this. Set PAIRWRIGHT_EMBEDDING_ADMIN_KEYS."
+        raise Problem(403, "Forbidden", detail)
+    if request.headers.get("authorization", "").partition(" ")[2].strip() not in keys:
+        raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
 
 
 def _is_local(request: Request) -> bool:
@@ -87,11 +82,11 @@ def _is_local(request: Request) -> bool:
         return False
 
 
-def router(versions: VersionRegistry, admin: Admin) -> APIRouter:
-    """The routes."""
+def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
+    """The routes. `keys` may change what serves."""
     routes = APIRouter(tags=["versions"])
     _add_reading_routes(routes, versions)
-    _add_changing_routes(routes, versions, admin)
+    _add_changing_routes(routes, versions, keys)
     return routes
 
 
@@ -113,14 +108,14 @@ def _add_reading_routes(routes: APIRouter, versions: VersionRegistry) -> None:
             raise Problem(404, "No such version", str(error)) from None
 
 
-def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Admin) -> None:
+def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
     @routes.post(
         "/versions/reload",
         summary="Look at the store now; quarantined versions get another chance",
         responses=_errors(401, 403, 503),
     )
     async def _reload(request: Request, response: Response) -> VersionList:
-        admin.check(request)
+        check_may_change(request, keys)
         await versions.reload()
         if versions.serving is None:
             raise Problem(503, "Not ready", versions.state(), {"Retry-After": str(RETRY_AFTER_S)})
@@ -133,7 +128,7 @@ def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Ad
         responses=_errors(401, 403, 404, 409),
     )
     async def _activate(id: str, request: Request, response: Response) -> Activation:
-        admin.check(request)
+        check_may_change(request, keys)
         before = versions.serving.version if versions.serving else None
         try:
             version = await versions.activate(id)

@@ -16,6 +16,7 @@ from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
 from services.embedding.settings import EmbeddingSettings
 from shared.http.app import create_app
+from shared.http.keys import KeySet
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def build_app(
         """A bug of ours ended a part that lives as long as the app: `/readyz` says so, so that we are started again."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("%s ended", task.get_name(), exc_info=error)
-            failures[task.get_name()] = "ended by a fault of ours; see the log"
+            failures[task.get_name()] = "ended by an error of ours; see the log"
 
     async def checks() -> dict[str, str]:
         return {"version": versions.state()} | failures
@@ -81,5 +82,5 @@ def build_app(
     service = EmbeddingService(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
     app.include_router(tei.router(service, versions, settings, metrics, code_version))
     app.include_router(openai.router(service, versions, metrics))
-    app.include_router(admin.router(versions, admin.Admin(settings.admins, keys)))
+    app.include_router(admin.router(versions, KeySet(settings.admins or keys)))
     return app

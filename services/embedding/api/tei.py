@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from services.embedding.api.errors import describe_errors
 from services.embedding.api.requests import LenientBody, Texts, parse, post, read_body, read_json
@@ -14,7 +14,7 @@ from services.embedding.metrics import Metrics
 from services.embedding.models.base import Token
 from services.embedding.serving.errors import EmptyInput, InvalidInput
 from services.embedding.serving.registry import VersionRegistry
-from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, find_prompt
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
 
 Direction = Literal["Left", "left", "Right", "right"]
@@ -49,10 +49,8 @@ class EmbedBody(Reading):
     chunk: bool | None = False
 
 
-class Sentences(BaseModel):
+class Sentences(LenientBody):
     """One sentence, and those that it is compared with."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     source_sentence: str
     sentences: list[str]
@@ -113,7 +111,7 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         result = await service.embed(request, http.receive)
         with metrics.write_seconds.time():
             content = json_array(await json_vectors(result.vectors))
-        return _answer(content, result)
+        return _json(content, answer_headers(result))
 
     async def similarity(http: Request, body: SimilarityBody) -> Response:
         texts = [body.inputs.source_sentence, *body.inputs.sentences]
@@ -122,7 +120,8 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         request = (body.parameters or Reading()).embed_request(http, texts)
         result = await service.embed(request, http.receive)
         cosines = result.vectors[1:] @ result.vectors[0]
-        return _answer(orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY), result)
+        content = orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY)
+        return _json(content, answer_headers(result))
 
     @post(
         routes,
@@ -164,7 +163,7 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: Ve
         encoder = await versions.get(http.headers.get(VERSION_HEADER))
         prompt = find_prompt(encoder, body.prompt_name) if body.prompt_name is not None else ""
         tokens = await asyncio.to_thread(encoder.list_tokens, body.inputs, prompt, body.add_special_tokens is not False)
-        return _json(orjson.dumps(tokens), encoder.version)
+        return _json(orjson.dumps(tokens), {VERSION_HEADER: encoder.version})
 
     @post(routes, "/decode", DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
     async def _decode(http: Request) -> Response:
@@ -176,7 +175,7 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: Ve
             texts = await asyncio.to_thread(encoder.decode, rows, body.skip_special_tokens is not False)
         except ValueError as error:
             raise InvalidInput(f"`ids`: {error}", "ids") from None
-        return _json(orjson.dumps(texts), encoder.version)
+        return _json(orjson.dumps(texts), {VERSION_HEADER: encoder.version})
 
 
 def _add_information_routes(
@@ -212,9 +211,5 @@ def _add_information_routes(
         }
 
 
-def _answer(content: bytes, result: EmbedResult) -> Response:
-    return Response(content, media_type="application/json", headers=answer_headers(result))
-
-
-def _json(content: bytes, version: str) -> Response:
-    return Response(content, media_type="application/json", headers={VERSION_HEADER: version})
+def _json(content: bytes, headers: dict[str, str]) -> Response:
+    return Response(content, media_type="application/json", headers=headers)

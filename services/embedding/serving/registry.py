@@ -12,7 +12,7 @@ from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
 from services.embedding.resources import free_memory
 from services.embedding.serving.errors import NotReady, VersionNotServed
-from services.embedding.serving.loading import LoadFailure, VersionLoader
+from services.embedding.serving.loading import VersionLoader
 from shared.backoff import pause
 from shared.logs import log_context
 from shared.model_store import BrokenVersion, NoVersion
@@ -33,17 +33,13 @@ class VersionRegistry:
         self.serving: Encoder | None = None
         self.loaded: dict[str, Encoder] = {}
         """By id; the one that was asked for last stands last."""
+        self.failures = loader.failures
         self._loader, self._poll_s, self._max_versions, self._metrics = loader, poll_s, max_versions, metrics
         self._targets: tuple[str, ...] = ()  # what the pointers name, the current version first
         self._lock = asyncio.Lock()
         self._wakeup = asyncio.Event()
         metrics.loaded.set_function(lambda: len(self.loaded))
         metrics.degraded.set_function(lambda: bool(self._target_failures()))
-
-    @property
-    def failures(self) -> dict[str, LoadFailure]:
-        """The quarantined versions."""
-        return self._loader.failures
 
     def get_loaded(self, name: str | None) -> Encoder:
         """The encoder for a caller's `name`: a loaded id, or one of the names of the serving version.

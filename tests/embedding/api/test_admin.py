@@ -90,7 +90,7 @@ def test_reload_gives_a_mended_version_another_chance(
     shutil.copytree(elsewhere.path(bad), store.root / "versions" / bad)
     listed = httpx.post(f"{own_service.url}/versions/reload")
     assert listed.status_code == 200
-    assert {one["id"]: one["serving"] for one in listed.json()["versions"]}[bad]
+    assert {info["id"]: info["serving"] for info in listed.json()["versions"]}[bad]
     assert (own_service.serving(), own_service.version_check(), own_service.metric("degraded")) == (bad, "ok", 0)
 
 
@@ -144,7 +144,7 @@ def test_any_published_version_can_be_pinned(store: ModelStore, start: Start) ->
         assert answer.headers["x-pairwright-version"] == version
         np.testing.assert_allclose(answer.json(), student.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
         assert service.metric("loaded_versions") <= 3
-    loaded = {one["id"] for one in httpx.get(service.url + "/versions").json()["versions"] if one["loaded"]}
+    loaded = {info["id"] for info in httpx.get(service.url + "/versions").json()["versions"] if info["loaded"]}
     assert {ids[4], ids[3]} <= loaded, "pins never push out what the pointers name"
     assert service.serving() == ids[4]
 

@@ -153,9 +153,9 @@ def test_hugging_face_similarity(
     service: LiveService, static_one: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    found = huggingface_hub.InferenceClient(service.url).sentence_similarity("a dog", TEXTS)
+    cosines = huggingface_hub.InferenceClient(service.url).sentence_similarity("a dog", TEXTS)
     vectors = static_one.encode(["a dog", *TEXTS], normalize_embeddings=True)
-    np.testing.assert_allclose(found, vectors[1:] @ vectors[0], atol=1e-6)
+    np.testing.assert_allclose(cosines, vectors[1:] @ vectors[0], atol=1e-6)
 
 
 def test_tokenize(transformer_service: LiveService, transformer: SentenceTransformer) -> None:

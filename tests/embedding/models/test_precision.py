@@ -27,9 +27,9 @@ def publish_with_int8(store: ModelStore, student: SentenceTransformer, **changes
 
 
 def serving(service: LiveService) -> tuple[str, str]:
-    found = httpx.get(service.url + "/versions/current").json()
-    assert httpx.get(service.url + "/info").json()["model_dtype"] == found["precision"]
-    return found["backend"], found["precision"]
+    version = httpx.get(service.url + "/versions/current").json()
+    assert httpx.get(service.url + "/info").json()["model_dtype"] == version["precision"]
+    return version["backend"], version["precision"]
 
 
 @pytest.fixture(autouse=True)

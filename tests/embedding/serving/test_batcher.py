@@ -106,14 +106,14 @@ def test_a_batch_is_as_large_as_the_budget_lets_it_be(waiting: list[tuple[int, f
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Encoder, SentenceTransformer]]:
     home = tmp_path_factory.mktemp("home")
-    store, found = ModelStore(home / "models"), {}
+    store, encoders = ModelStore(home / "models"), {}
     for number, student in enumerate((static_student(1), static_student(2), transformer_student(home / "parts", 3))):
         manifest = publish(store, student, number)
-        found[f"{number}"] = (
+        encoders[f"{number}"] = (
             load_version(EmbeddingSettings(precision="float32"), store.path(manifest.id), manifest),
             student,
         )
-    return found
+    return encoders
 
 
 def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], cache_bytes: int = 0, **limits: int) -> Result:
@@ -144,9 +144,9 @@ async def answered(batcher: Batcher, encoder: Encoder, texts: list[str]) -> Vect
 
 
 def value(metrics: Metrics, name: str) -> float:
-    found = metrics.registry.get_sample_value(f"pairwright_embedding_{name}")
-    assert found is not None
-    return found
+    sample = metrics.registry.get_sample_value(f"pairwright_embedding_{name}")
+    assert sample is not None
+    return sample
 
 
 TEXT = st.lists(st.sampled_from([*WORDS, "zzz", "😀"]), min_size=1, max_size=40).map(" ".join)

@@ -53,7 +53,7 @@ def test_a_damaged_version_never_serves(
     assert httpx.get(service.url + "/readyz").status_code == 200
     answer = httpx.post(service.url + "/embed", json={"inputs": "a dog"})
     assert (answer.status_code, answer.headers["x-pairwright-version"]) == (200, good)
-    states = {one["id"]: one for one in httpx.get(service.url + "/versions").json()["versions"]}
+    states = {info["id"]: info for info in httpx.get(service.url + "/versions").json()["versions"]}
     assert (states[bad]["state"], states[bad]["serving"]) == ("quarantined", False)
     assert states[bad]["reason"]
     pinned = httpx.post(service.url + "/v1/embeddings", json={"input": "a dog", "model": bad})

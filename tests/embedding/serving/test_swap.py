@@ -149,7 +149,7 @@ def test_versions_and_their_states(
     service = start()
     service.wait_until(lambda: service.metric("load_seconds_count") == 2, "current and previous are loaded")
     listed = httpx.get(service.url + "/versions").json()["versions"]
-    assert [(one["id"], one["state"], one["serving"], one["loaded"]) for one in listed] == [
+    assert [(info["id"], info["state"], info["serving"], info["loaded"]) for info in listed] == [
         (ids[0], "published", False, False),
         (ids[1], "previous", False, True),
         (ids[2], "current", True, True),
