@@ -37,23 +37,22 @@ def json_array(items: Sequence[bytes]) -> bytes:
 
 def answer_headers(result: EmbedResult) -> dict[str, str]:
     """What every answer says of itself: its version, and text-embeddings-inference's headers, in milliseconds."""
+    seconds = {
+        "x-compute-time": result.total_s,
+        "x-total-time": result.total_s,
+        "x-tokenization-time": result.tokenise_s,
+        "x-queue-time": result.queue_s,
+        "x-inference-time": result.inference_s,
+    }
     headers = {
         VERSION_HEADER: result.version,
         "x-compute-type": "cpu",
-        "x-compute-time": _milliseconds(result.total_s),
         "x-compute-characters": str(result.chars),
         "x-compute-tokens": str(result.tokens),
-        "x-total-time": _milliseconds(result.total_s),
-        "x-tokenization-time": _milliseconds(result.tokenise_s),
-        "x-queue-time": _milliseconds(result.queue_s),
-        "x-inference-time": _milliseconds(result.inference_s),
+        **{name: str(round(value * 1000)) for name, value in seconds.items()},
     }
     if result.truncated:
         headers["x-pairwright-truncated"] = str(result.truncated)
     if result.windows:
         headers["x-pairwright-windows"] = str(result.windows)
     return headers
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(round(seconds * 1000))
