@@ -14,9 +14,11 @@ from services.embedding.api.app import build_app
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
 from services.embedding.resources import cores
-from services.embedding.serving.batcher import Batcher, Limits
+from services.embedding.serving.admission import Limits
+from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.cache import Cache
-from services.embedding.serving.registry import Loader, VersionRegistry
+from services.embedding.serving.loading import LoadModel, VersionLoader
+from services.embedding.serving.registry import VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared import __version__, tracing
 from shared.heartbeat import Heartbeats
@@ -35,10 +37,10 @@ MOST_WORKERS = 4
 
 def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) -> Encoder:
     """Load a version with torch. Runs in the loader's thread: the first import takes seconds."""
-    first = "services.embedding.models.torch" not in sys.modules
+    is_first = "services.embedding.models.torch" not in sys.modules
     from services.embedding.models import torch
 
-    if first:
+    if is_first:
         # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
         gc.freeze()
     return torch.load(folder, manifest, settings.device, threads(settings), settings.precision)
@@ -54,17 +56,11 @@ def threads(settings: EmbeddingSettings) -> int:
     return settings.threads or max(1, cores() // workers(settings))
 
 
-def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAPI:
+def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) -> FastAPI:
     """The app with all its parts; nothing runs before its lifespan starts."""
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    versions = VersionRegistry(
-        ModelStore(settings.models_dir),
-        load,
-        poll_s=own.poll_seconds,
-        max_versions=own.max_versions,
-        metrics=metrics,
-    )
+    metrics = Metrics(CollectorRegistry())
+    loader = VersionLoader(ModelStore(settings.models_dir), load_model, metrics)
+    versions = VersionRegistry(loader, poll_s=own.poll_seconds, max_versions=own.max_versions, metrics=metrics)
     batcher = Batcher(
         workers=workers(own),
         max_batch_tokens=own.max_batch_tokens,
@@ -74,7 +70,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
         metrics=metrics,
     )
     # Serving needs no Redis: where there is one, a new version is heard of before the next poll.
-    board = Heartbeats(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
+    heartbeats = Heartbeats(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
     return build_app(
         own,
         versions,
@@ -82,7 +78,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load: Loader) -> FastAP
         keys=settings.keys,
         metrics=metrics,
         code_version=__version__,
-        listen=board.listen if board else None,
+        listen=heartbeats.listen if heartbeats else None,
     )
 
 

@@ -16,21 +16,19 @@ def cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that may still be allocated; None where it can't be told."""
-    found = [
-        int(line.split()[1]) * 1024
-        for line in _read(Path("/proc/meminfo")).splitlines()
-        if line.startswith("MemAvailable:")
-    ]
+    """Bytes that may still be allocated; None where neither the machine nor a container's limit says."""
+    limits = [1024 * size for size in _sizes(Path("/proc/meminfo"), "MemAvailable:")]
     limit, used = _read(CGROUP / "memory.max"), _read(CGROUP / "memory.current")
     if limit.isdigit() and used.isdigit():
-        reclaimable = sum(
-            int(line.split()[1])
-            for line in _read(CGROUP / "memory.stat").splitlines()
-            if line.startswith("inactive_file ")
-        )
-        found.append(int(limit) - int(used) + reclaimable)
-    return min(found, default=None)
+        reclaimable = sum(_sizes(CGROUP / "memory.stat", "inactive_file"))
+        limits.append(int(limit) - int(used) + reclaimable)
+    return min(limits, default=None)
+
+
+def _sizes(file: Path, name: str) -> list[int]:
+    """The numbers in the lines that begin with `name`."""
+    lines = map(str.split, _read(file).splitlines())
+    return [int(words[1]) for words in lines if words and words[0] == name]
 
 
 def _read(file: Path) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -45,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         service = LiveService(tmp_path, **options)
         running.append(service)
         if ready:
-            service.wait_until(lambda: httpx.get(service.url + "/readyz").status_code == 200, "the service is ready")
+            service.wait_until_ready()
         return service
 
     yield _start
@@ -54,14 +53,29 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def service(store: ModelStore, static_one: SentenceTransformer, start: Start) -> LiveService:
-    """The service with `static_one` as its only version."""
+def own_service(store: ModelStore, static_one: SentenceTransformer, start: Start) -> LiveService:
+    """The service with `static_one` as its only version, for a test that changes the store or counts."""
     publish(store, static_one, 0)
     return start()
 
 
-@pytest.fixture
-def transformer_service(store: ModelStore, transformer: SentenceTransformer, start: Start) -> LiveService:
-    """The service with the transformer, which reads 24 tokens, as its only version."""
-    publish(store, transformer, 0)
-    return start()
+def _shared_service(home: Path, student: SentenceTransformer) -> Iterator[LiveService]:
+    publish(ModelStore(home / "models" / "default"), student, 0)
+    service = LiveService(home, poll_seconds=1)
+    service.wait_until_ready()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, static_one: SentenceTransformer) -> Iterator[LiveService]:
+    """The service with `static_one` as its only version, for all tests that change nothing."""
+    yield from _shared_service(tmp_path_factory.mktemp("static"), static_one)
+
+
+@pytest.fixture(scope="session")
+def transformer_service(
+    tmp_path_factory: pytest.TempPathFactory, transformer: SentenceTransformer
+) -> Iterator[LiveService]:
+    """The service with the transformer, which reads 24 tokens, as its only version, for all that change nothing."""
+    yield from _shared_service(tmp_path_factory.mktemp("transformer-home"), transformer)

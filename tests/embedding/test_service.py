@@ -1,10 +1,7 @@
 """The process and its edges: signals, ports, settings, overload, callers who leave."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,18 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
-from tests.support.embedding import Gatekeeper, LiveService
+from tests.support.embedding import Gatekeeper, LiveService, is_ready, spawn
 from tests.support.ports import free_port
 from tests.support.versions import publish
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PAIRWRIGHT_HOME": str(home), "PAIRWRIGHT_EMBEDDING_PORT": str(port)} | settings
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
 
 
 def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, store: ModelStore, static_one: SentenceTransformer) -> None:
@@ -34,20 +22,14 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, store: ModelStore, s
     url = f"http://127.0.0.1:{port}"
     process = spawn(tmp_path, port)
 
-    def ready() -> bool:
-        try:
-            return httpx.get(url + "/readyz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    LiveService.wait_until(ready, "the process is ready")
+    LiveService.wait_until(lambda: is_ready(url), "the process is ready")
     with socket.create_connection(("127.0.0.1", port)) as connection:
         # Half a request is in flight when the signal comes; its second half follows.
         body = b'{"inputs": "a dog"}'
         connection.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body[:5]))
         LiveService.wait_until(lambda: httpx.get(url + "/livez").status_code == 200, "the first half has arrived")
         process.send_signal(signal.SIGTERM)
-        LiveService.wait_until(lambda: not ready(), "no new connection is taken")
+        LiveService.wait_until(lambda: not is_ready(url), "no new connection is taken")
         connection.sendall(body[5:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
     assert process.wait(30) == 0

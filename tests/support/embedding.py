@@ -1,5 +1,8 @@
 """The whole service in a thread of the test's process, on a real port; and an encoder that can be held up."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,20 +14,37 @@ import httpx
 
 from services.embedding.__main__ import assemble, load_version
 from services.embedding.models.base import EncodeOptions, Encoder, Token, Tokens, Vectors
-from services.embedding.serving.registry import Loader
+from services.embedding.serving.loading import LoadModel
 from services.embedding.settings import EmbeddingSettings
 from shared.http.server import listen, server
 from shared.manifest import Manifest
 from shared.settings import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 30
+
+
+def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
+    """`python -m services.embedding` in a process of its own."""
+    environment = os.environ | {"PAIRWRIGHT_HOME": str(home), "PAIRWRIGHT_EMBEDDING_PORT": str(port)} | settings
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def is_ready(url: str) -> bool:
+    """Whether a service answers and can do its work."""
+    try:
+        return httpx.get(url + "/readyz").status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 class LiveService:
     """What `python -m services.embedding` serves, at `url`."""
 
     def __init__(
-        self, home: Path, *, load: Loader | None = None, api_keys: str = "", redis_url: str | None = None, **own: Any
+        self, home: Path, *, load: LoadModel | None = None, api_keys: str = "", redis_url: str | None = None, **own: Any
     ) -> None:
         settings = Settings(home=home, api_keys=api_keys, redis_url=redis_url)
         # Without a cache and in full precision unless a test asks otherwise: most compare vectors, computed anew.
@@ -59,6 +79,10 @@ class LiveService:
         """What `/readyz` says of the version."""
         return str(self._client.get("/readyz").json()["checks"]["version"])
 
+    def wait_until_ready(self) -> None:
+        """Wait for the first version."""
+        self.wait_until(lambda: self._client.get("/readyz").status_code == 200, "the service is ready")
+
     @staticmethod
     def wait_until(holds: Callable[[], bool], what: str) -> None:
         """Wait for something that must come."""
@@ -90,8 +114,8 @@ class Gate(Encoder):
     def windows(self, text: str, options: EncodeOptions) -> list[str]:
         return self._inner.windows(text, options)
 
-    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        return self._inner.show_tokens(texts, prompt, add_special_tokens)
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+        return self._inner.list_tokens(texts, prompt, add_special_tokens)
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         return self._inner.decode(ids, skip_special_tokens)
@@ -109,5 +133,5 @@ class Gatekeeper:
         self.entered.clear()
 
     def load(self, folder: Path, manifest: Manifest) -> Encoder:
-        """A `Loader`."""
+        """A `LoadModel`."""
         return Gate(load_version(EmbeddingSettings(), folder, manifest), self.opened, self.entered)

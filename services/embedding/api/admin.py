@@ -1,18 +1,17 @@
 """Our own routes: every published version and what became of it, promotion, rollback and reload."""
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from services.embedding.serving.registry import NotReady, VersionRegistry
-from services.embedding.serving.service import VERSION_HEADER
+from services.embedding.api.errors import DESCRIPTIONS, Responses
+from services.embedding.api.serialization import VERSION_HEADER
+from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
+from shared.http.keys import KeySet
 from shared.http.problems import Problem
 from shared.manifest import Int8, Manifest
 from shared.model_store import BrokenVersion, NoVersion
@@ -54,33 +53,26 @@ class VersionList(BaseModel):
     versions: list[VersionInfo]
 
 
-class Activated(BaseModel):
+class Activation(BaseModel):
     """What serves now, and what served before."""
 
     version: str
     previous: str | None
 
 
-class Admin:
-    """Who may change what serves: holders of an admin key; without admin keys, of any key; without any keys, callers on
-    this machine that aren't web pages."""
+def check_may_change(request: Request, keys: KeySet) -> None:
+    """Holders of one of `keys` may change what serves; without keys, callers on this machine that aren't web pages.
 
-    def __init__(self, admin_keys: Sequence[str], api_keys: Sequence[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in admin_keys or api_keys]
-
-    def check(self, request: Request) -> None:
-        """Raises `Problem` 403."""
-        if not self._digests:
-            # A page in a local browser can post to loopback too; it can't leave out its origin.
-            if _is_local(request) and "origin" not in request.headers:
-                return
-            detail = "Without keys, only callers on this machine may do this. Set PAIRWRIGHT_EMBEDDING_ADMIN_KEYS."
-            raise Problem(403, "Forbidden", detail)
-        key = request.headers.get("authorization", "").partition(" ")[2].strip()
-        digest = hashlib.sha256(key.encode()).digest()
-        known = [hmac.compare_digest(digest, one) for one in self._digests]  # all are compared: no early end
-        if not any(known):
-            raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
+    Raises `Problem` 403.
+    """
+    if not keys:
+        # A page in a local browser can post to loopback too; it can't leave out its origin.
+        if _is_local(request) and "origin" not in request.headers:
+            return
+        detail = "Without keys, only callers on this machine may do this. Set PAIRWRIGHT_EMBEDDING_ADMIN_KEYS."
+        raise Problem(403, "Forbidden", detail)
+    if request.headers.get("authorization", "").partition(" ")[2].strip() not in keys:
+        raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
 
 
 def _is_local(request: Request) -> bool:
@@ -90,11 +82,11 @@ def _is_local(request: Request) -> bool:
         return False
 
 
-def router(versions: VersionRegistry, admin: Admin) -> APIRouter:
-    """The routes."""
+def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
+    """The routes. `keys` may change what serves."""
     routes = APIRouter(tags=["versions"])
     _add_reading_routes(routes, versions)
-    _add_changing_routes(routes, versions, admin)
+    _add_changing_routes(routes, versions, keys)
     return routes
 
 
@@ -116,19 +108,18 @@ def _add_reading_routes(routes: APIRouter, versions: VersionRegistry) -> None:
             raise Problem(404, "No such version", str(error)) from None
 
 
-def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Admin) -> None:
+def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
     @routes.post(
         "/versions/reload",
         summary="Look at the store now; quarantined versions get another chance",
         responses=_errors(401, 403, 503),
     )
     async def _reload(request: Request, response: Response) -> VersionList:
-        admin.check(request)
+        check_may_change(request, keys)
         await versions.reload()
-        try:
-            response.headers[VERSION_HEADER] = versions.pick(None).version
-        except NotReady as error:
-            raise Problem(503, "Not ready", str(error), {"Retry-After": "2"}) from None
+        if versions.serving is None:
+            raise Problem(503, "Not ready", versions.state(), {"Retry-After": str(RETRY_AFTER_S)})
+        response.headers[VERSION_HEADER] = versions.serving.version
         return await asyncio.to_thread(_list, versions)
 
     @routes.post(
@@ -136,8 +127,8 @@ def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Ad
         summary="Serve a version from now on: promotion, or rollback (`previous`)",
         responses=_errors(401, 403, 404, 409),
     )
-    async def _activate(id: str, request: Request, response: Response) -> Activated:
-        admin.check(request)
+    async def _activate(id: str, request: Request, response: Response) -> Activation:
+        check_may_change(request, keys)
         before = versions.serving.version if versions.serving else None
         try:
             version = await versions.activate(id)
@@ -149,17 +140,17 @@ def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, admin: Ad
             detail = f"The store {versions.store.root} can't be written: {error.strerror}; {before} keeps serving"
             raise Problem(409, "Not activated", detail) from None
         response.headers[VERSION_HEADER] = version
-        return Activated(version=version, previous=before)
+        return Activation(version=version, previous=before)
 
 
 def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
-    fault, serving = versions.faults.get(manifest.id), versions.serving
+    failure, serving = versions.failures.get(manifest.id), versions.serving
     loaded = versions.loaded.get(manifest.id)
-    shown = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "matryoshka", "scores", "int8"}
+    fields = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "matryoshka", "scores", "int8"}
     return VersionInfo(
-        **manifest.model_dump(include=shown),
-        state="quarantined" if fault else _pointed(versions, manifest.id),
-        reason=fault.reason if fault else None,
+        **manifest.model_dump(include=fields),
+        state="quarantined" if failure else _pointer_state(versions, manifest.id),
+        reason=failure.reason if failure else None,
         serving=serving is not None and serving.version == manifest.id,
         loaded=loaded is not None,
         backend=loaded.backend if loaded else None,
@@ -167,36 +158,21 @@ def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
     )
 
 
-def _pointed(versions: VersionRegistry, version: str) -> State:
+def _pointer_state(versions: VersionRegistry, version: str) -> State:
     if version == versions.store.current():
         return "current"
     return "previous" if version == versions.store.previous() else "published"
 
 
-_PROBLEM: dict[str, Any] = {
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "detail"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                },
-            }
-        }
-    }
-}
-_REASONS = {
-    401: "No known key",
-    403: "This caller may not",
-    404: "There is no such version",
-    409: "It can't be activated; what served keeps serving",
-    503: "No version is loaded yet",
-}
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": _REASONS[status], **_PROBLEM} for status in statuses}
+def _errors(*statuses: int) -> Responses:
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}

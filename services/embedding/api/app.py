@@ -1,4 +1,4 @@
-"""The service's HTTP app: three protocols over one embedder, and the two tasks that live as long as the app."""
+"""The service's HTTP app: three protocols over one embedding service, and the tasks that live as long as the app."""
 
 import asyncio
 import contextlib
@@ -6,23 +6,21 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from starlette.requests import ClientDisconnect
+from fastapi import FastAPI
 
 from services.embedding.api import admin, openai, tei
-from services.embedding.api.errors import render
+from services.embedding.api.errors import add_error_handlers, render
 from services.embedding.metrics import Metrics
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
 from services.embedding.settings import EmbeddingSettings
 from shared.http.app import create_app
+from shared.http.keys import KeySet
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "Text in, vectors out, always from the current version."
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a caller who left: nobody reads it, but logs and metrics tell it from a fault of ours."""
 
 
 def build_app(
@@ -37,7 +35,7 @@ def build_app(
 ) -> FastAPI:
     """The app. Its lifespan runs the version watcher and the batcher; requests in flight end before they do.
 
-    `listen` calls what it is given whenever a version was announced: only a hint, the pointer is polled too.
+    `listen` calls its argument whenever a version was announced: only a hint, the pointers are polled too.
     """
 
     @contextlib.asynccontextmanager
@@ -49,22 +47,22 @@ def build_app(
         if listen is not None:
             tasks.append(asyncio.create_task(listen(versions.wake), name="hints"))
         for task in tasks:
-            task.add_done_callback(_ended)
+            task.add_done_callback(_check_end)
         yield
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
 
-    dead: dict[str, str] = {}
+    failures: dict[str, str] = {}
 
-    def _ended(task: asyncio.Task[None]) -> None:
+    def _check_end(task: asyncio.Task[None]) -> None:
         """A bug of ours ended a part that lives as long as the app: `/readyz` says so, so that we are started again."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("%s ended", task.get_name(), exc_info=error)
-            dead[task.get_name()] = "ended by a fault of ours; see the log"
+            failures[task.get_name()] = "ended by an error of ours; see the log"
 
     async def checks() -> dict[str, str]:
-        return {"version": versions.state()} | dead
+        return {"version": versions.state()} | failures
 
     app = create_app(
         title="Pairwright embedding",
@@ -80,13 +78,9 @@ def build_app(
         lifespan=lifespan,
         strict_content_type=False,
     )
-
-    @app.exception_handler(ClientDisconnect)
-    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    embedder = EmbeddingService(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
-    app.include_router(tei.router(embedder, settings, metrics, code_version))
-    app.include_router(openai.router(embedder, versions, metrics))
-    app.include_router(admin.router(versions, admin.Admin(settings.admins, keys)))
+    add_error_handlers(app)
+    service = EmbeddingService(versions, batcher, metrics, settings.max_client_inputs, settings.request_seconds)
+    app.include_router(tei.router(service, versions, settings, metrics, code_version))
+    app.include_router(openai.router(service, versions, metrics))
+    app.include_router(admin.router(versions, KeySet(settings.admins or keys)))
     return app

@@ -1,21 +1,78 @@
-"""One error, three spellings: each protocol's callers get errors in the shape that their client reads.
+"""From errors to HTTP: one table of statuses, and the shape of an error in each of the three protocols."""
 
-`code` and `param` travel in `Problem.extra`, so our own problem details carry them too.
-"""
+from http import HTTPStatus
+from typing import Any
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
+from services.embedding.serving import errors
 from shared.http.problems import Problem, problem_details
 
+Responses = dict[int | str, dict[str, Any]]
 TEI_ROUTES = frozenset(
     {"/", "/embed", "/similarity", "/tokenize", "/decode", "/invocations", "/info", "/health", "/ping"}
 )
 OPENAI_ROUTES = frozenset({"/embeddings", "/models"})
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a caller who left: nobody reads it, but logs and metrics tell it from an error of ours."""
 
-_TEI_TYPES = {"empty_input": "Empty", 429: "Overloaded", 503: "Unhealthy", 500: "Backend", 504: "Backend"}
-_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
+STATUS: dict[type[errors.EmbeddingError], int] = {
+    errors.EmptyInput: 400,
+    errors.VersionNotServed: 404,
+    errors.InvalidInput: 422,
+    errors.Overloaded: 429,
+    errors.EncodingFailed: 500,
+    errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
+}
+INVALID: tuple[str, str, str | None] = ("Validation", "invalid_request_error", None)
+NAMES: dict[int, tuple[str, str, str | None]] = {
+    401: ("Validation", "authentication_error", "invalid_api_key"),
+    404: ("Validation", "invalid_request_error", "not_found"),
+    413: ("Validation", "invalid_request_error", "request_too_large"),
+    429: ("Overloaded", "rate_limit_error", "rate_limit_exceeded"),
+    500: ("Backend", "server_error", None),
+    503: ("Unhealthy", "server_error", None),
+    504: ("Backend", "server_error", None),
+}
+"""A status as text-embeddings-inference's `error_type`, and as OpenAI's `type` and `code`; `INVALID` for others."""
+DESCRIPTIONS = {
+    400: "Invalid input, or no JSON",
+    401: "No known key",
+    403: "This caller may not",
+    404: "There is no such version",
+    408: "The body came too slowly",
+    409: "It can't be activated; what served keeps serving",
+    413: "The body is too large",
+    422: "Invalid input",
+    429: "Overloaded; see Retry-After",
+    503: "No version is loaded yet",
+    504: "The deadline has passed",
+}
+
+
+def describe_errors(model: type[BaseModel], *statuses: int) -> Responses:
+    """What OpenAPI says of a route's errors."""
+    return {status: {"description": DESCRIPTIONS[status], "model": model} for status in statuses}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer for the core's errors, and for callers who left."""
+
+    @app.exception_handler(errors.EmbeddingError)
+    async def _embedding_error(request: Request, error: errors.EmbeddingError) -> Response:
+        status = STATUS[type(error)]
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        title = HTTPStatus(status).phrase
+        return render(request, Problem(status, title, str(error), headers, code=error.code, param=error.field))
+
+    @app.exception_handler(errors.CallerLeft)
+    @app.exception_handler(ClientDisconnect)
+    async def _left(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def render(request: Request, problem: Problem) -> Response:
@@ -30,24 +87,26 @@ def render(request: Request, problem: Problem) -> Response:
 
 def _tei(problem: Problem) -> Response:
     """text-embeddings-inference: `{"error", "error_type"}`."""
-    kind = _TEI_TYPES.get(problem.extra.get("code", "")) or _TEI_TYPES.get(problem.status, "Validation")
-    return JSONResponse({"error": problem.detail, "error_type": kind}, problem.status, problem.headers)
+    is_empty = problem.extra.get("code") == errors.EmptyInput.code
+    error_type = "Empty" if is_empty else NAMES.get(problem.status, INVALID)[0]
+    return JSONResponse({"error": problem.detail, "error_type": error_type}, problem.status, problem.headers)
 
 
 def _openai(problem: Problem) -> Response:
     """OpenAI: `{"error": {"message", "type", "param", "code"}}`, and 400 for every invalid field."""
     status = 400 if problem.status == 422 else problem.status
+    _, error_type, code = NAMES.get(status, INVALID)
     error = {
         "message": problem.detail,
-        "type": _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        "type": error_type,
         "param": problem.extra.get("param") or _first_field(problem),
-        "code": problem.extra.get("code") or _OPENAI_CODES.get(status),
+        "code": problem.extra.get("code") or code,
     }
     return JSONResponse({"error": error}, status, problem.headers)
 
 
 def _first_field(problem: Problem) -> str | None:
     """The first wrong field of a validation error."""
-    errors = problem.extra.get("errors") or [{}]
-    field = errors[0].get("field")
+    fields = problem.extra.get("errors") or [{}]
+    field = fields[0].get("field")
     return field if isinstance(field, str) and field != "body" else None

@@ -1,16 +1,24 @@
 """OpenAI's protocol: `POST /v1/embeddings` and `GET /v1/models`."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
 
-from services.embedding.api.requests import LenientBody, Texts, describe_body, read_body
-from services.embedding.api.serialization import base64_vectors, json_array, json_vectors
+from services.embedding.api.errors import describe_errors
+from services.embedding.api.requests import LenientBody, Texts, post, read_body
+from services.embedding.api.serialization import (
+    VERSION_HEADER,
+    answer_headers,
+    base64_vectors,
+    json_array,
+    json_vectors,
+)
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
 from services.embedding.serving.registry import VersionRegistry
-from services.embedding.serving.service import Embedded, EmbeddingService, EmbedRequest
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult
 
 
 class EmbeddingsBody(LenientBody):
@@ -23,109 +31,100 @@ class EmbeddingsBody(LenientBody):
     chunk: bool | None = False
     """Ours: read long texts in windows and answer with their mean."""
 
-    def wish(self) -> EmbedRequest:
-        """What is asked for, in our own words."""
-        return EmbedRequest(
-            texts=self.input, version=self.model, dimensions=self.dimensions, chunk=bool(self.chunk), field="input"
-        )
+    def embed_request(self, http: Request) -> EmbedRequest:
+        """The core's request for `input`."""
+        version = self.model or http.headers.get(VERSION_HEADER)
+        chunk = bool(self.chunk)
+        return EmbedRequest(self.input, version, dimensions=self.dimensions, chunk=chunk, field="input")
 
 
-def router(embedder: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
+class EmbeddingItem(BaseModel):
+    """One input's vector: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | Annotated[str, Field(json_schema_extra={"format": "byte"})]
+
+
+class Usage(BaseModel):
+    """Tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """All the vectors, in the order of the inputs."""
+
+    object: Literal["list"]
+    data: list[EmbeddingItem]
+    model: Annotated[str, Field(description="The id of the version that made the vectors")]
+    usage: Usage
+
+
+class OpenAIError(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorAnswer(BaseModel):
+    """OpenAI's form of an error."""
+
+    error: OpenAIError
+
+
+_ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 429, 503, 504)
+
+
+def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["OpenAI"])
 
     @routes.post("/embeddings", include_in_schema=False)
-    @routes.post(
+    @post(
+        routes,
         "/v1/embeddings",
-        summary="Texts to vectors, as OpenAI's clients ask for them",
-        response_class=Response,
-        responses={200: {"content": {"application/json": {"schema": _ANSWER}}}, **_ERRORS},
-        openapi_extra=describe_body(EmbeddingsBody),
+        EmbeddingsBody,
+        EmbeddingsAnswer,
+        _ERRORS,
+        "Texts to vectors, as OpenAI's clients ask for them",
     )
-    async def _embeddings(request: Request) -> Response:
-        body = await read_body(request, EmbeddingsBody)
-        embedded = await embedder.embed(request, body.wish())
+    async def _embeddings(http: Request) -> Response:
+        body = await read_body(http, EmbeddingsBody)
+        result = await service.embed(body.embed_request(http), http.receive)
         as_base64 = body.encoding_format == "base64"
         with metrics.write_seconds.time():
-            vectors = base64_vectors(embedded.vectors) if as_base64 else await json_vectors(embedded.vectors)
-            content = _answer(embedded, vectors)
-        return Response(content, media_type="application/json", headers=embedded.headers)
+            vectors = base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors)
+            content = _answer(result, vectors)
+        return Response(content, media_type="application/json", headers=answer_headers(result))
 
     @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
-        serving = [_model("current", embedder.serving())]
+        serving = [_model("current", versions.get_loaded(None))]
         loaded = [_model(encoder.version, encoder) for encoder in versions.loaded.values()]
         return {"object": "list", "data": serving + loaded}
 
     @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:
-        return _model(model, await embedder.encoder(model))
+        return _model(model, await versions.get(model))
 
     return routes
 
 
-def _answer(embedded: Embedded, vectors: list[bytes]) -> bytes:
+def _answer(result: EmbedResult, vectors: list[bytes]) -> bytes:
     items = [
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector) for index, vector in enumerate(vectors)
     ]
-    usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
-    rest = json.dumps({"model": embedded.version, "usage": usage}).encode()
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
+    rest = json.dumps({"model": result.version, "usage": usage}).encode()
     return b'{"object":"list","data":%b,%b' % (json_array(items), rest[1:])
 
 
 def _model(name: str, encoder: Encoder) -> dict[str, Any]:
     created = int(encoder.manifest.created.timestamp())
     return {"id": name, "object": "model", "created": created, "owned_by": "pairwright", "root": encoder.version}
-
-
-_ANSWER: dict[str, Any] = {
-    "type": "object",
-    "required": ["object", "data", "model", "usage"],
-    "properties": {
-        "object": {"const": "list"},
-        "data": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["object", "index", "embedding"],
-                "properties": {
-                    "object": {"const": "embedding"},
-                    "index": {"type": "integer"},
-                    "embedding": {
-                        "anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string", "format": "byte"}]
-                    },
-                },
-            },
-        },
-        "model": {"type": "string", "description": "The id of the version that made the vectors"},
-        "usage": {
-            "type": "object",
-            "properties": {"prompt_tokens": {"type": "integer"}, "total_tokens": {"type": "integer"}},
-        },
-    },
-}
-_ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {name: {"type": ["string", "null"]} for name in ("message", "type", "param", "code")},
-        }
-    },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-    for status, text in {
-        400: "Invalid input",
-        401: "No known key",
-        404: "There is no such version",
-        408: "The body came too slowly",
-        413: "The body is too large",
-        429: "Overloaded; see Retry-After",
-        503: "No version is loaded yet",
-        504: "The deadline has passed",
-    }.items()
-}

@@ -1,13 +1,15 @@
 """Reading request bodies: strict JSON into strict models, and the `inputs` that both protocols share."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import pydantic_core
-from fastapi import Request
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
 Body = TypeVar("Body", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
 
 NO_TOKEN_IDS = (
     "token ids are not accepted, because they mean something else in each tokenizer: send text "
@@ -56,8 +58,7 @@ async def read_json(request: Request) -> Any:
     try:
         return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
-        fault = {"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}
-        raise RequestValidationError([fault]) from None
+        raise RequestValidationError([{"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}]) from None
 
 
 def parse(body: Any, model: type[Body]) -> Body:
@@ -68,17 +69,30 @@ def parse(body: Any, model: type[Body]) -> Body:
         raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a route that reads its body with `read_body`."""
-    schema = model.model_json_schema()
+def post(
+    routes: APIRouter,
+    path: str,
+    body: type[BaseModel],
+    answer: Any,
+    errors: dict[int | str, dict[str, Any]],
+    summary: str,
+) -> Callable[[Handler], Handler]:
+    """A route that reads its `body` with `read_body` and answers with ready bytes: this is what OpenAPI says of it."""
+    schema = body.model_json_schema()
     schema = _inline(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return routes.post(
+        path,
+        summary=summary,
+        response_class=Response,
+        responses={200: {"model": answer}, **errors},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+    )
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     """A schema with its definitions in place of the references, which would be looked up in the whole document."""
     if isinstance(node, list):
-        return [_inline(one, definitions) for one in node]
+        return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
     if "$ref" in node:

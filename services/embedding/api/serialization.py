@@ -1,4 +1,4 @@
-"""Vectors as bytes: JSON numbers and base64."""
+"""Answers as bytes and headers: vectors as JSON numbers or base64, and what an answer says of itself."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ import orjson
 import pybase64
 
 from services.embedding.models.base import Vectors
+from services.embedding.serving.service import EmbedResult
 
+VERSION_HEADER = "x-pairwright-version"
 NUMBERS_AT_ONCE = 65_536
 """Numbers formatted before other requests get their turn on the event loop: a millisecond or two."""
 
@@ -31,3 +33,26 @@ def base64_vectors(vectors: Vectors) -> list[bytes]:
 def json_array(items: Sequence[bytes]) -> bytes:
     """A JSON array of items that are JSON already."""
     return b"[" + b",".join(items) + b"]"
+
+
+def answer_headers(result: EmbedResult) -> dict[str, str]:
+    """What every answer says of itself: its version, and text-embeddings-inference's headers, in milliseconds."""
+    seconds = {
+        "x-compute-time": result.total_s,
+        "x-total-time": result.total_s,
+        "x-tokenization-time": result.tokenise_s,
+        "x-queue-time": result.queue_s,
+        "x-inference-time": result.inference_s,
+    }
+    headers = {
+        VERSION_HEADER: result.version,
+        "x-compute-type": "cpu",
+        "x-compute-characters": str(result.chars),
+        "x-compute-tokens": str(result.tokens),
+        **{name: str(round(value * 1000)) for name, value in seconds.items()},
+    }
+    if result.truncated:
+        headers["x-pairwright-truncated"] = str(result.truncated)
+    if result.windows:
+        headers["x-pairwright-windows"] = str(result.windows)
+    return headers

@@ -5,15 +5,17 @@ from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from services.embedding.api.requests import LenientBody, Texts, describe_body, parse, read_body, read_json
-from services.embedding.api.serialization import json_array, json_vectors
-from services.embedding.api.tei_schemas import ERRORS, INFO, SIMILARITIES, TEXTS, TOKENS, VECTORS
+from services.embedding.api.errors import describe_errors
+from services.embedding.api.requests import LenientBody, Texts, parse, post, read_body, read_json
+from services.embedding.api.serialization import VERSION_HEADER, answer_headers, json_array, json_vectors
 from services.embedding.metrics import Metrics
-from services.embedding.serving.service import VERSION_HEADER, Embedded, EmbeddingService, EmbedRequest, find_prompt
+from services.embedding.models.base import Token
+from services.embedding.serving.errors import EmptyInput, InvalidInput
+from services.embedding.serving.registry import VersionRegistry
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
-from shared.http.problems import Problem
 
 Direction = Literal["Left", "left", "Right", "right"]
 
@@ -25,10 +27,11 @@ class Reading(LenientBody):
     truncation_direction: Direction | None = "Right"
     prompt_name: str | None = None
 
-    def wish(self, texts: list[str], **more: Any) -> EmbedRequest:
-        """What is asked for, in our own words."""
+    def embed_request(self, http: Request, texts: list[str], **more: Any) -> EmbedRequest:
+        """The core's request for `texts`."""
         return EmbedRequest(
             texts=texts,
+            version=http.headers.get(VERSION_HEADER),
             prompt_name=self.prompt_name,
             # null leaves it to the server, which truncates, as text-embeddings-inference does since 1.9.
             truncate=self.truncate is not False,
@@ -46,10 +49,8 @@ class EmbedBody(Reading):
     chunk: bool | None = False
 
 
-class Sentences(BaseModel):
+class Sentences(LenientBody):
     """One sentence, and those that it is compared with."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     source_sentence: str
     sentences: list[str]
@@ -77,120 +78,118 @@ class DecodeBody(LenientBody):
     skip_special_tokens: bool | None = True
 
 
-def router(embedder: EmbeddingService, settings: EmbeddingSettings, metrics: Metrics, code_version: str) -> APIRouter:
+class TeiError(BaseModel):
+    """What is wrong, and its kind in text-embeddings-inference's words."""
+
+    error: str
+    error_type: str
+
+
+_ERRORS = describe_errors(TeiError, 400, 401, 404, 408, 413, 422, 429, 503, 504)
+_NOT_READY = describe_errors(TeiError, 503)
+
+
+def router(
+    service: EmbeddingService,
+    versions: VersionRegistry,
+    settings: EmbeddingSettings,
+    metrics: Metrics,
+    code_version: str,
+) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
-    _add_computing_routes(routes, embedder, metrics)
-    _add_token_routes(routes, embedder, settings)
-    _add_information_routes(routes, embedder, settings, code_version)
+    _add_computing_routes(routes, service, metrics)
+    _add_token_routes(routes, service, versions)
+    _add_information_routes(routes, versions, settings, code_version)
     return routes
 
 
-def _add_computing_routes(routes: APIRouter, embedder: EmbeddingService, metrics: Metrics) -> None:
-    async def embed(request: Request, body: EmbedBody) -> Response:
-        wish = body.wish(
-            body.inputs, normalize=body.normalize is not False, dimensions=body.dimensions, chunk=bool(body.chunk)
-        )
-        embedded = await embedder.embed(request, wish)
+def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics: Metrics) -> None:
+    async def embed(http: Request, body: EmbedBody) -> Response:
+        normalize, chunk = body.normalize is not False, bool(body.chunk)
+        request = body.embed_request(http, body.inputs, normalize=normalize, dimensions=body.dimensions, chunk=chunk)
+        result = await service.embed(request, http.receive)
         with metrics.write_seconds.time():
-            content = json_array(await json_vectors(embedded.vectors))
-        return _answer(content, embedded)
+            content = json_array(await json_vectors(result.vectors))
+        return _json(content, answer_headers(result))
 
-    async def similarity(request: Request, body: SimilarityBody) -> Response:
+    async def similarity(http: Request, body: SimilarityBody) -> Response:
         texts = [body.inputs.source_sentence, *body.inputs.sentences]
         if not body.inputs.sentences:
-            detail = "`inputs.sentences` cannot be empty"
-            raise Problem(400, "Empty input", detail, code="empty_input", param="inputs")
-        embedded = await embedder.embed(request, (body.parameters or Reading()).wish(texts))
-        cosines = embedded.vectors[1:] @ embedded.vectors[0]
-        return _answer(orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY), embedded)
+            raise EmptyInput("`inputs.sentences` cannot be empty", "inputs")
+        request = (body.parameters or Reading()).embed_request(http, texts)
+        result = await service.embed(request, http.receive)
+        cosines = result.vectors[1:] @ result.vectors[0]
+        content = orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY)
+        return _json(content, answer_headers(result))
 
-    @routes.post(
+    @post(
+        routes,
         "/embed",
-        summary="Texts to vectors: a bare nested list, also for a single text",
-        response_class=Response,
-        responses={200: VECTORS, **ERRORS},
-        openapi_extra=describe_body(EmbedBody),
+        EmbedBody,
+        list[list[float]],
+        _ERRORS,
+        "Texts to vectors: a bare nested list, also for a single text",
     )
-    async def _embed(request: Request) -> Response:
-        return await embed(request, await read_body(request, EmbedBody))
+    async def _embed(http: Request) -> Response:
+        return await embed(http, await read_body(http, EmbedBody))
 
-    @routes.post(
-        "/similarity",
-        summary="The cosine of one sentence with each of others",
-        response_class=Response,
-        responses={200: SIMILARITIES, **ERRORS},
-        openapi_extra=describe_body(SimilarityBody),
-    )
-    async def _similarity(request: Request) -> Response:
-        return await similarity(request, await read_body(request, SimilarityBody))
+    @post(routes, "/similarity", SimilarityBody, list[float], _ERRORS, "The cosine of one sentence with each of others")
+    async def _similarity(http: Request) -> Response:
+        return await similarity(http, await read_body(http, SimilarityBody))
 
     @routes.post("/invocations", include_in_schema=False)
     @routes.post("/", include_in_schema=False)
-    async def _by_inputs(request: Request) -> Response:
-        # Clients of both kinds post to the root; what they send says which they want.
-        body = await read_json(request)
+    async def _by_inputs(http: Request) -> Response:
+        # Clients of both kinds post to the root; the shape of `inputs` says which answer they want.
+        body = await read_json(http)
         if isinstance(body, dict) and isinstance(body.get("inputs"), dict):
-            return await similarity(request, parse(body, SimilarityBody))
-        return await embed(request, parse(body, EmbedBody))
+            return await similarity(http, parse(body, SimilarityBody))
+        return await embed(http, parse(body, EmbedBody))
 
 
-def _add_token_routes(routes: APIRouter, embedder: EmbeddingService, settings: EmbeddingSettings) -> None:
-    @routes.post(
+def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: VersionRegistry) -> None:
+    @post(
+        routes,
         "/tokenize",
-        summary="The tokens of texts, as the model reads them; nothing is truncated",
-        response_class=Response,
-        responses={200: TOKENS, **ERRORS},
-        openapi_extra=describe_body(TokenizeBody),
+        TokenizeBody,
+        list[list[Token]],
+        _ERRORS,
+        "The tokens of texts, as the model reads them; nothing is truncated",
     )
-    async def _tokenize(request: Request) -> Response:
-        body = await read_body(request, TokenizeBody)
-        _check_size(body.inputs, "inputs", settings)
-        encoder = await embedder.encoder(request.headers.get(VERSION_HEADER))
+    async def _tokenize(http: Request) -> Response:
+        body = await read_body(http, TokenizeBody)
+        service.check_size(body.inputs, "inputs")
+        encoder = await versions.get(http.headers.get(VERSION_HEADER))
         prompt = find_prompt(encoder, body.prompt_name) if body.prompt_name is not None else ""
-        special = body.add_special_tokens is not False
-        tokens = await asyncio.to_thread(encoder.show_tokens, body.inputs, prompt, special)
-        return _json(orjson.dumps(tokens), encoder.version)
+        tokens = await asyncio.to_thread(encoder.list_tokens, body.inputs, prompt, body.add_special_tokens is not False)
+        return _json(orjson.dumps(tokens), {VERSION_HEADER: encoder.version})
 
-    @routes.post(
-        "/decode",
-        summary="The texts of token ids of this model",
-        response_class=Response,
-        responses={200: TEXTS, **ERRORS},
-        openapi_extra=describe_body(DecodeBody),
-    )
-    async def _decode(request: Request) -> Response:
-        body = await read_body(request, DecodeBody)
+    @post(routes, "/decode", DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
+    async def _decode(http: Request) -> Response:
+        body = await read_body(http, DecodeBody)
         rows: list[Any] = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
-        _check_size(rows if body.ids else [], "ids", settings)
-        encoder = await embedder.encoder(request.headers.get(VERSION_HEADER))
+        service.check_size(rows if body.ids else [], "ids")
+        encoder = await versions.get(http.headers.get(VERSION_HEADER))
         try:
             texts = await asyncio.to_thread(encoder.decode, rows, body.skip_special_tokens is not False)
         except ValueError as error:
-            raise Problem(422, "Unknown token", f"`ids`: {error}", param="ids") from None
-        return _json(orjson.dumps(texts), encoder.version)
-
-
-def _check_size(inputs: list[Any], field: str, settings: EmbeddingSettings) -> None:
-    if not inputs:
-        raise Problem(400, "Empty input", f"`{field}` cannot be empty", code="empty_input", param=field)
-    if len(inputs) > settings.max_client_inputs:
-        detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {settings.max_client_inputs}"
-        raise Problem(422, "Too many inputs", detail, code="too_many_inputs", param=field)
+            raise InvalidInput(f"`ids`: {error}", "ids") from None
+        return _json(orjson.dumps(texts), {VERSION_HEADER: encoder.version})
 
 
 def _add_information_routes(
-    routes: APIRouter, embedder: EmbeddingService, settings: EmbeddingSettings, code_version: str
+    routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings, code_version: str
 ) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)
     @routes.get("/", include_in_schema=False)
     async def _health() -> Response:
-        return Response(headers={VERSION_HEADER: embedder.serving().version})
+        return Response(headers={VERSION_HEADER: versions.get_loaded(None).version})
 
-    @routes.get("/info", summary="The version that serves and the limits", responses={200: INFO, **_NOT_READY})
+    @routes.get("/info", summary="The version that serves and the limits", responses=_NOT_READY)
     async def _info(response: Response) -> dict[str, Any]:
-        encoder = embedder.serving()
+        encoder = versions.get_loaded(None)
         response.headers[VERSION_HEADER] = encoder.version
         return {
             "model_id": encoder.manifest.base,
@@ -212,12 +211,5 @@ def _add_information_routes(
         }
 
 
-_NOT_READY: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
-
-
-def _answer(content: bytes, embedded: Embedded) -> Response:
-    return Response(content, media_type="application/json", headers=embedded.headers)
-
-
-def _json(content: bytes, version: str) -> Response:
-    return Response(content, media_type="application/json", headers={VERSION_HEADER: version})
+def _json(content: bytes, headers: dict[str, str]) -> Response:
+    return Response(content, media_type="application/json", headers=headers)

@@ -1,1 +1,1 @@
-"""A version in memory, and how it proves itself. May import shared only."""
+"""A version in memory, and its smoke test. May import shared, metrics, settings and resources only."""

@@ -1,4 +1,4 @@
-"""What the service asks of a loaded version, whatever computes it, and how a version proves itself before it serves."""
+"""What the service asks of a loaded version, whatever computes it, and the smoke test before a version serves."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -39,12 +39,12 @@ class Tokens:
     total: int
     """Tokens of the whole text; more than `count` when it was truncated."""
     payload: Any
-    """What the encoder wants back for `encode`."""
+    """What the encoder needs for `encode`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of a text, for callers who want to see them."""
+    """One token of a text, as `/tokenize` answers it."""
 
     id: int
     text: str
@@ -96,7 +96,7 @@ class Encoder(ABC):
         """`text` in consecutive pieces that are each read whole, cut between words where possible."""
 
     @abstractmethod
-    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
         """Every token of each text; nothing is truncated."""
 
     @abstractmethod
@@ -114,21 +114,21 @@ def smoke_test(encoder: Encoder) -> None:
         encoder.encode(encoder.tokenise([" ".join(["a"] * length)], options), options)
     manifest = encoder.manifest
     expected = np.asarray(manifest.probe, dtype=np.float32)
-    found = encoder.encode(encoder.tokenise(PROBE_SENTENCES, options), options)
-    if found.shape != (len(PROBE_SENTENCES), manifest.dimensions) or expected.shape != found.shape:
+    probe = encoder.encode(encoder.tokenise(PROBE_SENTENCES, options), options)
+    if probe.shape != (len(PROBE_SENTENCES), manifest.dimensions) or expected.shape != probe.shape:
         raise BrokenVersion(
-            f"{manifest.id}: its probe is {list(found.shape)}, the manifest says {manifest.dimensions} dimensions "
+            f"{manifest.id}: its probe is {list(probe.shape)}, the manifest says {manifest.dimensions} dimensions "
             f"and has {list(expected.shape)}"
         )
     if encoder.precision != "float32":
-        cosine = least_cosine(found, expected)
+        cosine = least_cosine(probe, expected)
         if not cosine >= LEAST_COSINE:
             raise BrokenVersion(
                 f"{manifest.id}: in {encoder.precision} its probe vectors have a cosine of {cosine:.4f} to the exact "
                 f"ones (at least {LEAST_COSINE}); set PAIRWRIGHT_EMBEDDING_PRECISION=float32"
             )
         return
-    difference = float(np.abs(found - expected).max())
+    difference = float(np.abs(probe - expected).max())
     # Written so that a NaN fails too.
     if not difference <= PROBE_TOLERANCE:
         raise BrokenVersion(f"{manifest.id}: its probe vectors are off by {difference:.3g} (at most {PROBE_TOLERANCE})")

@@ -1,4 +1,4 @@
-"""The door to ONNX Runtime: the int8 transformer of a version. Imported only with a version that has one."""
+"""The only module that imports ONNX Runtime: the int8 transformer of a version."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ class OnnxSession:
         options.inter_op_num_threads = 1
         # Spinning threads take the cores from the event loop: measured, it halves the throughput of 2 cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Its arena grows to the largest batch ever seen and never shrinks.
+        # Its arena grows to the largest batch and never shrinks.
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """float32 [rows, tokens, hidden] of int64 ids and mask [rows, tokens]."""
-        found: npt.NDArray[np.float32] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
-        return found
+        vectors: npt.NDArray[np.float32] = self._session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return vectors

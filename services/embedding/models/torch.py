@@ -1,4 +1,4 @@
-"""The door to sentence-transformers and torch: a version's folder becomes an `Encoder`.
+"""The only module that imports torch and sentence-transformers: a version's folder becomes an `Encoder`.
 
 Importing this module takes seconds, so it is imported by the thread that loads the first version.
 """
@@ -47,19 +47,19 @@ def load(folder: Path, manifest: Manifest, device: str, threads: int, precision:
     raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
 
 
-def _precision(asked: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
+def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
     """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
     on_cpu = model.device.type == "cpu"
     int8 = manifest.int8
-    if asked == "auto":
+    if setting == "auto":
         if not on_cpu:
             return "bfloat16"
         return "int8" if int8 is not None and int8.holds else "float32"
-    if asked == "int8" and (int8 is None or not int8.holds or not on_cpu):
+    if setting == "int8" and (int8 is None or not int8.holds or not on_cpu):
         why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
         log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
         return "float32"
-    return asked
+    return setting
 
 
 class _TorchEncoder(Encoder):
@@ -87,15 +87,15 @@ class _TorchEncoder(Encoder):
         return array
 
     def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = self._model(features)
-        return found
+        outputs: dict[str, Any] = self._model(features)
+        return outputs
 
     def _raw_tokenizer(self) -> Any:
         """The `tokenizers` library's own."""
         tokenizer = self._model[0].tokenizer
         return getattr(tokenizer, "backend_tokenizer", tokenizer)
 
-    def show_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
         """See `Encoder`."""
         raw = self._raw_tokenizer()
         with self._tokenizer_lock:
@@ -107,29 +107,29 @@ class _TorchEncoder(Encoder):
                 raw.enable_truncation(**truncation)
             if padding:
                 raw.enable_padding(**padding)
-        return [_shown(encoding, text, len(prompt)) for encoding, text in zip(encodings, texts, strict=True)]
+        return [_tokens(encoding, text, len(prompt)) for encoding, text in zip(encodings, texts, strict=True)]
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         """See `Encoder`."""
         raw = self._raw_tokenizer()
         size = raw.get_vocab_size(with_added_tokens=True)
-        if any(not 0 <= one < size for row in ids for one in row):
+        if any(not 0 <= id_ < size for row in ids for id_ in row):
             raise ValueError(f"token ids must be from 0 to {size - 1}")
         texts: list[str] = raw.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
         return texts
 
 
-def _shown(encoding: Any, text: str, before: int) -> list[Token]:
-    shown = []
+def _tokens(encoding: Any, text: str, prompt_length: int) -> list[Token]:
+    tokens = []
     for id_, word, special, (start, stop) in zip(
         encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
     ):
         if special:
-            shown.append(Token(id_, word, True, None, None))
+            tokens.append(Token(id_, word, True, None, None))
             continue
-        start, stop = max(0, start - before), max(0, stop - before)
-        shown.append(Token(id_, text[start:stop] or word, False, start, stop))
-    return shown
+        start, stop = max(0, start - prompt_length), max(0, stop - prompt_length)
+        tokens.append(Token(id_, text[start:stop] or word, False, start, stop))
+    return tokens
 
 
 class StaticEncoder(_TorchEncoder):
@@ -147,11 +147,10 @@ class StaticEncoder(_TorchEncoder):
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
         # "fast" leaves out the offsets into the text; the ids are those of sentence-transformers.
         encodings = self._model[0].tokenizer.encode_batch_fast(prompted, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encodings]
-        return [Tokens(len(one), len(one), one) for one in ids]
+        return [Tokens(len(ids), len(ids), ids) for ids in (encoding.ids for encoding in encodings)]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002
-        """See `Encoder`. A text without a known token gives a zero vector."""
+        """See `Encoder`. A text of unknown tokens only gives a zero vector."""
         flat = np.fromiter(chain.from_iterable(tokens.payload for tokens in batch), dtype=np.int64)
         offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
         return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
@@ -196,12 +195,12 @@ class TransformerEncoder(_TorchEncoder):
         with self._tokenizer_lock:
             ids = self._ids(prompted, options.truncation_side, self.max_tokens)
             # Only those that fill the window may have been cut: they are counted again.
-            full = [place for place, one in enumerate(ids) if len(one) == self.max_tokens]
+            full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
             whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
         totals = dict(zip(full, map(len, whole), strict=True))
         return [
-            Tokens(len(one), totals.get(place, len(one)), one if self._ids_suffice else texts[place])
-            for place, one in enumerate(ids)
+            Tokens(len(row), totals.get(place, len(row)), row if self._ids_suffice else texts[place])
+            for place, row in enumerate(ids)
         ]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
@@ -221,16 +220,14 @@ class TransformerEncoder(_TorchEncoder):
         with self._tokenizer_lock:
             room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
             encoding = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
-        words, ends = (
-            encoding.word_ids(),
-            [encoding.token_to_chars(place) for place in range(len(encoding["input_ids"]))],
-        )
+        words = encoding.word_ids()
         if room < 1 or len(words) <= room:
             return [text]
         pieces, first, start = [], 0, 0
         while len(words) - first > room:
             last = _break_before(words, first, first + room)
-            stop = ends[last].start if ends[last] is not None else len(text)
+            chars = encoding.token_to_chars(last)
+            stop = chars.start if chars is not None else len(text)
             pieces.append(text[start:stop])
             first, start = last, stop
         return [piece for piece in [*pieces, text[start:]] if piece.strip()]
@@ -238,10 +235,9 @@ class TransformerEncoder(_TorchEncoder):
     def _ids(self, texts: list[str], side: str, limit: int | None) -> list[list[int]]:
         tokenizer = self._model.tokenizer
         tokenizer.truncation_side = side
-        found = tokenizer(
+        ids: list[list[int]] = tokenizer(
             texts, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
-        )
-        ids: list[list[int]] = found["input_ids"]
+        )["input_ids"]
         return ids
 
     def _pad(self, rows: list[list[int]]) -> dict[str, Any]:

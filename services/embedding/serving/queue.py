@@ -1,11 +1,13 @@
-"""Which of the waiting inputs are computed together. Pure: no clock, no threads."""
+"""What waits, and which of the waiting inputs are computed together. Pure: no clock, no threads."""
 
+import asyncio
 from bisect import bisect_left, insort_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+
+import numpy as np
 
 from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
 
@@ -13,23 +15,59 @@ by_count = attrgetter("count")
 
 
 @dataclass(slots=True, eq=False)
+class QueuedRequest:
+    """A request's inputs, all of one version, and the future that is set when the last of them has its vector."""
+
+    chars: int
+    done: asyncio.Future[None]
+    queued_at: float
+    """In seconds of a monotonic clock, as all times here."""
+    inputs: "list[QueuedInput]" = field(default_factory=list)
+    pending: int = 0
+    """Inputs without a vector yet."""
+    tokenise_s: float = 0.0
+    """Time in the tokeniser, with what was tokenised at the same time."""
+    started_at: float | None = None
+    """Start of its first batch; None when others' batches or the cache held all of it."""
+    finished_at: float | None = None
+
+    @property
+    def queue_s(self) -> float:
+        """Waiting for its first batch, without the time in the tokeniser."""
+        return max(0.0, self.started_at - self.queued_at - self.tokenise_s) if self.started_at else 0.0
+
+    @property
+    def inference_s(self) -> float:
+        """From its first batch to the end of its last one."""
+        return self.finished_at - self.started_at if self.started_at and self.finished_at else 0.0
+
+    @property
+    def vectors(self) -> Vectors:
+        """float32 [len(inputs), dimensions], in the order asked for. Only once `done`."""
+        return np.stack([entry.vector for entry in self.inputs if entry.vector is not None])
+
+    @property
+    def tokens(self) -> list[Tokens]:
+        """Of each input. Only once `done`."""
+        return [entry.tokens for entry in self.inputs if entry.tokens is not None]
+
+
+@dataclass(slots=True, eq=False)
 class QueuedInput:
     """One distinct text that waits for its vector."""
 
     text: str
-    since: float
-    """When it was asked for, in seconds of a monotonic clock."""
+    queued_at: float
     tokens: Tokens | None = None
     count: int = 0
     """Tokens that it costs: estimated until it is tokenised."""
-    wanted: int = 0
-    """Requests that still want it; at 0 it isn't computed."""
-    requests: list[Any] = field(default_factory=list)
-    """Whom to tell."""
-    taken: bool = False
-    """It left the lane, in a batch or dropped."""
+    references: int = 0
+    """Requests that still need it; at 0 it isn't computed."""
+    requests: list[QueuedRequest] = field(default_factory=list)
+    """Those that wait for its vector."""
+    dequeued: bool = False
+    """It left the queue, in a batch or dropped."""
     vector: Vectors | None = None
-    error: BaseException | None = None
 
 
 def cost(count: int, longest: int, total: int, padded: bool) -> int:
@@ -42,34 +80,34 @@ class BatchQueue:
 
     def __init__(self, encoder: Encoder, options: EncodeOptions) -> None:
         self.encoder, self.options = encoder, options
-        self.open: dict[str, QueuedInput] = {}
+        self.pending: dict[str, QueuedInput] = {}
         """Every text that has no vector yet."""
-        self.arrived: deque[QueuedInput] = deque()
+        self.arrivals: deque[QueuedInput] = deque()
         """Not tokenised yet, oldest first."""
         self.tokens = 0
         """Tokens of what is ready."""
-        self._ready: list[QueuedInput] = []  # by length
-        self._order: deque[QueuedInput] = deque()  # by age; those that were taken are skipped
+        self._by_count: list[QueuedInput] = []
+        self._by_age: deque[QueuedInput] = deque()  # those that left the queue are skipped
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._by_count)
 
     @property
     def oldest(self) -> QueuedInput | None:
         """What is ready and waits longest."""
-        while self._order and self._order[0].taken:
-            self._order.popleft()
-        return self._order[0] if self._order else None
+        while self._by_age and self._by_age[0].dequeued:
+            self._by_age.popleft()
+        return self._by_age[0] if self._by_age else None
 
     def add(self, inputs: Sequence[QueuedInput]) -> None:
         """Take in tokenised inputs, oldest first."""
-        self._order.extend(inputs)
-        self.tokens += sum(one.count for one in inputs)
+        self._by_age.extend(inputs)
+        self.tokens += sum(entry.count for entry in inputs)
         if len(inputs) == 1:
-            insort_right(self._ready, inputs[0], key=by_count)
+            insort_right(self._by_count, inputs[0], key=by_count)
             return
-        self._ready += inputs
-        self._ready.sort(key=by_count)  # two runs that are sorted already, or nearly
+        self._by_count += inputs
+        self._by_count.sort(key=by_count)  # two runs that are sorted already, or nearly
 
     def cut(self, budget: int, overdue_before: float) -> list[QueuedInput]:
         """The next batch: inputs of neighbouring length, at most `budget` tokens together; [] when nothing is ready.
@@ -81,31 +119,29 @@ class BatchQueue:
         oldest = self.oldest
         if oldest is None:
             return []
-        if oldest.since >= overdue_before:
-            size = self._fit(self._ready, budget)
-            return self._take(0, size)
-        place = self._ready.index(oldest, bisect_left(self._ready, oldest.count, key=by_count))
+        if oldest.queued_at >= overdue_before:
+            return self._remove(0, self._fit(self._by_count, budget))
+        place = self._by_count.index(oldest, bisect_left(self._by_count, oldest.count, key=by_count))
         # Last among those of its length, so that they come with it.
-        self._ready.pop(place)
-        insort_right(self._ready, oldest, key=by_count)
-        end = bisect_left(self._ready, oldest.count + 1, key=by_count)
-        size = self._fit(self._ready[:end][::-1], budget)
-        return self._take(end - size, end)
+        self._by_count.pop(place)
+        insort_right(self._by_count, oldest, key=by_count)
+        end = bisect_left(self._by_count, oldest.count + 1, key=by_count)
+        return self._remove(end - self._fit(self._by_count[:end][::-1], budget), end)
 
     def _fit(self, candidates: Sequence[QueuedInput], budget: int) -> int:
         """How many of the candidates, from the first on, fit together; at least one."""
         longest = total = size = 0
-        for one in candidates:
-            longest, total = max(longest, one.count), total + one.count
+        for entry in candidates:
+            longest, total = max(longest, entry.count), total + entry.count
             if size and cost(size + 1, longest, total, self.encoder.padded) > budget:
                 break
             size += 1
         return size
 
-    def _take(self, start: int, end: int) -> list[QueuedInput]:
-        taken = self._ready[start:end]
-        del self._ready[start:end]
-        for one in taken:
-            one.taken = True
-            self.tokens -= one.count
-        return taken
+    def _remove(self, start: int, end: int) -> list[QueuedInput]:
+        batch = self._by_count[start:end]
+        del self._by_count[start:end]
+        for entry in batch:
+            entry.dequeued = True
+            self.tokens -= entry.count
+        return batch

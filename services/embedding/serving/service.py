@@ -1,30 +1,30 @@
-"""What both protocols ask for: texts in, vectors of one version out. Refusals are `Problem`s."""
+"""What both protocols ask for: texts in, vectors of one version out. Refusals are the errors of `errors`."""
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from services.embedding.metrics import Metrics
-from services.embedding.models.base import EncodeOptions, Encoder, Side, Tokens, Vectors
-from services.embedding.serving.batcher import Batcher, EncodingFailed, Overloaded
-from services.embedding.serving.batcher import QueuedRequest as Queued
-from services.embedding.serving.registry import NotReady, NotServed, VersionRegistry
-from shared.http.problems import Problem
+from services.embedding.models.base import EncodeOptions, Encoder, Side, Vectors
+from services.embedding.serving.batcher import Batcher
+from services.embedding.serving.errors import CallerLeft, DeadlineExceeded, EmptyInput, EncodingFailed, InvalidInput
+from services.embedding.serving.queue import QueuedRequest
+from services.embedding.serving.registry import VersionRegistry
 from shared.tracing import span
 
-VERSION_HEADER = "x-pairwright-version"
-TRUNCATED_HEADER = "x-pairwright-truncated"
-WINDOWS_HEADER = "x-pairwright-windows"
+RETRY_AFTER_S = 2
+
+WaitForLeaving = Callable[[], Awaitable[Any]]
+"""Returns when the caller has left."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """How a caller wants texts embedded. `field` is its protocol's name for them."""
+    """How a caller wants texts result. `field` is its protocol's name for them."""
 
     texts: list[str]
     version: str | None = None
@@ -40,18 +40,8 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of a request, by stage."""
-
-    total: float = 0.0
-    tokenise: float = 0.0
-    queue: float = 0.0
-    inference: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The answer to a `Wish`."""
+class EmbedResult:
+    """The answer to an `EmbedRequest`."""
 
     vectors: Vectors
     """float32 [texts, dimensions]."""
@@ -63,31 +53,15 @@ class Embedded:
     windows: int
     """Windows that were read, where the caller asked for them; otherwise 0."""
     chars: int
-    times: Times
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What every answer says of itself: its version, and text-embeddings-inference's headers, in milliseconds."""
-        headers = {
-            VERSION_HEADER: self.version,
-            "x-compute-type": "cpu",
-            "x-compute-time": _ms(self.times.total),
-            "x-compute-characters": str(self.chars),
-            "x-compute-tokens": str(self.tokens),
-            "x-total-time": _ms(self.times.total),
-            "x-tokenization-time": _ms(self.times.tokenise),
-            "x-queue-time": _ms(self.times.queue),
-            "x-inference-time": _ms(self.times.inference),
-        }
-        if self.truncated:
-            headers[TRUNCATED_HEADER] = str(self.truncated)
-        if self.windows:
-            headers[WINDOWS_HEADER] = str(self.windows)
-        return headers
+    total_s: float
+    tokenise_s: float
+    queue_s: float
+    """Waiting, without the time in the tokeniser."""
+    inference_s: float
 
 
 class EmbeddingService:
-    """Checks a wish against a version, computes it through the batcher and shapes the vectors."""
+    """Checks a request against a version, computes it through the batcher and shapes the vectors."""
 
     def __init__(
         self, versions: VersionRegistry, batcher: Batcher, metrics: Metrics, max_client_inputs: int, request_s: float
@@ -95,165 +69,124 @@ class EmbeddingService:
         self._versions, self._batcher, self._metrics = versions, batcher, metrics
         self._max_client_inputs, self._request_s = max_client_inputs, request_s
 
-    def serving(self) -> Encoder:
-        """The version that answers who names none. Raises `Problem` 503."""
-        try:
-            return self._versions.pick(None)
-        except NotReady as error:
-            raise _not_ready(error) from None
-
-    async def encoder(self, version: str | None) -> Encoder:
-        """The version that a caller named, loaded for it if need be. Raises `Problem`: 404 or 503."""
-        try:
-            return await self._versions.find(version)
-        except NotServed as error:
-            raise Problem(404, "No such version", str(error), code="model_not_found", param="model") from None
-        except NotReady as error:
-            raise _not_ready(error) from None
-
-    async def embed(self, http: Request, wish: EmbedRequest) -> Embedded:
-        """The vectors. Raises `Problem`, or `ClientDisconnect` when the caller left: then nothing more is computed."""
+    async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
+        """The vectors. Raises `EmbeddingError`, or `CallerLeft`: then nothing more is computed."""
         try:
             async with asyncio.timeout(self._request_s):
-                return await self._embed(http, wish)
+                return await self._embed(request, wait_for_leaving)
         except TimeoutError:
             self._metrics.expired.inc()
             detail = f"Not answered within {self._request_s:g} s. Send fewer or shorter inputs, or try again later."
-            raise Problem(504, "Too late", detail, {"Retry-After": "2"}, code="deadline_exceeded") from None
+            raise DeadlineExceeded(detail, retry_after=RETRY_AFTER_S) from None
 
-    async def _embed(self, http: Request, wish: EmbedRequest) -> Embedded:
-        began = time.monotonic()
-        _check(wish, self._max_client_inputs)
+    async def _embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
+        started_at = time.monotonic()
+        if not request.texts or not all(request.texts):
+            raise EmptyInput(f"`{request.field}` cannot be empty, nor contain an empty string", request.field)
+        self.check_size(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
-        encoder = await self.encoder(wish.version or http.headers.get(VERSION_HEADER))
-        dimensions = _dimensions(wish, encoder)
-        options = EncodeOptions(_prompt(wish, encoder), wish.truncation_side)
-        texts, sizes = wish.texts, [1] * len(wish.texts)
-        if wish.chunk:
-            pieces = await asyncio.to_thread(lambda: [encoder.windows(text, options) for text in wish.texts])
-            texts, sizes = [piece for of_text in pieces for piece in of_text], [len(of_text) for of_text in pieces]
+        encoder = await self._versions.get(request.version)
+        dimensions = _dimensions(request, encoder)
+        prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
+        options = EncodeOptions(prompt, request.truncation_side)
+        texts, sizes = request.texts, [1] * len(request.texts)
+        if request.chunk:
+            windows = await asyncio.to_thread(lambda: [encoder.windows(text, options) for text in request.texts])
+            texts, sizes = [window for of_text in windows for window in of_text], list(map(len, windows))
         with span("encode", inputs=len(texts), version=encoder.version):
-            queued, vectors, tokens = await self._compute(http, encoder, texts, options)
-        truncated = [one for one in tokens if one.total > one.count]
+            queued = await self._compute(encoder, texts, options, wait_for_leaving)
+        vectors, tokens = queued.vectors, queued.tokens
+        truncated = [text.total for text in tokens if text.total > text.count]
         self._metrics.truncated.inc(len(truncated))
-        if truncated and not wish.truncate:
-            longest = max(one.total for one in truncated)
-            detail = f"`{wish.field}` must have at most {encoder.max_tokens} tokens each; given: {longest}."
-            raise Problem(422, "Input too long", detail, code="input_too_long", param=wish.field)
-        if len(texts) > len(wish.texts):
-            vectors = _mean(vectors, [one.count for one in tokens], sizes)
-        return Embedded(
-            vectors=_shape(vectors, dimensions, wish.normalize),
+        if truncated and not request.truncate:
+            limit = f"must have at most {encoder.max_tokens} tokens each; given: {max(truncated)}."
+            raise InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
+        counts = [text.count for text in tokens]
+        if len(texts) > len(request.texts):
+            vectors = _mean(vectors, counts, sizes)
+        return EmbedResult(
+            vectors=_shape(vectors, dimensions, request.normalize),
             version=encoder.version,
-            tokens=sum(one.count for one in tokens),
+            tokens=sum(counts),
             truncated=len(truncated),
-            windows=len(texts) if wish.chunk else 0,
+            windows=len(texts) if request.chunk else 0,
             chars=queued.chars,
-            times=_times(queued, began),
+            total_s=time.monotonic() - started_at,
+            tokenise_s=queued.tokenise_s,
+            queue_s=queued.queue_s,
+            inference_s=queued.inference_s,
         )
 
     async def _compute(
-        self, http: Request, encoder: Encoder, texts: list[str], options: EncodeOptions
-    ) -> tuple[Queued, Vectors, list[Tokens]]:
+        self, encoder: Encoder, texts: list[str], options: EncodeOptions, wait_for_leaving: WaitForLeaving
+    ) -> QueuedRequest:
+        queued = self._batcher.submit(encoder, texts, options)
         try:
-            queued = self._batcher.submit(encoder, texts, options)
-        except Overloaded as error:
-            detail = f"Too much is waiting. Try again in {error.retry_after} s, or send fewer inputs at once."
-            headers = {"Retry-After": str(error.retry_after)}
-            raise Problem(429, "Overloaded", detail, headers, code="overloaded") from None
-        try:
-            await _until_done_or_gone(http, queued.done)
-            return queued, queued.vectors, queued.tokens
-        except EncodingFailed:
-            raise Problem(
-                500, "Encoding failed", "The model failed on these inputs; the log has the details."
-            ) from None
+            await _done_or_left(queued.done, wait_for_leaving)
         finally:
             self._batcher.release(queued)
+        return queued
 
-
-def _not_ready(error: NotReady) -> Problem:
-    return Problem(503, "Not ready", str(error), {"Retry-After": "2"}, code="not_ready")
-
-
-def _check(wish: EmbedRequest, most: int) -> None:
-    if not wish.texts or not all(wish.texts):
-        detail = f"`{wish.field}` cannot be empty, nor contain an empty string"
-        raise Problem(400, "Empty input", detail, code="empty_input", param=wish.field)
-    if len(wish.texts) > most:
-        detail = f"`{wish.field}`: batch size {len(wish.texts)} > maximum allowed batch size {most}"
-        raise Problem(422, "Too many inputs", detail, code="too_many_inputs", param=wish.field)
-
-
-def _prompt(wish: EmbedRequest, encoder: Encoder) -> str:
-    if wish.prompt_name is None:
-        return encoder.default_prompt
-    return find_prompt(encoder, wish.prompt_name)
+    def check_size(self, inputs: Sequence[object], field: str) -> None:
+        """Raises `EmptyInput` or `InvalidInput`."""
+        most = self._max_client_inputs
+        if not inputs:
+            raise EmptyInput(f"`{field}` cannot be empty", field)
+        if len(inputs) > most:
+            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {most}"
+            raise InvalidInput(detail, field, "too_many_inputs")
 
 
 def find_prompt(encoder: Encoder, name: str) -> str:
-    """A version's prompt by its name. Raises `Problem`."""
+    """A version's prompt by its name. Raises `InvalidInput`."""
     if name not in encoder.prompts:
-        known = ", ".join(sorted(encoder.prompts)) or "none"
-        detail = f"`prompt_name` {name!r} is unknown to {encoder.version}; it has: {known}"
-        raise Problem(422, "Unknown prompt", detail, code="unknown_prompt", param="prompt_name")
+        names = ", ".join(sorted(encoder.prompts)) or "none"
+        detail = f"`prompt_name` {name!r} is unknown to {encoder.version}; it has: {names}"
+        raise InvalidInput(detail, "prompt_name", "unknown_prompt")
     return encoder.prompts[name]
 
 
-def _dimensions(wish: EmbedRequest, encoder: Encoder) -> int:
+def _dimensions(request: EmbedRequest, encoder: Encoder) -> int:
     """How many leading dimensions to answer with. A prefix means something only where training made it so."""
-    native = encoder.manifest.dimensions
-    if wish.dimensions is None or wish.dimensions == native:
+    native, trained = encoder.manifest.dimensions, encoder.manifest.matryoshka
+    if request.dimensions is None or request.dimensions == native:
         return native
-    trained = encoder.manifest.matryoshka
-    if wish.dimensions in trained:
-        return wish.dimensions
+    if request.dimensions in trained:
+        return request.dimensions
     allowed = ", ".join(map(str, sorted({native, *trained})))
-    detail = f"`dimensions` {wish.dimensions}: {encoder.version} has {allowed} and can't be cut to others"
-    raise Problem(422, "Wrong dimensions", detail, code="wrong_dimensions", param="dimensions")
+    detail = f"`dimensions` {request.dimensions}: {encoder.version} has {allowed} and can't be cut to others"
+    raise InvalidInput(detail, "dimensions", "wrong_dimensions")
 
 
 def _mean(vectors: Vectors, counts: list[int], sizes: list[int]) -> Vectors:
     """One vector a text out of its windows': the mean, weighted by tokens. Windows: `sizes[i]` of text i, in order."""
-    weighted = vectors * np.asarray(counts, dtype=np.float32)[:, None]
+    weights = np.asarray(counts, dtype=np.float32)
     starts = np.cumsum([0, *sizes[:-1]])
-    totals = np.add.reduceat(np.asarray(counts, dtype=np.float32), starts)
-    mean: Vectors = np.add.reduceat(weighted, starts, axis=0) / np.maximum(totals, 1)[:, None]
+    totals = np.add.reduceat(weights, starts)
+    mean: Vectors = np.add.reduceat(vectors * weights[:, None], starts, axis=0) / np.maximum(totals, 1)[:, None]
     return mean
 
 
 def _shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
-    """Truncate, then normalise. Zero vectors (texts without a known token) stay zero. Raises `Problem`."""
+    """Cut, then normalise. Zero vectors (texts of unknown tokens only) stay zero. Raises `EncodingFailed`."""
     vectors = vectors[:, :dimensions]
     if normalize:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors = vectors / np.maximum(lengths, np.float32(1e-12))
     if not np.isfinite(vectors).all():
-        raise Problem(500, "Encoding failed", "The model gave vectors that are no numbers for these inputs.")
+        raise EncodingFailed("The model gave vectors that are no numbers for these inputs.")
     return vectors
 
 
-def _times(queued: Queued, began: float) -> Times:
-    now = time.monotonic()
-    if queued.began is None or queued.ended is None:  # all of it was known
-        return Times(total=now - began)
-    queue = max(0.0, queued.began - queued.since - queued.tokenise_s)
-    return Times(now - began, queued.tokenise_s, queue, queued.ended - queued.began)
-
-
-def _ms(seconds: float) -> str:
-    return str(round(seconds * 1000))
-
-
-async def _until_done_or_gone(http: Request, done: asyncio.Future[None]) -> None:
-    """Wait for the vectors, or raise `ClientDisconnect`: once the body is read, ASGI's next message is its leaving."""
+async def _done_or_left(done: asyncio.Future[None], wait_for_leaving: WaitForLeaving) -> None:
+    """Wait for the vectors. Raises `CallerLeft` when the caller leaves first."""
     if done.done():
         return done.result()
-    gone: asyncio.Future[Any] = asyncio.ensure_future(http.receive())
+    left: asyncio.Future[Any] = asyncio.ensure_future(wait_for_leaving())
     try:
-        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({done, left}, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
-            raise ClientDisconnect
+            raise CallerLeft
         done.result()
     finally:
-        gone.cancel()
+        left.cancel()

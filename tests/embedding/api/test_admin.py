@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from services.embedding.serving.registry import SPARE_BYTES, VersionRegistry
+from services.embedding.serving.registry import SPARE_BYTES
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
-from tests.embedding.serving.test_swap import change_weights, damaged_on_disk
+from tests.support.damaged_versions import change_weights, damaged_on_disk
 from tests.support.embedding import LiveService
 from tests.support.versions import publish, static_student
 
@@ -56,16 +56,15 @@ def test_an_unknown_version_changes_nothing_and_is_told_what_there_is(store: Mod
 
 
 def test_a_damaged_version_is_not_activated_and_the_pointer_stays(
-    store: ModelStore, transformer: SentenceTransformer, service: LiveService
+    store: ModelStore, transformer: SentenceTransformer, own_service: LiveService
 ) -> None:
-    good = service.serving()
+    good = own_service.serving()
     bad = damaged_on_disk(store, transformer, change_weights)
     store.activate(good)
-    service.wait_until(lambda: service.version_check() == "ok", "the pointer is back")
-    answer = httpx.post(f"{service.url}/versions/{bad}/activate")
+    answer = httpx.post(f"{own_service.url}/versions/{bad}/activate")
     assert answer.status_code == 409
     assert "model.safetensors was changed" in answer.json()["detail"]
-    assert service.serving() == store.current() == good
+    assert own_service.serving() == store.current() == good
 
 
 def test_a_store_that_cannot_be_written_is_said_so(store: ModelStore, start: Start) -> None:
@@ -80,18 +79,18 @@ def test_a_store_that_cannot_be_written_is_said_so(store: ModelStore, start: Sta
 
 
 def test_reload_gives_a_mended_version_another_chance(
-    store: ModelStore, transformer: SentenceTransformer, service: LiveService
+    store: ModelStore, transformer: SentenceTransformer, own_service: LiveService
 ) -> None:
     bad = damaged_on_disk(store, transformer, change_weights)
-    service.wait_until(lambda: "quarantined" in service.version_check(), "it is quarantined")
-    assert service.metric("degraded") == 1
+    own_service.wait_until(lambda: "quarantined" in own_service.version_check(), "it is quarantined")
+    assert own_service.metric("degraded") == 1
     elsewhere = ModelStore(store.root.with_name("elsewhere"))
     shutil.rmtree(store.root / "versions" / bad)
     shutil.copytree(elsewhere.path(bad), store.root / "versions" / bad)
-    listed = httpx.post(f"{service.url}/versions/reload")
+    listed = httpx.post(f"{own_service.url}/versions/reload")
     assert listed.status_code == 200
-    assert {one["id"]: one["serving"] for one in listed.json()["versions"]}[bad]
-    assert (service.serving(), service.version_check(), service.metric("degraded")) == (bad, "ok", 0)
+    assert {info["id"]: info["serving"] for info in listed.json()["versions"]}[bad]
+    assert (own_service.serving(), own_service.version_check(), own_service.metric("degraded")) == (bad, "ok", 0)
 
 
 def test_reload_looks_at_once(store: ModelStore, static_two: SentenceTransformer, start: Start) -> None:
@@ -144,9 +143,18 @@ def test_any_published_version_can_be_pinned(store: ModelStore, start: Start) ->
         assert answer.headers["x-pairwright-version"] == version
         np.testing.assert_allclose(answer.json(), student.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
         assert service.metric("loaded_versions") <= 3
-    loaded = {one["id"] for one in httpx.get(service.url + "/versions").json()["versions"] if one["loaded"]}
+    loaded = {info["id"] for info in httpx.get(service.url + "/versions").json()["versions"] if info["loaded"]}
     assert {ids[4], ids[3]} <= loaded, "pins never push out what the pointers name"
     assert service.serving() == ids[4]
+
+
+def test_pinned_versions_stay_while_there_is_room(store: ModelStore, start: Start) -> None:
+    ids, _ = publish_some(store, 4)
+    service = start(max_versions=5)
+    for version in ids[:2]:
+        assert ask(service, version).status_code == 200
+    assert httpx.post(f"{service.url}/versions/reload").status_code == 200
+    assert service.metric("loaded_versions") == 4
 
 
 def test_with_room_for_one_version_a_pin_is_refused_and_told_why(store: ModelStore, start: Start) -> None:
@@ -163,7 +171,7 @@ def test_when_memory_is_short_only_the_serving_version_stays(
     ids, _ = publish_some(store, 3)
     free = [2**40]
     # What the machine says is the only thing that is not real here: nobody can take its memory away on demand.
-    monkeypatch.setattr(VersionRegistry, "_spare", lambda _self: free[0] - SPARE_BYTES)
+    monkeypatch.setattr("services.embedding.serving.registry.free_memory", lambda: free[0])
     service = start()
     assert ask(service, ids[0]).status_code == 200
     assert service.metric("loaded_versions") == 3

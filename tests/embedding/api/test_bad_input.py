@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.embedding.api.errors import STATUS
+from services.embedding.serving.errors import EmbeddingError
 from shared.model_store import ModelStore
 from tests.support.embedding import LiveService
 from tests.support.versions import publish, static_student
@@ -67,7 +69,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     home = tmp_path_factory.mktemp("home")
     publish(ModelStore(home / "models" / "default"), static_student(seed=1), 0)
     service = LiveService(home, max_body_bytes=300_000)
-    service.wait_until(lambda: httpx.get(service.url + "/readyz").status_code == 200, "the service is ready")
+    service.wait_until_ready()
     with httpx.Client(base_url=service.url) as client:
         yield client
     service.stop()
@@ -165,6 +167,10 @@ def test_other_routes_speak_problem_json(client: httpx.Client) -> None:
         assert answer.json()["status"] == answer.status_code
     assert client.get("/embed").json()["error_type"] == "Validation"
     assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+
+
+def test_every_error_of_the_core_has_a_status() -> None:
+    assert set(STATUS) == set(EmbeddingError.__subclasses__())
 
 
 JSON = st.recursive(

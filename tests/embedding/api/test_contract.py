@@ -22,7 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     for seed in range(2):
         publish(store, static_student(seed), seed)
     service = LiveService(home, max_body_bytes=300_000)
-    service.wait_until(lambda: httpx.get(service.url + "/readyz").status_code == 200, "the service is ready")
+    service.wait_until_ready()
     yield service
     service.stop()
 

@@ -27,11 +27,11 @@ def test_base64_which_the_client_asks_for_by_itself(service: LiveService, static
 
 
 def test_float_and_base64_say_the_same(service: LiveService) -> None:
-    one = client(service)
-    as_base64 = one.embeddings.create(model="current", input=TEXTS[0])
-    as_float = one.embeddings.create(model="current", input=TEXTS[0], encoding_format="float", user="me")
-    found = [np.asarray(answer.data[0].embedding, dtype=np.float32) for answer in (as_base64, as_float)]
-    assert np.array_equal(found[0], found[1])
+    caller = client(service)
+    as_base64 = caller.embeddings.create(model="current", input=TEXTS[0])
+    as_float = caller.embeddings.create(model="current", input=TEXTS[0], encoding_format="float", user="me")
+    vectors = [np.asarray(answer.data[0].embedding, dtype=np.float32) for answer in (as_base64, as_float)]
+    assert np.array_equal(vectors[0], vectors[1])
 
 
 def test_float_is_the_default_on_the_wire(service: LiveService) -> None:
@@ -85,11 +85,11 @@ def test_token_ids_are_refused_with_the_remedy(service: LiveService, tokens: lis
 
 
 def test_dimensions(service: LiveService) -> None:
-    one = client(service).embeddings
-    assert len(one.create(model="current", input="a dog", dimensions=DIMENSIONS).data[0].embedding) == DIMENSIONS
+    embeddings = client(service).embeddings
+    assert len(embeddings.create(model="current", input="a dog", dimensions=DIMENSIONS).data[0].embedding) == DIMENSIONS
     for wrong in (1, DIMENSIONS - 1, DIMENSIONS + 1, 0, -1):
         with pytest.raises(openai.BadRequestError) as error:
-            one.create(model="current", input="a dog", dimensions=wrong)
+            embeddings.create(model="current", input="a dog", dimensions=wrong)
         assert error.value.param == "dimensions"
 
 

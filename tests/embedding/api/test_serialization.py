@@ -27,7 +27,7 @@ def test_json_is_shorter_than_doubles() -> None:
 
 
 def test_many_rows_keep_their_order() -> None:
-    vectors = np.arange(3 * NUMBERS_AT_ONCE, dtype=np.float32).reshape(-1, 1)
+    vectors = np.arange(3 * NUMBERS_AT_ONCE, dtype=np.float32).reshape(-1, 64)
     assert json.loads(json_array(asyncio.run(json_vectors(vectors)))) == vectors.tolist()
 
 

@@ -1,5 +1,7 @@
 """Less precision only where it is true: what serves, what it says of itself, and how far its vectors are off."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,26 +18,38 @@ from tests.support.versions import DIMENSIONS, publish, transformer_student
 TEXTS = ["a man is playing a guitar", "a dog", "the stock market fell sharply on monday", "no"]
 
 
-def publish_with_int8(store: ModelStore, student: SentenceTransformer, **changes: float) -> Manifest:
+@pytest.fixture(scope="module", autouse=True)
+def _speed_does_not_matter() -> Iterator[None]:
+    """A model of 16 dimensions gains none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def int8_export(transformer: SentenceTransformer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Int8]:
+    """The transformer's folder with its int8 export, which takes seconds to make, and the export's record."""
+    folder = tmp_path_factory.mktemp("exports") / "version"
+    transformer.save(str(folder), create_model_card=False)
+    record = add_int8(folder, [])
+    assert record is not None
+    return folder, record
+
+
+def publish_with_int8(
+    store: ModelStore, student: SentenceTransformer, export: tuple[Path, Int8], **changes: float
+) -> Manifest:
     """As the trainer does; the record's fields may be changed afterwards."""
     with store.staging() as folder:
-        student.save(str(folder), create_model_card=False)
-        record = add_int8(folder, [])
-        assert record is not None
-        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS, int8=record.model_copy(update=changes))
+        shutil.copytree(export[0], folder, dirs_exist_ok=True)
+        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS, int8=export[1].model_copy(update=changes))
         return store.publish(folder, card, student.encode(list(PROBE_SENTENCES)).tolist())
 
 
 def serving(service: LiveService) -> tuple[str, str]:
-    found = httpx.get(service.url + "/versions/current").json()
-    assert httpx.get(service.url + "/info").json()["model_dtype"] == found["precision"]
-    return found["backend"], found["precision"]
-
-
-@pytest.fixture(autouse=True)
-def speed_is_no_matter_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of 16 dimensions gains none."""
-    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
+    version = httpx.get(service.url + "/versions/current").json()
+    assert httpx.get(service.url + "/info").json()["model_dtype"] == version["precision"]
+    return version["backend"], version["precision"]
 
 
 def off(service: LiveService, student: SentenceTransformer) -> float:
@@ -45,9 +59,9 @@ def off(service: LiveService, student: SentenceTransformer) -> float:
 
 @pytest.mark.parametrize("precision", ["auto", "int8"])
 def test_int8_serves_where_its_record_holds(
-    store: ModelStore, transformer: SentenceTransformer, start: Start, precision: str
+    store: ModelStore, transformer: SentenceTransformer, int8_export: tuple[Path, Int8], start: Start, precision: str
 ) -> None:
-    publish_with_int8(store, transformer)
+    publish_with_int8(store, transformer, int8_export)
     service = start(precision=precision, device="cpu")
     assert serving(service) == ("onnx", "int8")
     assert 0.99 <= off(service, transformer) < 0.9999999
@@ -55,9 +69,10 @@ def test_int8_serves_where_its_record_holds(
 
 @pytest.mark.parametrize("precision", ["auto", "int8"])
 def test_int8_does_not_serve_where_its_record_does_not_hold(
-    store: ModelStore, transformer: SentenceTransformer, start: Start, precision: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    publish_with_int8(store, transformer, cosine=0.98)
+    store: ModelStore, transformer: SentenceTransformer, int8_export: tuple[Path, Int8], start: Start, precision: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    publish_with_int8(store, transformer, int8_export, cosine=0.98)
     service = start(precision=precision, device="cpu")
     assert serving(service) == ("torch", "float32")
     assert off(service, transformer) > 0.99999

@@ -16,8 +16,10 @@ from sentence_transformers import SentenceTransformer
 from services.embedding.__main__ import load_version
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
-from services.embedding.serving.batcher import Batcher, Limits, Overloaded
+from services.embedding.serving.admission import Limits
+from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.cache import Cache
+from services.embedding.serving.errors import Overloaded
 from services.embedding.serving.queue import BatchQueue, QueuedInput, cost
 from services.embedding.settings import EmbeddingSettings
 from shared.model_store import ModelStore
@@ -30,33 +32,33 @@ WAITING = st.lists(st.tuples(st.integers(0, 100), st.floats(0, 10)), min_size=1,
 
 
 class Shape(Gate):
-    """As much of an encoder as a lane looks at."""
+    """As much of an encoder as a queue reads."""
 
     def __init__(self, padded: bool) -> None:
         self.padded = padded
 
 
-def lane_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[BatchQueue, list[QueuedInput]]:
-    """A lane, filled as the batcher does: oldest first, now one and now several."""
+def queue_of(lengths_and_times: list[tuple[int, float]], padded: bool) -> tuple[BatchQueue, list[QueuedInput]]:
+    """A queue, filled as the batcher does: oldest first, now one and now several."""
     inputs = [
         QueuedInput(str(number), since, Tokens(n, n, None), n)
         for number, (n, since) in enumerate(sorted(lengths_and_times, key=lambda pair: pair[1]))
     ]
-    lane = BatchQueue(Shape(padded), EncodeOptions())
-    lane.add(inputs[:1])
-    lane.add(inputs[1 : len(inputs) // 2])
-    lane.add(inputs[max(1, len(inputs) // 2) :])
-    return lane, inputs
+    queue = BatchQueue(Shape(padded), EncodeOptions())
+    queue.add(inputs[:1])
+    queue.add(inputs[1 : len(inputs) // 2])
+    queue.add(inputs[max(1, len(inputs) // 2) :])
+    return queue, inputs
 
 
 @given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
 def test_no_batch_exceeds_the_budget_unless_it_is_a_single_input(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    lane, _ = lane_of(waiting, padded)
-    batch = lane.cut(BUDGET, overdue)
+    queue, _ = queue_of(waiting, padded)
+    batch = queue.cut(BUDGET, overdue)
     assert batch
-    counts = [one.count for one in batch]
+    counts = [entry.count for entry in batch]
     assert len(batch) == 1 or cost(len(batch), max(counts), sum(counts), padded) <= BUDGET
 
 
@@ -64,36 +66,38 @@ def test_no_batch_exceeds_the_budget_unless_it_is_a_single_input(
 def test_cutting_until_none_is_left_takes_each_once(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    lane, inputs = lane_of(waiting, padded)
+    queue, inputs = queue_of(waiting, padded)
     taken: list[QueuedInput] = []
-    while batch := lane.cut(BUDGET, overdue):
+    while batch := queue.cut(BUDGET, overdue):
         taken += batch
-        assert len(lane) == len(inputs) - len(taken)
-        assert lane.tokens == sum(one.count for one in inputs if not one.taken)
-    assert sorted(int(one.text) for one in taken) == list(range(len(waiting)))
+        assert len(queue) == len(inputs) - len(taken)
+        assert queue.tokens == sum(entry.count for entry in inputs if not entry.dequeued)
+    assert sorted(int(entry.text) for entry in taken) == list(range(len(waiting)))
 
 
 @given(waiting=WAITING, padded=st.booleans(), overdue=st.floats(0, 10))
 def test_an_overdue_input_goes_first_and_short_ones_otherwise(
     waiting: list[tuple[int, float]], padded: bool, overdue: float
 ) -> None:
-    lane, inputs = lane_of(waiting, padded)
-    batch = lane.cut(BUDGET, overdue)
-    oldest = min(one.since for one in inputs)
+    queue, inputs = queue_of(waiting, padded)
+    batch = queue.cut(BUDGET, overdue)
+    oldest = min(entry.queued_at for entry in inputs)
     if oldest < overdue:
-        assert oldest in [one.since for one in batch]
+        assert oldest in [entry.queued_at for entry in batch]
     else:
-        assert max(one.count for one in batch) <= min((one.count for one in inputs if one not in batch), default=1000)
+        assert max(entry.count for entry in batch) <= min(
+            (entry.count for entry in inputs if entry not in batch), default=1000
+        )
 
 
 @given(waiting=WAITING, padded=st.booleans())
 def test_a_batch_is_as_large_as_the_budget_lets_it_be(waiting: list[tuple[int, float]], padded: bool) -> None:
-    lane, inputs = lane_of(waiting, padded)
-    batch = lane.cut(BUDGET, overdue_before=0)
-    rest = sorted(one.count for one in inputs if one not in batch)
+    queue, inputs = queue_of(waiting, padded)
+    batch = queue.cut(BUDGET, overdue_before=0)
+    rest = sorted(entry.count for entry in inputs if entry not in batch)
     if rest:
-        total = sum(one.count for one in batch) + rest[0]
-        assert cost(len(batch) + 1, max(rest[0], *(one.count for one in batch)), total, padded) > BUDGET
+        total = sum(entry.count for entry in batch) + rest[0]
+        assert cost(len(batch) + 1, max(rest[0], *(entry.count for entry in batch)), total, padded) > BUDGET
 
 
 # ---- the batcher, with real encoders
@@ -102,14 +106,14 @@ def test_a_batch_is_as_large_as_the_budget_lets_it_be(waiting: list[tuple[int, f
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Encoder, SentenceTransformer]]:
     home = tmp_path_factory.mktemp("home")
-    store, found = ModelStore(home / "models"), {}
+    store, encoders = ModelStore(home / "models"), {}
     for number, student in enumerate((static_student(1), static_student(2), transformer_student(home / "parts", 3))):
         manifest = publish(store, student, number)
-        found[f"{number}"] = (
+        encoders[f"{number}"] = (
             load_version(EmbeddingSettings(precision="float32"), store.path(manifest.id), manifest),
             student,
         )
-    return found
+    return encoders
 
 
 def with_batcher(work: Callable[[Batcher, Metrics], Awaitable[Result]], cache_bytes: int = 0, **limits: int) -> Result:
@@ -140,9 +144,9 @@ async def answered(batcher: Batcher, encoder: Encoder, texts: list[str]) -> Vect
 
 
 def value(metrics: Metrics, name: str) -> float:
-    found = metrics.registry.get_sample_value(f"pairwright_embedding_{name}")
-    assert found is not None
-    return found
+    sample = metrics.registry.get_sample_value(f"pairwright_embedding_{name}")
+    assert sample is not None
+    return sample
 
 
 TEXT = st.lists(st.sampled_from([*WORDS, "zzz", "😀"]), min_size=1, max_size=40).map(" ".join)

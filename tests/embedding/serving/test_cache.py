@@ -39,19 +39,17 @@ def test_versions_prompts_and_sides_are_kept_apart() -> None:
     others = (("w", EncodeOptions("query: ")), ("v", EncodeOptions()), ("v", EncodeOptions("query: ", "left")))
     for version, options in others:
         assert cache.get(version, options, "a") is None
-    found = cache.get("v", EncodeOptions("query: "), "a")
-    assert found is not None
-    assert (found.count, found.total, found.vector.tolist()) == (1, 2, VECTOR.tolist())
-    cache.forget("v")
-    assert (len(cache), cache.bytes) == (0, 0)
+    entry = cache.get("v", EncodeOptions("query: "), "a")
+    assert entry is not None
+    assert (entry.count, entry.total, entry.vector.tolist()) == (1, 2, VECTOR.tolist())
 
 
 def test_an_entry_does_not_keep_its_batch_alive() -> None:
     cache, batch = Cache(10**6), np.zeros((1000, 4), dtype=np.float32)
     cache.put("v", EncodeOptions(), "a", Tokens(1, 1, None), batch[0])
-    found = cache.get("v", EncodeOptions(), "a")
-    assert found is not None
-    assert found.vector.base is None
+    entry = cache.get("v", EncodeOptions(), "a")
+    assert entry is not None
+    assert entry.vector.base is None
 
 
 def test_known_texts_are_not_computed_again_whatever_is_asked_of_them(

@@ -1,0 +1,61 @@
+"""The few errors of the embedding core. `api/errors.py` turns them into HTTP."""
+
+
+class EmbeddingError(Exception):
+    """A request that gets no vectors. The message says what is wrong and what to do."""
+
+    code: str | None = None
+    """The error's name for programs, in OpenAI's style."""
+
+    def __init__(self, detail: str, field: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+        """The request's field that is wrong."""
+        self.retry_after = retry_after
+        """Seconds after which the same request may succeed."""
+
+
+class EmptyInput(EmbeddingError):
+    """No input, or an empty one."""
+
+    code = "empty_input"
+
+
+class InvalidInput(EmbeddingError):
+    """A field that the version or the service's limits don't allow."""
+
+    def __init__(self, detail: str, field: str, code: str | None = None) -> None:
+        super().__init__(detail, field)
+        self.code = code
+
+
+class VersionNotServed(EmbeddingError):
+    """The version that the caller named can't be had. The message lists what can."""
+
+    code = "model_not_found"
+
+
+class NotReady(EmbeddingError):
+    """No version is loaded at all. The message says why."""
+
+    code = "not_ready"
+
+
+class Overloaded(EmbeddingError):
+    """Too much is waiting already."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(EmbeddingError):
+    """The request was not answered in time."""
+
+    code = "deadline_exceeded"
+
+
+class EncodingFailed(EmbeddingError):
+    """The model failed on these inputs."""
+
+
+class CallerLeft(Exception):
+    """The caller left before the answer: nothing more is computed."""

@@ -1,0 +1,82 @@
+"""A version's way into memory: verified, loaded and smoke-tested in a thread of its own, or quarantined."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.embedding.metrics import Metrics
+from services.embedding.models.base import Encoder, smoke_test
+from shared.backoff import Backoff
+from shared.logs import log_context
+from shared.manifest import Manifest
+from shared.model_store import BrokenVersion, ModelStore, NoVersion
+
+log = logging.getLogger(__name__)
+
+LoadModel = Callable[[Path, Manifest], Encoder]
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
+
+
+@dataclass(slots=True)
+class LoadFailure:
+    """Why a version isn't served."""
+
+    reason: str
+    backoff: Backoff
+    retry_at: float | None
+    """When to try again, in seconds of a monotonic clock; None for a damaged version, which can't mend."""
+
+
+class VersionLoader:
+    """Loads versions of one store, and remembers those that failed."""
+
+    def __init__(self, store: ModelStore, load_model: LoadModel, metrics: Metrics) -> None:
+        self.store = store
+        self.failures: dict[str, LoadFailure] = {}
+        self._load_model, self._metrics = load_model, metrics
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+
+    async def load(self, version: str, serving: Encoder | None) -> Encoder | None:
+        """The version in memory; None for one that is quarantined. `serving` is what the log says serves meanwhile."""
+        failure = self.failures.get(version)
+        if failure is not None and (failure.retry_at is None or time.monotonic() < failure.retry_at):
+            return None
+        started_at = time.perf_counter()
+        try:
+            encoder = await asyncio.get_running_loop().run_in_executor(self._thread, self._load, version)
+        except Exception as error:
+            self._quarantine(version, error, serving)
+            return None
+        self._metrics.load_seconds.observe(time.perf_counter() - started_at)
+        self.failures.pop(version, None)
+        return encoder
+
+    def close(self) -> None:
+        """Load nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, version: str) -> Encoder:
+        manifest = self.store.verify(version)
+        encoder = self._load_model(self.store.path(version), manifest)
+        smoke_test(encoder)
+        return encoder
+
+    def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
+        failure = self.failures.get(version)
+        backoff = failure.backoff if failure else Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        if isinstance(error, BrokenVersion | NoVersion):
+            reason, retry_at, retry = str(error), None, ""
+        else:  # anything but damage (memory, disk, a device) may pass
+            wait = backoff.next_s()
+            reason, retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
+            retry = f"; next try in {wait:.0f} s"
+        self.failures[version] = LoadFailure(reason, backoff, retry_at)
+        self._metrics.quarantined.inc()
+        keeps_serving = serving.version if serving else "nothing"
+        with log_context(version=version):
+            log.error("version %s is quarantined: %s%s; %s keeps serving", version, reason, retry, keeps_serving)
