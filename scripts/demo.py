@@ -84,7 +84,7 @@ class Demo:
                     line = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
                     progress.print(line, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
-            raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['fault']}")
+            raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['error']}")
         return job
 
     def wait_for_version(self) -> Manifest:
