@@ -19,6 +19,7 @@ from services.generation.decoding.base import Engine
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
+from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.tasks import InvalidTask, Tasks, load_all_tasks
@@ -71,17 +72,9 @@ def assemble(
     metrics.tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
-    scheduler = JobScheduler(
-        generator=PairGenerator(engine),
-        store=store,
-        stream=stream,
-        heartbeats=Heartbeats(redis, common.dataset),
-        dataset=common.dataset,
-        teacher=common.teacher,
-        metrics=metrics,
-        max_open=own.max_open_jobs,
-        max_running=own.max_running_jobs,
-    )
+    context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
+    limits = {"max_open": own.max_open_jobs, "max_running": own.max_running_jobs}
+    scheduler = JobScheduler(context, Heartbeats(redis, common.dataset), **limits)
     app = create_generation_app(
         engine=engine,
         scheduler=scheduler,

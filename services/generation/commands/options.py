@@ -60,35 +60,27 @@ def _program() -> None:
     """Without a command: serve HTTP."""
 
 
+def _option(metavar: str, text: str | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=text)
+
+
 @app.command()
 def generate(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="the pairs, as JSON Lines")],
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="a task, or the file of a task spec (*.json); default sts")
-    ] = None,
-    inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="first sentences: one a line, or *.jsonl with sentence1")
-    ] = None,
-    num_inputs: Annotated[
-        int | None, typer.Option(metavar="N", help="the teacher writes so many first sentences")
-    ] = None,
-    pairs: Annotated[int | None, typer.Option(metavar="N", help="accepted pairs wanted for each label in all")] = None,
+    out: Annotated[Path, _option("FILE", "the pairs, as JSON Lines")],
+    task: Annotated[str | None, _option("NAME", "a task, or the file of a task spec (*.json); default sts")] = None,
+    inputs: Annotated[Path | None, _option("FILE", "first sentences: one a line, or *.jsonl with sentence1")] = None,
+    num_inputs: Annotated[int | None, _option("N", "the teacher writes so many first sentences")] = None,
+    pairs: Annotated[int | None, _option("N", "accepted pairs wanted for each label in all")] = None,
     preset: Preset | None = None,
-    labels: Annotated[list[str] | None, typer.Option(metavar="LABEL...")] = None,
-    pairs_per_label: Annotated[int | None, typer.Option(metavar="N", help="for each first sentence")] = None,
-    attempts: Annotated[int | None, typer.Option(metavar="N")] = None,
-    exemplars: Annotated[int | None, typer.Option(metavar="N")] = None,
+    labels: Annotated[list[str] | None, _option("LABEL...")] = None,
+    pairs_per_label: Annotated[int | None, _option("N", "for each first sentence")] = None,
+    attempts: Annotated[int | None, _option("N")] = None,
+    exemplars: Annotated[int | None, _option("N")] = None,
     prompt_form: Form | None = None,
-    sentence1_task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="a task without <X1>, such as the original's sts-x1")
-    ] = None,
+    sentence1_task: Annotated[str | None, _option("NAME", "a task without <X1>, as the original's sts-x1")] = None,
     seed: int | None = None,
-    plan: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="more fields, as the body of POST /generate")
-    ] = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="REPO", help="upload file and card to this dataset repository")
-    ] = None,
+    plan: Annotated[Path | None, _option("FILE", "more fields, as the body of POST /generate")] = None,
+    push_to_hub: Annotated[str | None, _option("REPO", "upload file and card to this dataset repository")] = None,
 ) -> Options:
     """Write labelled pairs into a file, with a journal, a dataset card and a progress bar beside it.
 
@@ -114,13 +106,13 @@ def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     except InvalidTask as error:
         raise Fatal(f"--task: {error}") from None
     except InvalidPlan as error:
-        raise Fatal(f"{_option(error.field)}{error.message}") from None
+        raise Fatal(f"{_place(error.field)}{error.message}") from None
     except ValidationError as error:
         where, message = first_problem(error)
-        raise Fatal(f"{_option(where)}{message}") from None
+        raise Fatal(f"{_place(where)}{message}") from None
 
 
-def _option(field: str) -> str:
+def _place(field: str) -> str:
     return f"--{field.replace('_', '-')}: " if field else ""
 
 

@@ -14,16 +14,11 @@ from redis.exceptions import RedisError
 
 from services.generation.decoding.base import EngineDead
 from services.generation.jobs.status import Status
-from services.generation.jobs.store import JobStore
-from services.generation.jobs.worker import JobWorker, LeaseLost, first_error
-from services.generation.metrics import Metrics
-from services.generation.pairs.generator import Job, PairGenerator
+from services.generation.jobs.worker import JobContext, JobWorker, LeaseLost, first_error
 from services.generation.pairs.plan import ResolvedPlan
 from shared import tracing
 from shared.heartbeat import Heartbeats
-from shared.lease import Lease
 from shared.logs import log_context
-from shared.stream import PairStream
 
 log = logging.getLogger(__name__)
 
@@ -40,24 +35,10 @@ class KeyReused(Exception):
 class JobScheduler:
     """All jobs of this process."""
 
-    def __init__(
-        self,
-        *,
-        generator: PairGenerator,
-        store: JobStore,
-        stream: PairStream,
-        heartbeats: Heartbeats,
-        dataset: str,
-        teacher: str,
-        metrics: Metrics,
-        max_open: int,
-        max_running: int,
-    ) -> None:
-        self._generator, self._store, self._stream = generator, store, stream
-        self._heartbeats, self._dataset, self._teacher = heartbeats, dataset, teacher
+    def __init__(self, context: JobContext, heartbeats: Heartbeats, *, max_open: int, max_running: int) -> None:
+        self._context, self._store, self._heartbeats = context, context.store, heartbeats
         self._max_open, self._max_running = max_open, max_running
-        self._metrics = metrics
-        metrics.backlog_limit.set(stream.limit)
+        context.metrics.backlog_limit.set(context.stream.limit)
         self._owner = uuid.uuid4().hex
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._workers: dict[str, JobWorker] = {}
@@ -138,14 +119,15 @@ class JobScheduler:
 
     async def post_heartbeats(self) -> None:
         """Tell, for ever, whether we generate: a trainer on the same cores waits for that."""
+        metrics = self._context.metrics
         while True:
             try:
                 await self._heartbeats.post("generation", {"running_jobs": self.open_jobs})
-                self._metrics.backlog.set(await self._stream.backlog())
-                self._metrics.redis_up.set(1)
+                metrics.backlog.set(await self._context.stream.backlog())
+                metrics.redis_up.set(1)
             except (RedisError, OSError):
-                self._metrics.redis_up.set(0)
-            self._metrics.open_jobs.set(self.open_jobs)
+                metrics.redis_up.set(0)
+            metrics.open_jobs.set(self.open_jobs)
             await self.next_change(HEARTBEAT_EVERY_S)
             await asyncio.sleep(0.1)
 
@@ -176,29 +158,19 @@ class JobScheduler:
         if status.done:
             await self._store.delete_lease(id_)
             return
-        job = Job(plan, id=id_, dataset=self._dataset, teacher=self._teacher)
-        self._tasks[id_] = asyncio.create_task(self._work(status, job, lease), name=f"job-{id_}")
+        self._workers[id_] = JobWorker(self._context, status, plan, lease, self._notify)
+        self._tasks[id_] = asyncio.create_task(self._work(self._workers[id_]), name=f"job-{id_}")
         self._tasks[id_].add_done_callback(lambda _task: self._ended(id_))
 
     def _ended(self, id_: str) -> None:
-        self._tasks.pop(id_, None)
-        self._workers.pop(id_, None)
+        del self._tasks[id_], self._workers[id_]
         self._wakeup.set()
 
-    async def _work(self, status: Status, job: Job, lease: Lease) -> None:
-        worker = self._workers[job.id] = JobWorker(
-            status,
-            job,
-            lease,
-            generator=self._generator,
-            store=self._store,
-            stream=self._stream,
-            metrics=self._metrics,
-            on_change=self._notify,
-        )
-        with log_context(job=job.id, request_id=status.request_id):
+    async def _work(self, worker: JobWorker) -> None:
+        job = worker.status
+        with log_context(job=job.id, request_id=job.request_id):
             try:
-                with tracing.span("job", parent=status.traceparent, job=job.id, task=status.task):
+                with tracing.span("job", parent=job.traceparent, job=job.id, task=job.task):
                     await worker.run()
             except* EngineDead as group:
                 log.error("job %s waits for another engine: %s", job.id, first_error(group))

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ from services.generation.jobs.status import State, Status
 from services.generation.jobs.store import JobStore
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import Job, PairGenerator
+from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
 from shared import tracing
 from shared.backoff import Backoff, retry
@@ -28,6 +30,7 @@ from shared.stream import Append, Offer, PairStream
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+OnChange = Callable[[], Awaitable[None]]
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
 POLL_S = 0.25
@@ -43,26 +46,29 @@ class LeaseLost(Exception):
     """Another service works on the job now."""
 
 
+@dataclass(frozen=True)
+class JobContext:
+    """What the jobs of a process share."""
+
+    generator: PairGenerator
+    store: JobStore
+    stream: PairStream
+    metrics: Metrics
+    dataset: str
+    teacher: str
+
+
 class JobWorker:
     """One job. `on_change` is called after every change of its status."""
 
     def __init__(
-        self,
-        status: Status,
-        job: Job,
-        lease: Lease,
-        *,
-        generator: PairGenerator,
-        store: JobStore,
-        stream: PairStream,
-        metrics: Metrics,
-        on_change: Callable[[], Awaitable[None]],
+        self, context: JobContext, status: Status, plan: ResolvedPlan, lease: Lease, on_change: OnChange
     ) -> None:
         """`lease` is held, and `status` was read after it was taken."""
-        self.status, self._job, self._lease = status, job, lease
-        self._generator, self._store, self._stream = generator, store, stream
-        self._metrics, self._on_change = metrics, on_change
-        self._progress = JobProgress(job.plan)
+        self.status, self._lease, self._on_change = status, lease, on_change
+        self._context, self._store = context, context.store
+        self._job = Job(plan, status.id, context.dataset, context.teacher)
+        self._progress = JobProgress(plan)
         self._cancel_requested, self._asked_at = False, -1e9
         self._pairs_recorded: deque[tuple[float, int]] = deque()
 
@@ -99,7 +105,7 @@ class JobWorker:
 
     async def _work(self) -> None:
         await self._load()
-        writer = OrderedWriter(self._generator, self._job, self._progress)
+        writer = OrderedWriter(self._context.generator, self._job, self._progress)
         try:
             while not self.status.done:
                 if await self._is_cancelled():
@@ -150,7 +156,7 @@ class JobWorker:
             # Another service went on meanwhile, or the reply to our own call was lost: begin again with what Redis has.
             raise LeaseLost
         for result in recorded:
-            self._metrics.count_work_item(self.status.task, result.accepted, result.rejected)
+            self._context.metrics.count_work_item(self.status.task, result.accepted, result.rejected)
         await self._on_change()
 
     async def _offer(self, results: Sequence[WorkItemResult]) -> list[WorkItemResult]:
@@ -168,7 +174,7 @@ class JobWorker:
         """Offer until no answer is FULL or the job is cancelled. Repeated offers are answered as the first time."""
         backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
         while True:
-            answers = await self._retry_until_up(lambda: self._stream.append(offers, tracing.traceparent()))
+            answers = await self._retry_until_up(lambda: self._context.stream.append(offers, tracing.traceparent()))
             if Append.FULL not in answers or await self._is_cancelled():
                 return answers
             reason = "the trainer: the pair stream is full"
@@ -184,7 +190,7 @@ class JobWorker:
         accepted, seconds = status.accepted.total(), status.finished - (status.started or status.finished)
         status.pairs_per_second = round(accepted / seconds, 2) if seconds else None
         await self._retry_until_up(lambda: self._store.save(status))
-        self._metrics.count_job_end(state, seconds)
+        self._context.metrics.count_job_end(state, seconds)
         tracing.note(state=state, accepted=accepted)
         counts = (accepted, status.requested, dict(status.rejected))
         log.info("job %s %s: %d of %d pairs, rejected %s", status.id, state, *counts)

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
+from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.plan import Plan
@@ -141,17 +142,9 @@ LEASE_S = 1.0
 
 
 def scheduler(engine: VllmEngine, redis: Redis, dataset: str) -> JobScheduler:
-    return JobScheduler(
-        generator=PairGenerator(engine),
-        store=JobStore(redis, dataset, keep_s=600, lease_s=LEASE_S),
-        stream=PairStream(redis, dataset),
-        heartbeats=Heartbeats(redis, dataset),
-        dataset=dataset,
-        teacher="tiny",
-        metrics=Metrics(CollectorRegistry()),
-        max_open=10,
-        max_running=10,
-    )
+    store, metrics = JobStore(redis, dataset, keep_s=600, lease_s=LEASE_S), Metrics(CollectorRegistry())
+    context = JobContext(PairGenerator(engine), store, PairStream(redis, dataset), metrics, dataset, "tiny")
+    return JobScheduler(context, Heartbeats(redis, dataset), max_open=10, max_running=10)
 
 
 @contextlib.contextmanager
