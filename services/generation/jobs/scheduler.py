@@ -118,7 +118,7 @@ class JobScheduler:
             self._wakeup.clear()
 
     async def post_heartbeats(self) -> None:
-        """Tell, for ever, whether we generate: a trainer on the same cores waits for that."""
+        """Post, for ever, whether we generate: a trainer on the same cores waits for that."""
         metrics = self._context.metrics
         while True:
             try:

@@ -40,11 +40,11 @@ def deliveries(url: str, dataset: str) -> list[Delivery]:
 
     async def read() -> list[Delivery]:
         redis = reading_client(url, 1)
-        stream, found = PairStream(redis, dataset), []
+        stream, received = PairStream(redis, dataset), []
         while batch := await stream.read("test", block_ms=100):
-            found += batch
+            received += batch
         await redis.aclose()
-        return found
+        return received
 
     return asyncio.run(read())
 
@@ -269,11 +269,11 @@ def test_jobs_are_refused_when_the_trainer_is_behind_and_running_jobs_pause(
         refused = client.post("/generate", json={"inputs": SENTENCES})
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 0
-        found: set[str] = set()
+        received: set[str] = set()
         while client.get(location).json()["state"] == "running":
-            found |= asyncio.run(take_and_acknowledge(server.url, dataset))
-        found |= asyncio.run(take_and_acknowledge(server.url, dataset))
-        assert len(found) == client.get(location).json()["accepted"] > 20
+            received |= asyncio.run(take_and_acknowledge(server.url, dataset))
+        received |= asyncio.run(take_and_acknowledge(server.url, dataset))
+        assert len(received) == client.get(location).json()["accepted"] > 20
 
 
 def test_a_job_that_waits_for_room_can_be_cancelled(engine: VllmEngine, server: EmbeddedServer, dataset: str) -> None:

@@ -25,7 +25,7 @@ def events(
     client: httpx.Client, path: str, after: str | None = None, count: int | None = None
 ) -> list[tuple[str, str, Any]]:
     """(event, id, data) until the end, or the first `count`."""
-    found: list[tuple[str, str, Any]] = []
+    received: list[tuple[str, str, Any]] = []
     headers = {"Last-Event-ID": after} if after is not None else {}
     fields: dict[str, str] = {}
     with client.stream("GET", path, headers=headers) as answer:
@@ -35,11 +35,11 @@ def events(
                 name, _, value = line.partition(": ")
                 fields[name] = value
             elif "event" in fields:
-                found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+                received.append((fields["event"], fields["id"], json.loads(fields["data"])))
                 fields = {}
-                if len(found) == count:
+                if len(received) == count:
                     break
-    return found
+    return received
 
 
 def test_events_go_on_after_the_last_one_received(client: httpx.Client) -> None:

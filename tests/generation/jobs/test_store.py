@@ -1,7 +1,6 @@
 """Jobs in Redis: leases, results in their places, and calls that come too late."""
 
 import asyncio
-import json
 
 import pytest
 from redis.asyncio import Redis
@@ -63,12 +62,12 @@ async def test_a_status_of_the_version_before_is_read(store: JobStore, redis: Re
     status = await job(store)
     job_key = key(dataset, "job", status.id)
     await redis.hdel(job_key, "work_items", "error")
-    await redis.hset(job_key, mapping={"units": "7", "fault": json.dumps("what went wrong")})
+    await redis.hset(job_key, mapping={"units": "7", "fault": '"what went wrong"'})  # retired: remove in 0.3
     read = await store.status(status.id)
     assert read is not None
     assert (read.work_items, read.error) == (7, "what went wrong")
-    shown = read.to_json()
-    assert (shown["units"], shown["work_items"], shown["fault"]) == (7, 7, shown["error"])
+    resource = read.to_json()
+    assert (resource["units"], resource["fault"]) == (7, "what went wrong")  # retired: remove in 0.3
 
 
 async def test_a_result_has_one_place(store: JobStore) -> None:
