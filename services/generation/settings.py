@@ -69,7 +69,7 @@ class GenerationSettings(BaseSettings):
     """Memory of the key-value cache without a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
-    """GPUs that hold one teacher together. For more jobs at one time, run more generation services on the same Redis."""
+    """GPUs that hold one teacher together. To work on more jobs, run more generation services on the same Redis."""
     quantization: str | None = None
     """vLLM's name of a quantisation, such as `awq` or `fp8`; left out, what the teacher's own files say."""
     batch_invariant: bool | None = None
