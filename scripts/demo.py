@@ -75,7 +75,7 @@ class Demo:
             url = f"{answer.headers['location']}/events"
             job = self._poll(lambda: self._follow(url, progress), TRAIN_WITHIN_S, "the job's events can't be read")
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
-            raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['fault']}")
+            raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['error']}")
         return job
 
     def wait_for_version(self) -> Manifest:

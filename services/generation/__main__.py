@@ -1,6 +1,6 @@
 """`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn.
 
-`python -m services.generation generate ...` writes a file instead, without HTTP and Redis (batch.py).
+`python -m services.generation generate ...` writes a file instead, without HTTP and Redis (commands/generate.py).
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from services.generation.api.app import create_generation_app
+from services.generation.commands.generate import main as generate
 from services.generation.decoding.base import Engine
-from services.generation.decoding.transformers_engine import TransformersEngine
-from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
+from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
-from services.generation.pairs.tasks import BUILT_IN, InvalidTask, Tasks, load_tasks
+from services.generation.pairs.tasks import InvalidTask, Tasks, load_all_tasks
 from services.generation.settings import GenerationSettings
-from shared import teacher, tracing
+from shared import tracing
 from shared.errors import Fatal
 from shared.heartbeat import Heartbeats
 from shared.http.server import Server, listen, server
@@ -42,7 +42,7 @@ async def main() -> None:
     common, own = load(Settings), load(GenerationSettings)
     configure_logging(common.log_level, common.log_format, "generation")
     try:
-        tasks = load_tasks([BUILT_IN, *([own.task_dir] if own.task_dir else [])])
+        tasks = load_all_tasks(own.task_dir)
     except InvalidTask as error:
         raise Fatal(str(error)) from None
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
@@ -50,20 +50,14 @@ async def main() -> None:
         redis = command_client(url)
         engine = await make_engine(common, own)
         stop_tracing = tracing.start("generation")
-        app, runner = assemble(common, own, engine, redis, tasks)
+        app, scheduler = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
         try:
             web = server(tracing.traced(app), own.drain_seconds)
-            await _serve(web, listener, engine, runner, own.drain_seconds)
+            await _serve(web, listener, engine, scheduler, own.drain_seconds)
         finally:
             stop_tracing()
         await redis.aclose()
-
-
-async def make_engine(common: Settings, own: GenerationSettings) -> Engine:
-    """The engine that the settings name, not started. Raises `Fatal` for a teacher that isn't there."""
-    model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
-    return VllmEngine(model, own) if own.engine == "vllm" else TransformersEngine(model, own)
 
 
 def assemble(
@@ -71,28 +65,19 @@ def assemble(
 ) -> tuple[FastAPI, JobScheduler]:
     """The app and the jobs behind it, around an engine and a Redis."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, tasks)
+    metrics = Metrics(registry, {task.task_name: task.labels.keys() for task in tasks})
     metrics.lanes.set_function(lambda: engine.lanes_running)
     metrics.replayed.set_function(lambda: engine.replays)
     metrics.engine_ready.set_function(lambda: engine.state == "ok")
     metrics.tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
-    runner = JobScheduler(
-        generator=PairGenerator(engine),
-        tasks=tasks,
-        store=store,
-        stream=stream,
-        board=Heartbeats(redis, common.dataset),
-        dataset=common.dataset,
-        teacher=common.teacher,
-        metrics=metrics,
-        max_open=own.max_open_jobs,
-        max_running=own.max_running_jobs,
-    )
+    context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
+    limits = {"max_open": own.max_open_jobs, "max_running": own.max_running_jobs}
+    scheduler = JobScheduler(context, Heartbeats(redis, common.dataset), **limits)
     app = create_generation_app(
         engine=engine,
-        runner=runner,
+        scheduler=scheduler,
         store=store,
         stream=stream,
         redis=redis,
@@ -101,34 +86,34 @@ def assemble(
         keys=common.keys,
         registry=registry,
     )
-    return app, runner
+    return app, scheduler
 
 
-async def _serve(web: Server, listener: socket.socket, engine: Engine, runner: JobScheduler, drain_s: float) -> None:
+async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:
     """Answer from the start (`/readyz` says "starting"), run jobs once the engine is up; end with either of them."""
     serving = asyncio.create_task(web.serve(sockets=[listener]))
-    background = asyncio.create_task(_run_jobs(engine, runner))
+    background = asyncio.create_task(_run_jobs(engine, scheduler))
     await asyncio.wait([serving, background], return_when=asyncio.FIRST_COMPLETED)
     web.should_exit = True
     background.cancel()
-    await runner.stop(within_s=drain_s)
+    await scheduler.stop(within_s=drain_s)
     await asyncio.gather(serving, return_exceptions=True)
-    fault = None if background.cancelled() else (await asyncio.gather(background, return_exceptions=True))[0]
+    error = None if background.cancelled() else (await asyncio.gather(background, return_exceptions=True))[0]
     engine.stop()
-    if isinstance(fault, Exception):
-        raise fault
+    if isinstance(error, Exception):
+        raise error
 
 
-async def _run_jobs(engine: Engine, runner: JobScheduler) -> None:
+async def _run_jobs(engine: Engine, scheduler: JobScheduler) -> None:
     """Start the engine, run open jobs on it, and watch it.
 
     Raises `Fatal` when the engine can't start or dies.
     """
-    helpers: list[asyncio.Task[Any]] = [asyncio.create_task(runner.post_notes())]
+    helpers: list[asyncio.Task[Any]] = [asyncio.create_task(scheduler.post_heartbeats())]
     try:
         await start_engine(engine)
-        helpers.append(asyncio.create_task(runner.run()))
-        helpers.append(died := asyncio.create_task(runner.engine_died.wait()))
+        helpers.append(asyncio.create_task(scheduler.run()))
+        helpers.append(died := asyncio.create_task(scheduler.engine_died.wait()))
         done, _ = await asyncio.wait(helpers, return_when=asyncio.FIRST_COMPLETED)
         if died not in done:
             await asyncio.gather(*done)  # a bug of ours ends the process, rather than a service that runs no jobs
@@ -138,27 +123,5 @@ async def _run_jobs(engine: Engine, runner: JobScheduler) -> None:
     raise Fatal(f"the engine died ({engine.state}); open jobs resume at the next start")
 
 
-async def start_engine(engine: Engine) -> None:
-    """Load the model. Raises `Fatal`, whatever the library raises."""
-    try:
-        await engine.start()
-    except Exception as error:
-        log.debug("engine start", exc_info=True)
-        hint = "see PAIRWRIGHT_TEACHER and PAIRWRIGHT_GENERATION_*; PAIRWRIGHT_LOG_LEVEL=DEBUG shows where"
-        raise Fatal(f"the engine can't start: {_reason(error)} ({hint})") from None
-
-
-def _reason(error: Exception) -> str:
-    """One line of an error that may have pages. The first line of a pydantic error, which vLLM raises, is no help."""
-    message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        from services.generation.commands.generate import main as batch
-
-        run("generation", batch(sys.argv[1:], make_engine, start_engine))
-    else:
-        run("generation", main())
+    run("generation", generate(sys.argv[1:]) if len(sys.argv) > 1 else main())

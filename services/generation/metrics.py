@@ -1,11 +1,8 @@
 """What the service counts, for Prometheus."""
 
-from collections import Counter as Tally
+from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-from services.generation.jobs.records import Record
-from services.generation.pairs.tasks import Tasks
 
 JOB_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 
@@ -13,9 +10,12 @@ JOB_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 class Metrics:
     """The generation service's own metrics, beside those of the HTTP edge."""
 
-    def __init__(self, registry: CollectorRegistry, tasks: Tasks | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, labels_of_tasks: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        """`labels_of_tasks`: the tasks that this service offers, by name, each with its labels."""
         self.registry = registry
-        self._known = {task.task_name: frozenset(task.labels) for task in tasks or ()}
+        self._labels_of_tasks = labels_of_tasks or {}
         self.accepted = Counter(
             "pairwright_generation_pairs_accepted", "Pairs put into the stream.", ("task", "label"), registry=registry
         )
@@ -26,7 +26,7 @@ class Metrics:
             "pairwright_generation_jobs_finished", "Jobs that ended here, by how.", ("state",), registry=registry
         )
         self.job_seconds = Histogram(
-            "pairwright_generation_job_seconds", "Time from a job's first unit to its end.", buckets=JOB_SECONDS,
+            "pairwright_generation_job_seconds", "Time from a job's start to its end.", buckets=JOB_SECONDS,
             registry=registry,
         )  # fmt: skip
         self.open_jobs = Gauge(
@@ -55,17 +55,17 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
-    def recorded(self, task: str, record: Record) -> None:
-        """A unit was entered."""
-        known = self._known.get(task, frozenset())
-        for label, pairs in Tally(pair["label"] for pair in record["pairs"]).items():
+    def count_work_item(self, task: str, accepted: Mapping[str, int], rejected: Mapping[str, int]) -> None:
+        """A work item was recorded, with so many pairs by label and so many rejected samples by reason."""
+        labels = self._labels_of_tasks.get(task, ())
+        for label, pairs in accepted.items():
             # A spec that came with a request has names of its own, as many as callers like.
-            names = (task, label) if label in known else ("inline", "inline")
+            names = (task, label) if label in labels else ("inline", "inline")
             self.accepted.labels(*names).inc(pairs)
-        for reason, samples in record["rejected"].items():
+        for reason, samples in rejected.items():
             self.rejected.labels(reason).inc(samples)
 
-    def ended(self, state: str, seconds: float) -> None:
+    def count_job_end(self, state: str, seconds: float) -> None:
         """A job ended here."""
         self.finished.labels(state).inc()
         self.job_seconds.observe(seconds)

@@ -18,7 +18,7 @@ OURS = {
     "speculative_config": "speculative decoding gives a request several rows a step: lanes can't hold",
     "pipeline_parallel_size": "pipeline parallelism splits a step's batch: lanes can't hold",
     "long_prefill_token_threshold": "it splits prompts: lanes can't hold",
-    "data_parallel_size": "run more generation services on the same Redis instead: they share the work",
+    "data_parallel_size": "run more generation services on the same Redis instead: each works on jobs of its own",
     "async_scheduling": "vLLM would schedule a step before the last one's tokens are known",
 }
 """Arguments of vLLM that nobody may set, and why."""
@@ -69,7 +69,7 @@ class GenerationSettings(BaseSettings):
     """Memory of the key-value cache without a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
-    """GPUs that hold one teacher together. For more speed, run more generation services on the same Redis."""
+    """GPUs that hold one teacher together. To work on more jobs, run more generation services on the same Redis."""
     quantization: str | None = None
     """vLLM's name of a quantisation, such as `awq` or `fp8`; left out, what the teacher's own files say."""
     batch_invariant: bool | None = None

@@ -13,8 +13,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from redis.asyncio import Redis
 
 from services.embedding.metrics import Metrics
-from services.generation.jobs.store import JobStore, Status
+from services.generation.jobs.status import Status
+from services.generation.jobs.store import JobStore
 from services.generation.pairs.plan import Plan
+from services.generation.pairs.tasks import load_all_tasks
 from shared.stream import PairStream
 from tests.support.deployment_files import OWN, ROOT, compose, stages, variables_of
 
@@ -211,7 +213,7 @@ async def test_the_keys_that_keda_counts_hold_jobs_and_pairs(redis: Redis, datas
         for name, key in (("jobs", "listName"), ("backlog", "stream"))
     )
     store = JobStore(redis, dataset, keep_s=60)
-    await store.create(Plan(num_inputs=1), Status(id="one"), None, 10)
+    await store.create(Plan(num_inputs=1).resolve(load_all_tasks(None)), Status(id="one"), None, 10)
     assert await redis.type(jobs) == "set"
     assert await redis.scard(jobs) == 1
     assert PairStream(redis, dataset, 10).key == stream

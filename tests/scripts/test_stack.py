@@ -151,7 +151,7 @@ def test_killing_any_process_loses_no_accepted_pair(up: Up) -> None:
 
     wait_until(lambda: up.job(path).get("state") in ("complete", "exhausted"), up)
     job = up.job(path)
-    assert int(str(job["units_done"])) >= 400
+    assert int(str(job["work_items_done"])) >= 400
     lines = up.client.get(up.url("generation", f"{path}/pairs")).text.splitlines()
     pairs = [json.loads(line) for line in lines]
     hashes = [Pair(**{key: pair[key] for key in ("sentence1", "sentence2", "score")}).content_hash for pair in pairs]

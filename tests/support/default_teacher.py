@@ -16,9 +16,10 @@ from services.generation.decoding.base import Decoding, Sample
 from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.generator import Job, PairGenerator, WorkItemResult
+from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import Plan
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.pairs.tasks import load_all_tasks
+from services.generation.pairs.work_item import WorkItemResult
 from services.generation.settings import GenerationSettings
 from shared import teacher
 from shared.settings import Settings
@@ -65,18 +66,18 @@ async def company_changes_no_sentence(engine: VllmEngine) -> None:
 
 async def every_task_is_understood(engine: VllmEngine) -> None:
     """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
-    tasks, generator = load_tasks([BUILT_IN]), PairGenerator(engine)
+    tasks, generator = load_all_tasks(None), PairGenerator(engine)
     plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks if task.writes_pairs]
     for plan in (*plans, Plan(task="sts", num_inputs=1, prompt_form="plain")):
-        job = Job(plan.written_out(tasks))
+        job = Job(plan.resolve(tasks))
         progress = JobProgress(job.plan)
         results: list[WorkItemResult] = await asyncio.gather(
-            *(generator.write(job, progress.assignment(index)) for index in range(progress.total))
+            *(generator.write(job, progress.work_item(index)) for index in range(progress.total))
         )
-        written = [one for result in results for one in result.written]
-        print(plan.task, plan.prompt_form, *(f"\n  {one.label}: {one.pair}" for one in written[:3]))
-        assert {one.label for one in written} == set(job.task.labels), (plan.task, plan.prompt_form)
-        assert all(one.pair.score == job.task.labels[one.label].score for one in written)
+        records = [record for result in results for record in result.pairs.values()]
+        print(plan.task, plan.prompt_form, *(f"\n  {one.provenance.label}: {one.pair}" for one in records[:3]))
+        assert {one.provenance.label for one in records} == set(job.task.labels), (plan.task, plan.prompt_form)
+        assert all(one.pair.score == job.task.labels[one.provenance.label].score for one in records)
 
 
 asyncio.run(main(sys.argv[1]))

@@ -10,7 +10,7 @@ import httpx
 
 from services.generation.__main__ import assemble
 from services.generation.decoding.base import Engine
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.pairs.tasks import load_all_tasks
 from services.generation.settings import GenerationSettings
 from shared.http.server import listen, server
 from shared.redis import command_client
@@ -26,14 +26,14 @@ def live_generation(engine: Engine, redis_url: str, dataset: str, **own: Any) ->
 
     async def serve() -> None:
         redis = command_client(redis_url)
-        app, runner = assemble(common, GenerationSettings(**own), engine, redis, load_tasks([BUILT_IN]))
+        app, scheduler = assemble(common, GenerationSettings(**own), engine, redis, load_all_tasks(None))
         web.append(server(app, drain_s=2))
-        background = [asyncio.create_task(runner.post_notes()), asyncio.create_task(runner.run())]
+        background = [asyncio.create_task(scheduler.post_heartbeats()), asyncio.create_task(scheduler.run())]
         started.set()
         await web[0].serve(sockets=[listener])
         for task in background:
             task.cancel()
-        await runner.stop(within_s=5)
+        await scheduler.stop(within_s=5)
         await redis.aclose()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

@@ -1,10 +1,11 @@
-"""The door: takes requests for jobs and refuses at once what could not be done."""
+"""Admission: takes requests for jobs and refuses at once what could not be done."""
 
 import re
 
 from services.generation.jobs.scheduler import JobScheduler, KeyReused
-from services.generation.jobs.store import Status, TooManyJobs
-from services.generation.pairs.plan import InvalidPlan, Plan
+from services.generation.jobs.status import Status
+from services.generation.jobs.store import TooManyJobs
+from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.tasks import Tasks
 from services.generation.settings import GenerationSettings
 from shared.http.problems import Problem
@@ -14,45 +15,45 @@ from shared.stream import PairStream
 class JobAdmission:
     """Checks plans against this service's tasks and limits."""
 
-    def __init__(self, runner: JobScheduler, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
-        self.runner = runner
+    def __init__(self, scheduler: JobScheduler, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
+        self.scheduler = scheduler
         self._stream, self._tasks, self._settings = stream, tasks, settings
 
     async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
         """A durable, queued job; the same one for the same key. Raises `Problem`."""
-        plan = self._checked(plan)
+        resolved = self._resolve(plan)
         try:
             # Half of the stream is kept for the jobs that run already.
             if await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
-            return await self.runner.submit(plan, key, request_id)
+            return await self.scheduler.submit(resolved, key, request_id)
         except TooManyJobs:
             raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
         except KeyReused:
-            raise _wrong("Idempotency-Key", "another request was sent with this key; use a new one") from None
+            raise _invalid("Idempotency-Key", "another request was sent with this key; use a new one") from None
 
     async def job(self, job_id: str) -> Status:
         """The job of this id. Raises `Problem` 404."""
-        job = await self.runner.status(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
+        job = await self.scheduler.status(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None
         if job is None:
             kept = f"finished jobs are kept for {self._settings.keep_jobs_hours:g} hours"
             raise Problem(404, "No such job", f"There is no job {job_id[:64]!r}; {kept}.")
         return job
 
-    def _checked(self, plan: Plan) -> Plan:
-        """The plan, written out, if it may be run here."""
+    def _resolve(self, plan: Plan) -> ResolvedPlan:
+        """The plan with its task specs, if it may be run here."""
         try:
-            plan = plan.written_out(self._tasks)
-        except InvalidPlan as wrong:
-            raise _wrong(wrong.field, wrong.message) from None
-        requested, limit = plan.pairs_requested(plan.spec), self._settings.max_pairs_per_job
+            resolved = plan.resolve(self._tasks)
+        except InvalidPlan as error:
+            raise _invalid(error.field, error.message) from None
+        requested, limit = resolved.pairs_requested, self._settings.max_pairs_per_job
         if requested > limit:
             field = "pairs" if plan.pairs is not None else "pairs_per_label"
-            raise _wrong(field, f"this asks for {requested} pairs; a job may ask for {limit}")
-        return plan
+            raise _invalid(field, f"this asks for {requested} pairs; a job may ask for {limit}")
+        return resolved
 
 
-def _wrong(field: str, message: str) -> Problem:
+def _invalid(field: str, message: str) -> Problem:
     return Problem(422, "Invalid request", f"{field}: {message}", errors=[{"field": field, "message": message}])
 
 

@@ -13,11 +13,12 @@ from starlette.middleware.gzip import GZipMiddleware
 from services.generation.api import streaming
 from services.generation.api.admission import JobAdmission
 from services.generation.decoding.base import Engine
-from services.generation.jobs.records import shown
 from services.generation.jobs.scheduler import JobScheduler
-from services.generation.jobs.store import JobStore, Status
+from services.generation.jobs.status import Status
+from services.generation.jobs.store import JobStore
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import Tasks, TaskSpec
+from services.generation.pairs.work_item import public_pairs
 from services.generation.settings import GenerationSettings
 from shared.http.app import create_app
 from shared.http.problems import Problem, problem_details
@@ -30,7 +31,7 @@ DESCRIPTION = "Labelled sentence pairs from a language model, by DINO's instruct
 def create_generation_app(
     *,
     engine: Engine,
-    runner: JobScheduler,
+    scheduler: JobScheduler,
     store: JobStore,
     stream: PairStream,
     redis: Redis,
@@ -53,9 +54,9 @@ def create_generation_app(
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
-    desk = JobAdmission(runner, stream, tasks, settings)
-    _add_job_routes(app, desk, store)
-    app.include_router(streaming.router(desk, store))
+    admission = JobAdmission(scheduler, stream, tasks, settings)
+    _add_job_routes(app, admission, store)
+    app.include_router(streaming.router(admission, store))
 
     @app.exception_handler(RedisError)
     async def redis_lost(request: Request, _error: RedisError) -> Response:
@@ -64,12 +65,12 @@ def create_generation_app(
 
     @app.get("/tasks", summary="The tasks that may be asked for, with their labels, instructions and an example each")
     async def list_tasks() -> list[dict[str, Any]]:
-        return [_task_view(task) for task in tasks]
+        return [_task_json(task) for task in tasks]
 
     return app
 
 
-def _add_job_routes(app: FastAPI, desk: JobAdmission, store: JobStore) -> None:
+def _add_job_routes(app: FastAPI, admission: JobAdmission, store: JobStore) -> None:
     @app.post("/generate", status_code=202, summary="Write labelled pairs and put them into the stream")
     async def generate(
         request: Request,
@@ -80,35 +81,35 @@ def _add_job_routes(app: FastAPI, desk: JobAdmission, store: JobStore) -> None:
         ] = None,
     ) -> Response:
         seconds = wait_seconds(prefer)
-        job = await desk.submit(plan, idempotency_key, request.state.request_id)
+        job = await admission.submit(plan, idempotency_key, request.state.request_id)
         headers = {"Location": f"/jobs/{job.id}"}
         if seconds is not None:
             headers["Preference-Applied"] = f"wait={seconds:g}"
-            await desk.runner.wait(job.id, seconds)
-            job = await desk.job(job.id)
+            await admission.scheduler.wait(job.id, seconds)
+            job = await admission.job(job.id)
         if not job.done:
-            return JSONResponse(job.view(), 202, headers | {"Retry-After": "2"})
-        pairs = [shown(pair) async for record in store.records(job.id) for pair in record["pairs"]]
-        return JSONResponse(job.view() | {"pairs": pairs}, 200, headers)
+            return JSONResponse(job.to_json(), 202, headers | {"Retry-After": "2"})
+        pairs = public_pairs([result async for result in store.results(job.id)])
+        return JSONResponse(job.to_json() | {"pairs": pairs}, 200, headers)
 
     @app.get("/jobs", summary="The newest jobs")
     async def newest(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[dict[str, Any]]:
-        return await store.newest(limit)
+        return [job.to_json() for job in await store.newest(limit)]
 
     @app.get("/jobs/{job_id}", summary="A job's state and counts")
-    async def show(job: Annotated[Status, Depends(desk.job)]) -> JSONResponse:
-        return JSONResponse(job.view())
+    async def show(job: Annotated[Status, Depends(admission.job)]) -> JSONResponse:
+        return JSONResponse(job.to_json())
 
     @app.delete("/jobs/{job_id}", summary="Cancel a job; its accepted pairs stay")
-    async def cancel(job: Annotated[Status, Depends(desk.job)]) -> JSONResponse:
-        await desk.runner.cancel(job)
-        return JSONResponse((await desk.job(job.id)).view())
+    async def cancel(job: Annotated[Status, Depends(admission.job)]) -> JSONResponse:
+        await admission.scheduler.cancel(job)
+        return JSONResponse((await admission.job(job.id)).to_json())
 
 
 def wait_seconds(prefer: str | None) -> float | None:
     """The seconds of `Prefer: wait=N`; None without it. RFC 7240 says to ignore whatever else the header holds."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+(?:\.\d+)?)", prefer or "", re.IGNORECASE)
-    return min(float(found[1]), MAX_WAIT_S) if found else None
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+(?:\.\d+)?)", prefer or "", re.IGNORECASE)
+    return min(float(wait[1]), MAX_WAIT_S) if wait else None
 
 
 async def _redis_state(redis: Redis) -> str:
@@ -119,13 +120,13 @@ async def _redis_state(redis: Redis) -> str:
     return "ok"
 
 
-def _task_view(task: TaskSpec) -> dict[str, Any]:
-    view: dict[str, Any] = {"task": task.task_name, **task.model_dump(exclude={"task_name"})}
-    view["writes"] = "pairs" if task.writes_pairs else "first sentences"
+def _task_json(task: TaskSpec) -> dict[str, Any]:
+    resource: dict[str, Any] = {"task": task.task_name, **task.model_dump(exclude={"task_name"})}
+    resource["writes"] = "pairs" if task.writes_pairs else "first sentences"
     first = next((label.exemplars[0] for label in task.labels.values() if label.exemplars), None)
     if task.writes_pairs:
         sentence1 = first.sentence1 if first else "A man is repairing a bicycle."
-        view["example"] = {
+        resource["example"] = {
             "request": {"task": task.task_name, "inputs": [sentence1]},
             "pairs": [
                 {"sentence1": label.exemplars[0].sentence1, "sentence2": label.exemplars[0].sentence2}
@@ -134,4 +135,4 @@ def _task_view(task: TaskSpec) -> dict[str, Any]:
                 if label.exemplars
             ],
         }
-    return view
+    return resource

@@ -1,4 +1,4 @@
-"""Watching a job: its pairs as JSON Lines, and its progress as server-sent events that can be taken up again."""
+"""Streaming a job: its pairs as JSON Lines, and its progress as server-sent events that can be taken up again."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,22 +9,25 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services.generation.api.admission import JobAdmission
-from services.generation.jobs.records import Record, shown
-from services.generation.jobs.store import JobStore, Status
+from services.generation.jobs.status import Status
+from services.generation.jobs.store import JobStore
 from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
+from services.generation.pairs.work_item import public_pairs
 from shared.http.problems import Problem
 
-SILENCE_S = 15.0
 POLL_S = 0.5
+JSON_LINES = "application/jsonl"
+PROGRESS = ("state", "work_items_done", "accepted", "rejected", "waiting_for")
+"""What makes a new event of progress when it changes."""
 
 
-def router(desk: JobAdmission, store: JobStore) -> APIRouter:
+def router(admission: JobAdmission, store: JobStore) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
     @routes.get("/jobs/{job_id}/pairs", summary="The accepted pairs so far, as JSON Lines; gzip where it is accepted")
     async def pairs(
-        job: Annotated[Status, Depends(desk.job)],
+        job: Annotated[Status, Depends(admission.job)],
         postprocess: Annotated[
             Literal["none", "dino"],
             Query(
@@ -32,14 +35,13 @@ def router(desk: JobAdmission, store: JobStore) -> APIRouter:
             ),
         ] = "none",
     ) -> StreamingResponse:
-        if postprocess == "dino":
-            if not job.done:
-                detail = "Random pairs are drawn from all pairs of a job: wait until it is done."
-                raise Problem(409, "The job is not done", detail, {"Retry-After": "10"})
-            lines = await _dino_lines(store, job)
-        else:
-            lines = _pair_lines(store, job)
-        return StreamingResponse(lines, media_type="application/jsonl")
+        if postprocess == "none":
+            return StreamingResponse((_line(pair) async for pair in _pairs(store, job)), media_type=JSON_LINES)
+        if not job.done:
+            detail = "Random pairs are drawn from all pairs of a job: wait until it is done."
+            raise Problem(409, "The job is not done", detail, {"Retry-After": "10"})
+        finished = await _dino_pairs(store, job)
+        return StreamingResponse((_line(pair._asdict()) for pair in finished), media_type=JSON_LINES)
 
     @routes.get(
         "/jobs/{job_id}/events",
@@ -47,69 +49,59 @@ def router(desk: JobAdmission, store: JobStore) -> APIRouter:
         summary="Progress as server-sent events; an event's id is the number of first sentences that are done",
     )
     async def events(
-        job: Annotated[Status, Depends(desk.job)],
+        job: Annotated[Status, Depends(admission.job)],
         pairs: Annotated[bool, Query(description="Also an event `pairs` with each first sentence's new pairs")] = False,
         last_event_id: Annotated[int | None, Header(ge=0, description="Go on after this event")] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        async for event in _progress(desk, store, job, pairs, last_event_id):
+        async for event in _events(admission, store, job, pairs, last_event_id):
             yield event
 
     return routes
 
 
-async def _progress(
-    desk: JobAdmission, store: JobStore, job: Status, with_pairs: bool, after: int | None
+async def _events(
+    admission: JobAdmission, store: JobStore, job: Status, with_pairs: bool, after: int | None
 ) -> AsyncIterator[ServerSentEvent]:
     """`progress` events with the job and one of its newest pairs, then one `done`; `pairs` in between, if asked for.
 
-    Ids count recorded units, whose order never changes: whoever comes back with `Last-Event-ID` misses no pair and
+    Ids count recorded work items, whose order never changes: whoever comes back with `Last-Event-ID` misses no pair and
     gets none twice.
     """
-    latest, last = None, ""
-    # Without pairs only the newest record matters.
+    latest: dict[str, Any] | None = None
+    last: list[Any] = []
+    # Without pairs only the newest result matters.
     sent = (after or 0) if with_pairs else max(after or 0, job.recorded - 1)
     while True:
-        async for record in store.records(job.id, sent):
+        async for result in store.results(job.id, sent):
             sent += 1
-            latest = _one_of(record, sent) or latest
-            if with_pairs and record["pairs"]:
-                yield ServerSentEvent(event="pairs", id=str(sent), data=[shown(pair) for pair in record["pairs"]])
-        view = job.view()
-        told = json.dumps([view[key] for key in ("state", "units_done", "accepted", "rejected", "waiting_for")])
-        if told != last or job.done:
-            last = told
+            if new := public_pairs([result]):
+                latest = new[sent % len(new)]  # the labels in turn
+                if with_pairs:
+                    yield ServerSentEvent(event="pairs", id=str(sent), data=new)
+        resource = job.to_json()
+        progress = [resource[name] for name in PROGRESS]
+        if progress != last or job.done:
+            last = progress
             kind = "done" if job.done else "progress"
-            yield ServerSentEvent(event=kind, id=str(sent), data=view | {"latest": latest})
+            yield ServerSentEvent(event=kind, id=str(sent), data=resource | {"latest": latest})
         if job.done:
             return
-        await desk.runner.next_change(POLL_S)
-        # The state first, the records after it: the last event must come after the last pairs.
-        job = await desk.runner.status(job.id) or job
+        await admission.scheduler.next_change(POLL_S)
+        # The state first, the results after it: the last event must come after the last pairs.
+        job = await admission.scheduler.status(job.id) or job
 
 
-def _one_of(record: Record, turn: int) -> dict[str, Any] | None:
-    """One of a unit's pairs, the labels in turn."""
-    pairs = record["pairs"]
-    return shown(pairs[turn % len(pairs)]) if pairs else None
+async def _pairs(store: JobStore, job: Status) -> AsyncIterator[dict[str, Any]]:
+    async for result in store.results(job.id):
+        for pair in public_pairs([result]):
+            yield pair
 
 
-async def _pair_lines(store: JobStore, job: Status) -> AsyncIterator[str]:
-    async for record in store.records(job.id):
-        for pair in record["pairs"]:
-            yield json.dumps(shown(pair), ensure_ascii=False) + "\n"
-
-
-async def _dino_lines(store: JobStore, job: Status) -> AsyncIterator[str]:
+async def _dino_pairs(store: JobStore, job: Status) -> list[RawPair]:
     plan = await store.plan(job.id)
-    raw = [
-        RawPair(pair["sentence1"], pair["sentence2"], pair["score"])
-        async for record in store.records(job.id)
-        for pair in record["pairs"]
-    ]
-    finished = dino_dataset(raw, seed=plan.seed if plan else 42)
+    raw = [RawPair(pair["sentence1"], pair["sentence2"], pair["score"]) async for pair in _pairs(store, job)]
+    return dino_dataset(raw, seed=plan.seed if plan else 42)
 
-    async def lines() -> AsyncIterator[str]:
-        for pair in finished:
-            yield json.dumps(pair._asdict(), ensure_ascii=False) + "\n"
 
-    return lines()
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.plan import Plan
+from services.generation.pairs.plan import ResolvedPlan
 from shared import __version__
 
-SHOWN = 2
+EXAMPLES = 2
 """Example pairs a label."""
 
 
 def dataset_card(
-    plan: Plan, ledger: JobProgress, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
+    plan: ResolvedPlan, progress: JobProgress, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
 ) -> str:
     """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them."""
-    task = plan.spec
+    task = plan.task
     decoding = ", ".join(f"{name} {value}" for name, value in plan.decoding.model_dump().items())
     sections = [
         "---",
@@ -35,7 +35,7 @@ def dataset_card(
         "| --- | --- |",
         f"| teacher | `{teacher}` |",
         f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
-        f"| pairs | {ledger.accepted.total()} of {ledger.requested} asked for ({ledger.outcome}) |",
+        f"| pairs | {progress.accepted.total()} of {progress.requested} asked for ({progress.outcome}) |",
         f"| first sentences | {_sources(plan)} |",
         f"| exemplars in a prompt | {plan.exemplars} |",
         f"| decoding | {decoding} |",
@@ -46,15 +46,15 @@ def dataset_card(
         "| label | score | counter-labels | pairs | instruction |",
         "| --- | ---: | --- | ---: | --- |",
         *(
-            f"| {name} | {label.score:g} | {', '.join(label.counter_labels) or '-'} | {ledger.accepted[name]} | "
+            f"| {name} | {label.score:g} | {', '.join(label.counter_labels) or '-'} | {progress.accepted[name]} | "
             f"{_cell(label.instruction)} |"
             for name, label in task.labels.items()
         ),
         "",
         "## Thrown away",
         "",
-        f"{ledger.rejected.total()} of the sampled sentences, by reason: "
-        + (", ".join(f"{reason} {count}" for reason, count in ledger.rejected.most_common()) or "none"),
+        f"{progress.rejected.total()} of the sampled sentences, by reason: "
+        + (", ".join(f"{reason} {count}" for reason, count in progress.rejected.most_common()) or "none"),
         "",
         "## Examples",
         "",
@@ -63,21 +63,21 @@ def dataset_card(
         *(
             f"| {pair['label']} | {_cell(pair['sentence1'])} | {_cell(pair['sentence2'])} |"
             for name in task.labels
-            for pair in [pair for pair in pairs if pair["label"] == name][:SHOWN]
+            for pair in [pair for pair in pairs if pair["label"] == name][:EXAMPLES]
         ),
         "",
         "## Files",
         "",
-        *(f"- `{file}`{_about(file)}" for file in files),
+        *(f"- `{file}`{_description(file)}" for file in files),
     ]
     return "\n".join(sections) + "\n"
 
 
-def _sources(plan: Plan) -> str:
+def _sources(plan: ResolvedPlan) -> str:
     return f"{len(plan.inputs)} given" if plan.inputs else "written by the teacher"
 
 
-def _about(file: str) -> str:
+def _description(file: str) -> str:
     if ".postprocessed" in file:
         return ": scores smoothed (0.8 y + 0.1), two random pairs of score 0 a sentence1, as the original's script"
     return ": JSON Lines with sentence1, sentence2, score, label"

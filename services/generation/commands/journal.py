@@ -1,56 +1,61 @@
-"""The batch command's memory: a file beside its output that holds what became of each unit, in order."""
+"""The command's memory: a file beside its output that holds the result of each work item, in order."""
 
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
-from services.generation.jobs.records import Record
-from services.generation.pairs.plan import Plan
+from pydantic import ValidationError
+
+from services.generation.pairs.plan import ResolvedPlan
+from services.generation.pairs.work_item import WorkItemResult
 from shared.errors import Fatal
 
 SUFFIX = ".journal"
 
 
 class Journal:
-    """Opened for one plan; `records` are those of earlier runs and this one's."""
+    """Opened for one plan; `results` are those of earlier runs and this one's."""
 
-    def __init__(self, file: TextIO, records: list[Record]) -> None:
+    def __init__(self, file: TextIO, results: list[WorkItemResult]) -> None:
         self._file = file
-        self.records = records
+        self.results = results
 
     @classmethod
-    def open(cls, out: Path, plan: Plan, teacher: str) -> "Journal":
+    def open(cls, out: Path, plan: ResolvedPlan, teacher: str) -> "Journal":
         """The journal of an output file, begun or gone on with.
 
-        A line that a crash cut short is dropped. Raises `Fatal` if the journal belongs to another plan or teacher, or
-        can't be written.
+        A line that a crash cut short is dropped. Raises `Fatal` if the journal belongs to another plan, teacher or
+        program, or can't be written.
         """
         path = out.with_name(out.name + SUFFIX)
         header = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest(), "teacher": teacher}
         try:
             if not path.exists():
                 out.parent.mkdir(parents=True, exist_ok=True)
-                file = path.open("x", encoding="utf-8")
-                journal = cls(file, [])
-                journal._line(header)
+                journal = cls(path.open("x", encoding="utf-8"), [])
+                journal._write_line(json.dumps(header))
                 return journal
-            found, records, whole = _read(path)
-            if found != header:
-                raise Fatal(
-                    f"--out: {path} was begun with another {_difference(found, header)}: "
-                    "give another --out, or remove the journal to begin anew"
-                )
-            os.truncate(path, whole)
-            return cls(path.open("a", encoding="utf-8"), records)
+            lines = _whole_lines(path)
+            difference = _difference(lines[0] if lines else b"null", header)
+            if difference is None:
+                results = [WorkItemResult.model_validate_json(line) for line in lines[1:]]
+                os.truncate(path, sum(map(len, lines)))
+                return cls(path.open("a", encoding="utf-8"), results)
+        except ValidationError:
+            difference = "program"
         except OSError as error:
             raise Fatal(f"--out: {path}: {error.strerror}") from None
+        raise Fatal(
+            f"--out: {path} was begun with another {difference}: "
+            "give another --out, or remove the journal to begin anew"
+        )
 
-    def add(self, record: Record) -> None:
-        """Keep a record, durably."""
-        self.records.append(record)
-        self._line(record)
+    def add(self, result: WorkItemResult) -> None:
+        """Keep a result, durably."""
+        self.results.append(result)
+        self._write_line(result.model_dump_json())
 
     def __enter__(self) -> Self:
         return self
@@ -58,28 +63,32 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _line(self, value: Any) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    def _write_line(self, line: str) -> None:
+        self._file.write(line + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def _read(path: Path) -> tuple[Any, list[Record], int]:
-    """The header, the records, and how many bytes of the file are whole lines."""
-    whole, values = 0, []
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines up to the first that is not whole JSON."""
+    lines = []
     with path.open("rb") as file:
         for line in file:
+            try:
+                json.loads(line)
+            except ValueError:
+                break
             if not line.endswith(b"\n"):
                 break
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-            whole += len(line)
-    return (values[0] if values else None), values[1:], whole
+            lines.append(line)
+    return lines
 
 
-def _difference(found: Any, header: dict[str, str]) -> str:
-    if not isinstance(found, dict):
+def _difference(line: bytes, header: dict[str, str]) -> str | None:
+    """Which parts of a journal's first line are not those of `header`; None if all are."""
+    begun = json.loads(line)
+    if begun == header:
+        return None
+    if not isinstance(begun, dict):
         return "program"
-    return " and ".join(name for name in header if found.get(name) != header[name]) or "program"
+    return " and ".join(name for name in header if begun.get(name) != header[name]) or "program"

@@ -1,64 +1,46 @@
-"""What a job still needs: pure bookkeeping, a function of its plan and of the units recorded so far, in their order.
+"""What a job still needs: pure bookkeeping, a function of its plan and of the results recorded so far, in their order.
 
-The work is cut into *units*, one a first sentence with all its labels, and units come in *waves*. The first wave is
-everything that is asked for. What it leaves missing makes the next: pairs that the dataset had already, or, where a
-number of accepted pairs is wanted, as many more first sentences as that should take. A wave depends on nothing but the
-records before it, and records are made in the units' order, so whoever works on a job, in whatever order, on however
-many machines, and after however many deaths, the job comes out the same.
+The work is cut into *work items*, one a first sentence with all its labels, and items come in *passes*. The first pass
+is everything that is asked for. What it leaves missing makes the next: pairs that the dataset had already, or, where a
+number of accepted pairs is wanted, as many more first sentences as that should take. A pass depends on nothing but the
+results before it, and results are recorded in the items' order. So a job comes out the same, whatever the order in
+which its items were written, and after however many deaths.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from services.generation.pairs.plan import Plan
+from services.generation.pairs.plan import ResolvedPlan
+from services.generation.pairs.work_item import WorkItem, WorkItemResult
 
 MAX_BOOST = 2.0
-"""A wave may be this much larger than what is missing, to make up for what will be rejected."""
+"""A pass may be this much larger than what is missing, to make up for what will be rejected."""
 
 Outcome = Literal["complete", "exhausted"]
 
 
 @dataclass(frozen=True)
-class WorkItem:
-    """One unit to write."""
-
-    index: int
-    """Its place among all the job's units: records are made in this order."""
-    number: int
-    """Which first sentence of the job it is about; seeds depend on it."""
-    wave: int
-    wants: Mapping[str, int]
-    """Pairs to write by label."""
-    attempts: int
-    """How often each is tried."""
-    sentence1: str | None = None
-    """The first sentence, unless the teacher has to write it."""
-    known: tuple[tuple[str, str], ...] = ()
-    """(label, sentence 2) that an earlier wave has for this first sentence."""
-
-
-@dataclass(frozen=True)
-class _Wave:
-    """Units `first` to `first + len(units)`."""
+class _Pass:
+    """Items `first` to `first + len(items)`: new first sentences by their numbers, or items to write again."""
 
     first: int
-    units: range | list[WorkItem]
+    items: range | Sequence[WorkItem]
     wants: Mapping[str, int]
 
 
 class JobProgress:
-    """One job's account. `record` it unit by unit; `assignment` says what each unit is."""
+    """One job's account. `record` it result by result; `work_item` says what each item is."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._labels = plan, plan.labels_of(plan.spec)
-        self.requested = plan.pairs_requested(plan.spec)
+    def __init__(self, plan: ResolvedPlan) -> None:
+        self._plan = plan
+        self.requested = plan.pairs_requested
         self.recorded = 0
-        """Units whose records are in."""
+        """Items whose results are in."""
         self.total = 0
-        """Units known so far."""
+        """Items that exist so far."""
         self.accepted: Counter[str] = Counter()
         """Pairs by label."""
         self.rejected: Counter[str] = Counter()
@@ -67,11 +49,9 @@ class JobProgress:
         """Second sentences sampled."""
         self.done = False
         self._asked: Counter[str] = Counter()
-        self._waves: list[_Wave] = []
+        self._passes: list[_Pass] = []
         self._lost: list[WorkItem] = []
-        wants = dict.fromkeys(self._labels, plan.pairs_per_label)
-        sentences = plan.sentences if plan.pairs is None else math.ceil(plan.pairs / plan.pairs_per_label)
-        self._add_wave(range(sentences), wants)
+        self._add_pass(range(plan.first_sentences), dict.fromkeys(plan.label_names, plan.pairs_per_label))
 
     @property
     def outcome(self) -> Outcome:
@@ -84,73 +64,65 @@ class JobProgress:
             return self.requested
         return self._plan.pairs - self.accepted[label]
 
-    def assignment(self, index: int) -> WorkItem:
-        """Unit `index`, which must be below `total` and not recorded long ago."""
-        wave_number, wave = next(
-            (number, wave) for number, wave in reversed(list(enumerate(self._waves))) if wave.first <= index
+    def work_item(self, index: int) -> WorkItem:
+        """Item `index`, which must be below `total`."""
+        number_of_pass, current = next(
+            (number, one) for number, one in reversed(list(enumerate(self._passes))) if one.first <= index
         )
-        if isinstance(wave.units, list):
-            return wave.units[index - wave.first]
-        number = wave.units[index - wave.first]
+        if not isinstance(current.items, range):
+            return current.items[index - current.first]
+        number = current.items[index - current.first]
         inputs = self._plan.inputs
         sentence1 = inputs[number % len(inputs)] if inputs else None
-        return WorkItem(index, number, wave_number, wave.wants, self._plan.attempts, sentence1)
+        return WorkItem(index, number, number_of_pass, current.wants, self._plan.attempts, sentence1)
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Enter what became of the next unit: see `records.Record`."""
-        assignment = self.assignment(self.recorded)
+    def record(self, result: WorkItemResult) -> None:
+        """Enter what became of the next item."""
+        item = self.work_item(self.recorded)
         self.recorded += 1
-        self._asked.update(assignment.wants)
-        accepted = Counter(pair["label"] for pair in record["pairs"])
-        self.accepted.update(accepted)
-        self.rejected.update(record["rejected"])
-        self.samples += record["samples"]
-        if record["lost"] and self._plan.pairs is None:
-            known = (*assignment.known, *((pair["label"], pair["sentence2"]) for pair in record["pairs"]))
-            again = WorkItem(
-                index=-1,
-                number=assignment.number,
-                wave=assignment.wave + 1,
-                wants=dict(record["lost"]),
-                attempts=assignment.attempts - 1,
-                sentence1=record["sentence1"],
-                known=known,
+        self._asked.update(item.wants)
+        self.accepted.update(result.accepted)
+        self.rejected.update(result.rejected)
+        self.samples += result.samples
+        if result.lost and self._plan.pairs is None and item.attempts > 1:
+            pairs = ((record.provenance.label, record.pair.sentence2) for record in result.pairs.values())
+            self._lost.append(
+                replace(
+                    item,
+                    pass_number=item.pass_number + 1,
+                    wants=dict(result.lost),
+                    attempts=item.attempts - 1,
+                    sentence1=result.sentence1,
+                    earlier=(*item.earlier, *pairs),
+                )
             )
-            self._lost.append(again)
         if self.recorded == self.total:
-            self._plan_wave()
+            self._plan_next_pass()
 
-    def _plan_wave(self) -> None:
-        """All units so far are in: add those that are still needed, or be done."""
+    def _plan_next_pass(self) -> None:
+        """All results so far are in: add the items that are still needed, or be done."""
         if self._plan.pairs is None:
-            again = [one for one in self._lost if one.attempts > 0]
-            self._lost = []
-            if not again:
+            again, self._lost = self._lost, []
+            if again:
+                self._add_pass([replace(item, index=self.total + place) for place, item in enumerate(again)], {})
+            else:
                 self.done = True
-                return
-            first = self.total
-            units = [
-                WorkItem(first + place, one.number, one.wave, one.wants, one.attempts, one.sentence1, one.known)
-                for place, one in enumerate(again)
-            ]
-            self._add_wave(units, {})
             return
-        missing = {label: self._plan.pairs - self.accepted[label] for label in self._labels}
+        missing = {label: self._plan.pairs - self.accepted[label] for label in self._plan.label_names}
         missing = {label: count for label, count in missing.items() if count > 0}
         budget = self._plan.attempts * self.requested
-        left = budget - max(self.samples, self.recorded)  # a unit whose first sentence failed has no samples
+        left = budget - max(self.samples, self.recorded)  # an item whose first sentence failed has no samples
         if not missing or left <= 0:
             self.done = True
             return
         each = {label: min(self._plan.pairs_per_label, count) for label, count in missing.items()}
-        wanted = max(math.ceil(count / each[label] * self._boost(label)) for label, count in missing.items())
+        sentences = max(math.ceil(count / each[label] * self._boost(label)) for label, count in missing.items())
         affordable = max(1, left // sum(each.values()))
-        number = sum(len(wave.units) for wave in self._waves)
-        self._add_wave(range(number, number + min(wanted, affordable)), each)
+        self._add_pass(range(self.total, self.total + min(sentences, affordable)), each)
 
     def _boost(self, label: str) -> float:
         return min(MAX_BOOST, self._asked[label] / self.accepted[label]) if self.accepted[label] else MAX_BOOST
 
-    def _add_wave(self, units: range | list[WorkItem], wants: Mapping[str, int]) -> None:
-        self._waves.append(_Wave(self.total, units, wants))
-        self.total += len(units)
+    def _add_pass(self, items: range | Sequence[WorkItem], wants: Mapping[str, int]) -> None:
+        self._passes.append(_Pass(self.total, items, wants))
+        self.total += len(items)

@@ -12,13 +12,13 @@ from shared.pairs import check_sentence
 
 @dataclass(frozen=True)
 class Draft:
-    """A sentence as the engine wrote it, and what it is judged by."""
+    """A sentence as the engine wrote it, and what it is filtered by."""
 
     text: str
     end: End = "quote"
     sentence1: str = ""
     """Empty while sentence 1 itself is written."""
-    shown: frozenset[str] = frozenset()
+    exemplars: frozenset[str] = frozenset()
     """The prompt's exemplar sentences, normalised."""
 
 
@@ -74,7 +74,7 @@ def refusal(draft: Draft) -> bool:
 
 def exemplar(draft: Draft) -> bool:
     """A sentence of the prompt's exemplars again."""
-    return normalised(draft.text) in draft.shown
+    return normalised(draft.text) in draft.exemplars
 
 
 def identical(draft: Draft) -> bool:
@@ -126,8 +126,8 @@ OF_A_SENTENCE1 = ("repeat", "label_conflict")
 
 def reject(draft: Draft, names: Iterable[str] = tuple(ALL)) -> str | None:
     """The name of the first filter that throws the sentence away; None if it may stay."""
-    wanted = {*names, *ALWAYS}
-    return next((name for name, rejects in ALL.items() if name in wanted and rejects(draft)), None)
+    enabled = {*names, *ALWAYS}
+    return next((name for name, rejects in ALL.items() if name in enabled and rejects(draft)), None)
 
 
 def normalised(text: str) -> str:

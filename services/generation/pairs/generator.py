@@ -1,26 +1,26 @@
-"""One unit: a first sentence and, for each label, a partner: ask the engine, filter, ask again if rejected.
+"""Writes one work item: a first sentence and, for each label, a partner: ask the engine, filter, ask again.
 
-A unit depends on nothing but the plan and its assignment: units can be made in any order, at the same time, on other
-machines or again after a crash, with the same pairs.
+A result depends on nothing but the plan and the work item: items can be written in any order, at the same time, on
+other machines or again after a crash, with the same pairs.
 """
 
 import asyncio
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
-from services.generation.jobs.progress import WorkItem
 from services.generation.pairs import prompts
 from services.generation.pairs.filters import ALL, Draft, normalised, reject
-from services.generation.pairs.plan import Plan
+from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
 from services.generation.pairs.tasks import TaskSpec
-from shared.pairs import Pair
+from services.generation.pairs.work_item import WorkItem, WorkItemResult
+from shared.pairs import Pair, PairRecord, Provenance
 
 POOLS = Path(__file__).with_name("pools")
 SAME_EXEMPLARS = 32
@@ -28,44 +28,33 @@ SAME_EXEMPLARS = 32
 
 
 @dataclass(frozen=True)
-class Written:
-    """A pair that passed the filters. `slot` names its place in the unit: label and number."""
-
-    slot: str
-    label: str
-    seed: int
-    pair: Pair
-
-
-@dataclass
-class WorkItemResult:
-    """What became of one first sentence."""
-
-    sentence1: str | None = None
-    written: list[Written] = field(default_factory=list)
-    rejected: Counter[str] = field(default_factory=Counter)
-    """Samples by the reason for which they were rejected."""
-    samples: int = 0
-    """Second sentences sampled."""
-
-
-@dataclass(frozen=True)
 class Job:
-    """What all units of a job share."""
+    """What all work items of a job share: the plan, and what their pairs' provenance says."""
 
-    plan: Plan
-    """Written out."""
-    client: str = ""
-    """Whose samples they are, for taking turns."""
+    plan: ResolvedPlan
+    id: str = ""
+    """Also the client for whose samples the engine takes turns."""
+    dataset: str = ""
+    teacher: str = ""
 
     @property
     def task(self) -> TaskSpec:
         """What the labels ask for."""
-        return self.plan.spec
+        return self.plan.task
+
+
+class _Slot(NamedTuple):
+    """A place for one pair in a work item."""
+
+    label: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.label}/{self.number}"
 
 
 class PairGenerator:
-    """Writes units with one engine."""
+    """Writes work items with one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -73,59 +62,56 @@ class PairGenerator:
         self._can_chat: bool | None = None
         """Whether the teacher has a chat template, once that has been asked for."""
 
-    def units_in_flight(self, job: Job) -> int:
-        """How many units to make at one time so that the engine is full and a few samples wait."""
-        labels = job.plan.labels_of(job.task)
-        lanes = sum(1 + len(job.task.labels[label].counter_labels) for label in labels) * job.plan.pairs_per_label
-        return max(2, 2 * self._engine.capacity // lanes)
+    def items_in_flight(self, job: Job) -> int:
+        """How many work items to write at one time so that the engine is full and a few samples wait."""
+        lanes = sum(1 + len(job.task.labels[label].counter_labels) for label in job.plan.label_names)
+        return max(2, 2 * self._engine.capacity // (lanes * job.plan.pairs_per_label))
 
-    async def write(self, job: Job, assignment: WorkItem) -> WorkItemResult:
-        """Make a unit. Raises `EngineDead` or `NoChatTemplate`."""
-        unit = WorkItemResult(assignment.sentence1)
-        if unit.sentence1 is None:
-            unit.sentence1 = await self._sentence1(job, assignment, unit)
-        if unit.sentence1 is None:
-            return unit
-        missing = [(label, nth) for label, count in assignment.wants.items() for nth in range(count)]
-        taken = list(assignment.known)
-        for attempt in range(assignment.attempts):
+    async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
+        """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
+        result = WorkItemResult(sentence1=item.sentence1)
+        if result.sentence1 is None:
+            result.sentence1 = await self._sentence1(job, item, result)
+        if result.sentence1 is None:
+            return result
+        missing = [_Slot(label, number) for label, count in item.wants.items() for number in range(count)]
+        accepted = list(item.earlier)
+        for attempt in range(item.attempts):
             # All labels of a sentence at one time: a counter-label's prompt is another label's own.
-            drafts = await self._drafts(job, assignment, unit, missing, attempt)
-            # Judged in the slots' order, whichever came first, so that the outcome does not depend on the engine.
-            judged = list(zip(missing, drafts, strict=True))
-            missing = [slot for slot, draft in judged if not self._keep(job, unit, slot, draft, taken)]
+            seeds = [self._seed(job, item, slot, attempt) for slot in missing]
+            drafts = await self._drafts(job, item, result, missing, seeds)
+            # Filtered in the slots' order, whichever came first, so that the outcome does not depend on the engine.
+            tried = list(zip(missing, seeds, drafts, strict=True))
+            missing = [slot for slot, seed, draft in tried if not self._keep(job, result, slot, seed, draft, accepted)]
             if not missing:
                 break
-        unit.written.sort(key=lambda written: written.slot)
-        return unit
+        result.pairs = dict(sorted(result.pairs.items()))
+        return result
 
     # ---- sentence 1
 
-    async def _sentence1(self, job: Job, assignment: WorkItem, unit: WorkItemResult) -> str | None:
-        plan, prompt = job.plan, self._sentence1_prompt(job, assignment.number)
+    async def _sentence1(self, job: Job, item: WorkItem, result: WorkItemResult) -> str | None:
+        plan, prompt = job.plan, self._sentence1_prompt(job, item.number)
         for attempt in range(plan.attempts):
-            seed = sample_seed(plan.seed, job.task.task_name, "sentence1", assignment.number, attempt)
+            seed = sample_seed(plan.seed, job.task.task_name, "sentence1", item.number, attempt)
             draft = await self._draft(job, [prompt], seed, plan.sentence1_decoding)
             reason = _rejection(plan, draft)
             if reason is None and draft is not None:
                 return draft.text
-            unit.rejected[reason or "prompt_too_long"] += 1
+            result.rejected[reason or "prompt_too_long"] += 1
         return None
 
     def _sentence1_prompt(self, job: Job, number: int) -> Prompt:
         plan, task = job.plan, job.task
-        labels = plan.labels_of(task)
-        first = plan.sentence1_spec
-        if first is not None:
-            names = list(first.labels)
-            return prompts.sentence1_prompt(first, names[number % len(names)])
+        if plan.sentence1_task is not None:
+            labels = list(plan.sentence1_task.labels)
+            return prompts.sentence1_prompt(plan.sentence1_task, labels[number % len(labels)])
         topics, genres = (self._topics if plan.topics is None else plan.topics), plan.genres or self._genres
         if not topics or task.sentence1 is None:
             # The paper's x1: the labels' instructions in turn.
-            label = labels[number % len(labels)]
-            return prompts.sentence1_prompt(
-                task, label, self._exemplars(job, len(task.labels[label].exemplars), number)
-            )
+            label = plan.label_names[number % len(plan.label_names)]
+            exemplars = self._exemplars(job, len(task.labels[label].exemplars), number)
+            return prompts.sentence1_prompt(task, label, exemplars)
         exemplars = self._exemplars(job, len(task.sentence1.exemplars), number)
         topic, genre = _in_turn(topics, plan.seed, number), _in_turn(genres, plan.seed + 1, number)
         return prompts.topical_prompt(task, topic, genre, exemplars)
@@ -133,50 +119,66 @@ class PairGenerator:
     # ---- sentence 2
 
     async def _drafts(
-        self, job: Job, assignment: WorkItem, unit: WorkItemResult, slots: Sequence[tuple[str, int]], attempt: int
-    ) -> list[tuple[int, Draft | None]]:
-        """One draft a slot with its seed, all at one time; None for a prompt that is too long."""
-        plan, task, sentence1 = job.plan, job.task, unit.sentence1 or ""
-        unit.samples += len(slots)
+        self, job: Job, item: WorkItem, result: WorkItemResult, slots: Sequence[_Slot], seeds: Sequence[int]
+    ) -> list[Draft | None]:
+        """One draft a slot, all at one time; None for a prompt that is too long."""
+        labels, sentence1 = job.task.labels, result.sentence1 or ""
+        result.samples += len(slots)
 
-        async def draft(label: str, nth: int) -> tuple[int, Draft | None]:
-            pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
-            lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, assignment.number))
-            seed = sample_seed(plan.seed, task.task_name, label, assignment.number, assignment.wave, nth, attempt)
-            return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
+        async def draft(slot: _Slot, seed: int) -> Draft | None:
+            names = (slot.label, *labels[slot.label].counter_labels)
+            pool = max(len(labels[name].exemplars) for name in names)
+            exemplars = self._exemplars(job, pool, item.number)
+            lanes = prompts.lanes_for_sentence2(job.task, slot.label, sentence1, exemplars)
+            return await self._draft(job, lanes, seed, job.plan.decoding, sentence1)
 
-        async with asyncio.TaskGroup() as together:
-            tasks = [together.create_task(draft(label, nth)) for label, nth in slots]
-        return [task_.result() for task_ in tasks]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(draft(slot, seed)) for slot, seed in zip(slots, seeds, strict=True)]
+        return [task.result() for task in tasks]
+
+    def _seed(self, job: Job, item: WorkItem, slot: _Slot, attempt: int) -> int:
+        return sample_seed(
+            job.plan.seed, job.task.task_name, slot.label, item.number, item.pass_number, slot.number, attempt
+        )
 
     def _keep(
         self,
         job: Job,
-        unit: WorkItemResult,
-        slot: tuple[str, int],
-        drawn: tuple[int, Draft | None],
-        taken: list[tuple[str, str]],
+        result: WorkItemResult,
+        slot: _Slot,
+        seed: int,
+        draft: Draft | None,
+        accepted: list[tuple[str, str]],
     ) -> bool:
-        """Accept a draft, or count why not. `taken`: (label, sentence 2) of this first sentence so far."""
-        (label, nth), (seed, draft) = slot, drawn
-        reason = self._why_not(job.plan, label, draft, taken)
+        """Accept a draft, or count why not. `accepted`: (label, sentence 2) of this first sentence so far."""
+        reason = self._reason_to_reject(job.plan, slot.label, draft, accepted)
         if reason is not None or draft is None:
-            unit.rejected[reason or "prompt_too_long"] += 1
+            result.rejected[reason or "prompt_too_long"] += 1
             return False
-        taken.append((label, draft.text))
-        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=job.task.labels[label].score)
-        unit.written.append(Written(f"{label}/{nth}", label, seed, pair))
+        accepted.append((slot.label, draft.text))
+        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=job.task.labels[slot.label].score)
+        provenance = Provenance(
+            dataset=job.dataset,
+            task=job.task.task_name,
+            label=slot.label,
+            job=job.id,
+            teacher=job.teacher,
+            seed=seed,
+        )
+        result.pairs[str(slot)] = PairRecord(pair=pair, provenance=provenance)
         return True
 
-    def _why_not(self, plan: Plan, label: str, draft: Draft | None, taken: list[tuple[str, str]]) -> str | None:
+    def _reason_to_reject(
+        self, plan: Plan, label: str, draft: Draft | None, accepted: list[tuple[str, str]]
+    ) -> str | None:
         reason = _rejection(plan, draft)
         if reason is not None or draft is None:
             return reason
         text = normalised(draft.text)
-        same = {other for other, sentence2 in taken if normalised(sentence2) == text}
-        if plan.asks("repeat") and label in same:
+        labels = {other for other, sentence2 in accepted if normalised(sentence2) == text}
+        if plan.asks("repeat") and label in labels:
             return "repeat"
-        return "label_conflict" if plan.asks("label_conflict") and same - {label} else None
+        return "label_conflict" if plan.asks("label_conflict") and labels - {label} else None
 
     # ---- both
 
@@ -187,11 +189,11 @@ class PairGenerator:
         chat = self._chats(job.plan.prompt_form, lanes[0], bool(sentence1))
         texts = tuple(self._engine.render_chat(lane.turns) if chat else lane.text for lane in lanes)
         try:
-            completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.client))
+            completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.id))
         except PromptTooLong:
             return None
-        shown = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
-        return Draft(completion.text, completion.end, sentence1, shown)
+        exemplars = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
+        return Draft(completion.text, completion.end, sentence1, exemplars)
 
     def _chats(self, form: Form, prompt: Prompt, second: bool) -> bool:
         """Whether a prompt is asked as a chat. `auto` was measured on second sentences and is for them alone."""

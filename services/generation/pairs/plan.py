@@ -1,5 +1,6 @@
-"""What a job shall write: the body of `POST /generate`, the options of the batch command, and their presets."""
+"""What a job shall write: the body of `POST /generate`, the options of the command, and their presets."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -138,34 +139,12 @@ class Plan(BaseModel):
             )
         return self
 
-    def labels_of(self, task: TaskSpec) -> list[str]:
-        """The labels to write. Raises KeyError with the first one that the task doesn't have."""
-        for label in self.labels or ():
-            if label not in task.labels:
-                raise KeyError(label)
-        return list(dict.fromkeys(self.labels)) if self.labels else list(task.labels)
-
-    def pairs_requested(self, task: TaskSpec) -> int:
-        """How many pairs are asked for."""
-        labels = len(self.labels_of(task))
-        if self.pairs is not None:
-            return self.pairs * labels
-        return self.sentences * labels * self.pairs_per_label
-
-    @property
-    def sentences(self) -> int:
-        """How many first sentences there are; with `pairs` alone, 0: nobody knows yet."""
-        return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
-
     def asks(self, name: str) -> bool:
         """Whether a filter is on."""
         return self.filters is None or name in self.filters
 
-    def written_out(self, tasks: Tasks) -> "Plan":
-        """This plan with its task specs in it, so that it means the same everywhere and after every restart.
-
-        Raises `WrongPlan` that names the field.
-        """
+    def resolve(self, tasks: Tasks) -> "ResolvedPlan":
+        """This plan with its task specs in it. Raises `InvalidPlan`, which names the field."""
         task = _spec("task", self.task, tasks)
         if not task.writes_pairs:
             message = f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
@@ -173,24 +152,37 @@ class Plan(BaseModel):
         first = None if self.sentence1_task is None else _spec("sentence1_task", self.sentence1_task, tasks)
         if first is not None and first.writes_pairs:
             raise InvalidPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")
-        try:
-            self.labels_of(task)
-        except KeyError as error:
-            message = f"task {task.task_name!r} has no label {error.args[0]!r}; it has {', '.join(task.labels)}"
-            raise InvalidPlan("labels", message) from None
-        return self.model_copy(update={"task": task, "sentence1_task": first})
+        for label in self.labels or ():
+            if label not in task.labels:
+                message = f"task {task.task_name!r} has no label {label!r}; it has {', '.join(task.labels)}"
+                raise InvalidPlan("labels", message)
+        # Every field was validated when this plan was made; up to 100,000 sentences need no second look.
+        return ResolvedPlan.model_construct(**{**dict(self), "task": task, "sentence1_task": first})
+
+
+class ResolvedPlan(Plan):
+    """A plan with its task specs in it: it means the same everywhere and after every restart."""
+
+    task: TaskSpec
+    sentence1_task: TaskSpec | None = None
 
     @property
-    def spec(self) -> TaskSpec:
-        """The task. Only of a plan that is written out."""
-        assert isinstance(self.task, TaskSpec)
-        return self.task
+    def label_names(self) -> list[str]:
+        """The labels to write."""
+        return list(dict.fromkeys(self.labels)) if self.labels else list(self.task.labels)
 
     @property
-    def sentence1_spec(self) -> TaskSpec | None:
-        """The task that asks for first sentences, if there is one. Only of a plan that is written out."""
-        assert not isinstance(self.sentence1_task, str)
-        return self.sentence1_task
+    def first_sentences(self) -> int:
+        """How many first sentences are asked for; with `pairs`, as many as it takes if nothing is rejected."""
+        if self.pairs is not None:
+            return math.ceil(self.pairs / self.pairs_per_label)
+        return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
+
+    @property
+    def pairs_requested(self) -> int:
+        """How many pairs are asked for."""
+        each = self.pairs if self.pairs is not None else self.first_sentences * self.pairs_per_label
+        return each * len(self.label_names)
 
 
 def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:

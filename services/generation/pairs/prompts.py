@@ -17,7 +17,7 @@ Form = Literal["auto", "plain", "chat"]
 """`auto`: the chat form for second sentences if the teacher's tokenizer brings a chat template, else the plain one."""
 
 
-class Shown(NamedTuple):
+class Exchange(NamedTuple):
     """One instruction, filled in, and the sentence that answers it; in a prompt's last place it is still to write."""
 
     instruction: str
@@ -27,19 +27,19 @@ class Shown(NamedTuple):
 class Prompt(NamedTuple):
     """What the teacher reads: exemplars, then the instruction to follow, without a sentence."""
 
-    shown: tuple[Shown, ...]
+    exchanges: tuple[Exchange, ...]
 
     @property
     def text(self) -> str:
         """The plain form."""
-        *exemplars, last = self.shown
+        *exemplars, last = self.exchanges
         return "".join(f'{one.instruction}{one.sentence}"\n\n' for one in exemplars) + last.instruction
 
     @property
     def turns(self) -> list[Turn]:
         """The chat form; the last turn is to be gone on with."""
         turns: list[Turn] = []
-        for one in self.shown:
+        for one in self.exchanges:
             question, _, opening = one.instruction.rpartition("\n")
             turns.append({"role": "user", "content": question or opening})
             answer = opening if question else '"'
@@ -50,7 +50,7 @@ class Prompt(NamedTuple):
     @property
     def sentences(self) -> tuple[str, ...]:
         """The exemplars' sentences, which the teacher must not repeat."""
-        return tuple(one.sentence for one in self.shown if one.sentence)
+        return tuple(one.sentence for one in self.exchanges if one.sentence)
 
 
 def lanes_for_sentence2(
@@ -66,19 +66,14 @@ def lanes_for_sentence2(
 
 def sentence2_prompt(label: Label, sentence1: str, exemplars: Sequence[int] = ()) -> Prompt:
     """Ask for sentence 2 to a given sentence 1. Double quotes in it, which would end it, become single ones."""
-    pool = [label.exemplars[place] for place in exemplars if place < len(label.exemplars)]
-    shown = [Shown(label.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
-    return Prompt((*shown, Shown(label.instruction.replace(X1, in_quotes(sentence1)))))
+    return Prompt((*_exemplars(label, exemplars), Exchange(label.instruction.replace(X1, in_quotes(sentence1)))))
 
 
 def sentence1_prompt(task: TaskSpec, label: str, exemplars: Sequence[int] = ()) -> Prompt:
     """Ask for sentence 1 as the paper does: a label's instruction, cut before it."""
     spec = task.labels[label]
-    pool = [spec.exemplars[place] for place in exemplars if place < len(spec.exemplars)]
-    opening = spec.instruction.partition(X1)[0]
     # An exemplar goes on to its second sentence, as the whole instruction would.
-    shown = [Shown(spec.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
-    return Prompt((*shown, Shown(opening)))
+    return Prompt((*_exemplars(spec, exemplars), Exchange(spec.instruction.partition(X1)[0])))
 
 
 def topical_prompt(task: TaskSpec, topic: str, genre: str, exemplars: Sequence[int] = ()) -> Prompt:
@@ -90,8 +85,13 @@ def topical_prompt(task: TaskSpec, topic: str, genre: str, exemplars: Sequence[i
     def filled(topic: str, genre: str) -> str:
         return spec.instruction.replace(TOPIC, topic).replace(GENRE, genre)
 
-    shown = [Shown(filled(one.topic, one.genre), in_quotes(one.sentence)) for one in pool]
-    return Prompt((*shown, Shown(filled(topic, genre))))
+    exchanges = [Exchange(filled(one.topic, one.genre), in_quotes(one.sentence)) for one in pool]
+    return Prompt((*exchanges, Exchange(filled(topic, genre))))
+
+
+def _exemplars(label: Label, places: Sequence[int]) -> list[Exchange]:
+    pool = [label.exemplars[place] for place in places if place < len(label.exemplars)]
+    return [Exchange(label.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
 
 
 def in_quotes(sentence: str) -> str:

@@ -50,7 +50,7 @@ class Label(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _spell_out(cls, value: object) -> object:
+    def _check_instruction(cls, value: object) -> object:
         if isinstance(value, Mapping):
             instruction = str(value.get("instruction", '"'))
             if not instruction.endswith('"'):
@@ -154,7 +154,7 @@ class Tasks:
 
 
 def load_tasks(folders: Iterable[Path]) -> Tasks:
-    """Every `*.json` of the folders; a later one of the same name replaces an earlier. Raises `BadTask`."""
+    """Every `*.json` of the folders; a later one of the same name replaces an earlier. Raises `InvalidTask`."""
     specs = []
     for folder in folders:
         if not folder.is_dir():
@@ -163,14 +163,23 @@ def load_tasks(folders: Iterable[Path]) -> Tasks:
     return Tasks(specs)
 
 
+def load_all_tasks(own: Path | None) -> Tasks:
+    """The built-in tasks, and those of a folder of the user's own. Raises `InvalidTask`."""
+    return load_tasks([BUILT_IN, *([own] if own else [])])
+
+
 def load_task(file: Path) -> TaskSpec:
-    """One spec. Raises `BadTask` that names the file and the place in it."""
+    """One spec. Raises `InvalidTask` that names the file and the place in it."""
     try:
         return TaskSpec.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InvalidTask(f"{file}: {error}") from error
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        where, message = first_problem(error)
         raise InvalidTask(f"{file}: {where + ': ' if where else ''}{message}") from error
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The first of a validation's errors: the place, its parts joined by dots ("" for the whole), and the message."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")

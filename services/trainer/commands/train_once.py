@@ -26,7 +26,7 @@ async def follow_other_trainer(parts: Parts, stopping: asyncio.Event) -> None:
     id_ = int(answer)
     while (round_ := await parts.dataset.run(lambda dataset: dataset.round(id_))).state not in ENDED:
         if stopping.is_set():
-            raise Fatal(f"no longer watching; round {id_} goes on")
+            raise Fatal(f"no longer following it; round {id_} goes on")
         with contextlib.suppress(RedisError, OSError, ValueError):
             status = await parts.heartbeats.read("trainer")
             parts.on_progress(id_, Progress.model_validate({key: status[key] for key in SHOWN if key in status}))

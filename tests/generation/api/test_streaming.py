@@ -1,4 +1,4 @@
-"""Watching a job: events that can be taken up again, downloads, what inline tasks and presets make."""
+"""Streaming a job: events that can be taken up again, downloads, what inline tasks and presets make."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ def events(
     client: httpx.Client, path: str, after: str | None = None, count: int | None = None
 ) -> list[tuple[str, str, Any]]:
     """(event, id, data) until the end, or the first `count`."""
-    found: list[tuple[str, str, Any]] = []
+    received: list[tuple[str, str, Any]] = []
     headers = {"Last-Event-ID": after} if after is not None else {}
     fields: dict[str, str] = {}
     with client.stream("GET", path, headers=headers) as answer:
@@ -35,14 +35,14 @@ def events(
                 name, _, value = line.partition(": ")
                 fields[name] = value
             elif "event" in fields:
-                found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+                received.append((fields["event"], fields["id"], json.loads(fields["data"])))
                 fields = {}
-                if len(found) == count:
+                if len(received) == count:
                     break
-    return found
+    return received
 
 
-def test_events_go_on_after_the_last_one_seen(client: httpx.Client) -> None:
+def test_events_go_on_after_the_last_one_received(client: httpx.Client) -> None:
     location = client.post("/generate", json={"num_inputs": 40, "decoding": QUICK}).headers["location"]
     first = events(client, f"{location}/events?pairs=true", count=12)
     rest = events(client, f"{location}/events?pairs=true", after=first[-1][1])
@@ -131,7 +131,8 @@ def test_the_chat_form_needs_a_template(client: httpx.Client) -> None:
     body = {"inputs": SENTENCES, "prompt_form": "chat"}
     job = finished(client, client.post("/generate", json=body).headers["location"])
     assert job["state"] == "failed"
-    assert "no chat template" in job["fault"]
+    assert "no chat template" in job["error"]
+    assert job["fault"] == job["error"]  # retired: remove in 0.3
     assert client.get("/readyz").status_code == 200
 
 

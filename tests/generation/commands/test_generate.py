@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,12 +16,20 @@ from typing import ClassVar
 import httpx
 import pytest
 
+from services.generation.commands.generate import prepare
+from services.generation.commands.journal import Journal
+from services.generation.commands.options import make_plan, parse
 from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.pairs.plan import Plan
+from services.generation.pairs.tasks import load_all_tasks
+from services.generation.settings import GenerationSettings
+from shared.errors import Fatal
 from shared.queue import EmbeddedServer
+from shared.settings import Settings
 from tests.support.generation import live_generation
 from tests.support.generation_process import environment, generate
 
-NUMBER = 240
+NUMBER = 120
 
 
 @pytest.mark.timeout(400)
@@ -49,7 +58,7 @@ def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
     done = generate(arguments, settings)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads(done.stdout)
-    assert "pair" in done.stderr  # the bar
+    assert "pairs, " in done.stderr  # the bar
     pairs = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(pairs) == summary["accepted"]
     with live_generation(engine, server.url, dataset) as client:
@@ -64,9 +73,10 @@ def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
     # Once more: nothing is left to do, and no engine is started for it.
     again = generate(arguments, settings | {"PAIRWRIGHT_GENERATION_VLLM_ARGUMENTS": '{"load_format": "no such"}'})
     assert (again.returncode, json.loads(again.stdout)) == (0, summary), again.stderr
-    # With another plan the journal is not gone on with.
+    # With another plan the journal is not gone on with: one line on stderr.
     other = generate([*arguments[:-4], "--seed", "4", "--out", str(out)], settings)
     assert other.returncode == 1
+    assert other.stderr.strip().splitlines()[-1].startswith("pairwright generation: --out: ")
     assert "was begun with another plan" in other.stderr
     assert "Traceback" not in other.stderr
 
@@ -84,7 +94,7 @@ INPUTS = {
         (["--inputs", "nowhere.txt"], "--inputs: nowhere.txt: "),
         (["--num-inputs", "3", "--task", "nope"], "--task: there is no task 'nope'; known: nli"),
         (["--num-inputs", "3", "--task", "nope.json"], "--task: nope.json: "),
-        (["--num-inputs", "3", "--labels", "7"], "--labels: task 'sts' has no label '7'; it has 1, 0.5, 0"),
+        (["--num-inputs", "3", "--labels", "1", "7"], "--labels: task 'sts' has no label '7'; it has 1, 0.5, 0"),
         (["--num-inputs", "0"], "--num-inputs: "),
         (["--num-inputs", "3", "--plan", "nowhere.json"], "--plan: nowhere.json: "),
         (["--num-inputs", "3", "--out", "/proc/no/pairs.jsonl"], "--out: /proc/no/pairs.jsonl.journal: "),
@@ -92,15 +102,59 @@ INPUTS = {
     ],
 )
 def test_wrong_options_are_one_clear_line(
-    arguments: list[str], message: str, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[3])
-    settings = environment(tmp_path, tiny_teacher, HF_TOKEN="", HF_HOME=str(tmp_path / "hf"))
-    done = generate(["--out", str(tmp_path / "pairs.jsonl"), *arguments], settings)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("pairwright generation: ")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    options = parse(["generate", "--out", str(tmp_path / "pairs.jsonl"), *arguments])
+    with pytest.raises(Fatal, match=re.escape(message)) as error:
+        prepare(options, Settings(), GenerationSettings())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate"], "Missing option '--out'"),
+        (["generate", "--out", "x", "--seed", "first"], "Invalid value for '--seed'"),
+        (["generate", "--out", "x", "--preset", "none"], "'none' is not one of 'default', 'dino'"),
+        (["generate", "--out", "x", "--nope"], "No such option: --nope"),
+        (["serve"], "No such command 'serve'"),
+    ],
+)
+def test_what_is_no_option_ends_with_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_are_fields_of_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"seed": 1, "attempts": 2, "num_inputs": 3}))
+    arguments = ["--plan", str(tmp_path / "plan.json"), "--labels", "0", "1", "--seed", "5", "--prompt-form", "plain"]
+    plan = make_plan(parse(["generate", "--out", "x", *arguments]), None)
+    assert (plan.labels, plan.seed, plan.attempts, plan.prompt_form) == (["0", "1"], 5, 2, "plain")
+    with pytest.raises(SystemExit) as end:
+        parse(["generate", "--help"])
+    assert not end.value.code
+    assert "--push-to-hub" in capsys.readouterr().out
+
+
+def test_a_journal_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "pairs.jsonl"
+    plan = Plan(num_inputs=3).resolve(load_all_tasks(None))
+    with Journal.open(out, plan, "teacher"):
+        pass
+    journal = out.with_name("pairs.jsonl.journal")
+    journal.write_text(journal.read_text() + '{"samples": "many"}\n')
+    before = journal.read_bytes()
+    with pytest.raises(Fatal, match="was begun with another program"):
+        Journal.open(out, plan, "teacher")
+    with pytest.raises(Fatal, match="was begun with another teacher"):
+        Journal.open(out, plan, "another teacher")
+    assert journal.read_bytes() == before
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -152,7 +206,13 @@ def test_the_dino_preset_writes_both_files_and_pushes_them(tiny_teacher: Path, t
     for name, text in INPUTS.items():
         (tmp_path / name).write_text(text)
     settings = environment(
-        tmp_path, tiny_teacher, HF_TOKEN="hf_test", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1"
+        tmp_path,
+        tiny_teacher,
+        PAIRWRIGHT_GENERATION_ENGINE="transformers",
+        HF_TOKEN="hf_test",
+        HF_ENDPOINT=hub,
+        HF_HUB_OFFLINE="0",
+        HF_HUB_DISABLE_XET="1",
     )
     made = {}
     for name in INPUTS:

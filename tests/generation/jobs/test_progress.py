@@ -1,4 +1,4 @@
-"""What a job still needs: the same whatever the order in which units were made, and it always ends."""
+"""What a job still needs: the same whatever the order in which items were written, and it always ends."""
 
 import random
 from collections import Counter
@@ -7,49 +7,56 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.jobs.progress import JobProgress, WorkItem
-from services.generation.jobs.records import Record, without_surplus
-from services.generation.pairs.plan import Plan
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.plan import Plan, ResolvedPlan
+from services.generation.pairs.tasks import load_all_tasks
+from services.generation.pairs.work_item import WorkItem, WorkItemResult
+from shared.pairs import Pair, PairRecord, Provenance
 
-TASKS = load_tasks([BUILT_IN])
+TASKS = load_all_tasks(None)
 
 
-def made(assignment: WorkItem, rates: dict[str, float], seed: int) -> Record:
-    """A unit as a teacher and a stream of these rates would have it; depends on the assignment and the seed alone."""
-    chance = random.Random(f"{seed}/{assignment.number}/{assignment.wave}")
-    record: Record = {"sentence1": None, "pairs": [], "rejected": {}, "samples": 0, "lost": {}}
+def pair_record(label: str, number: int) -> PairRecord:
+    pair = Pair(sentence1="One.", sentence2=f"{label} {number}", score=1)
+    return PairRecord(
+        pair=pair, provenance=Provenance(dataset="d", task="sts", label=label, job="j", teacher="t", seed=1)
+    )
+
+
+def write(item: WorkItem, rates: dict[str, float], seed: int) -> WorkItemResult:
+    """A result as a teacher and a stream of these rates would have it; depends on the item and the seed alone."""
+    chance = random.Random(f"{seed}/{item.number}/{item.pass_number}")
+    result = WorkItemResult()
     if chance.random() < rates["no_sentence1"]:
-        return record | {"rejected": {"too_short": assignment.attempts}}
-    record["sentence1"] = assignment.sentence1 or f"Sentence {assignment.number}."
-    rejected: Counter[str] = Counter()
-    for label, count in assignment.wants.items():
-        for nth in range(count):
-            for _ in range(assignment.attempts):
-                record["samples"] += 1
+        result.rejected["too_short"] = item.attempts
+        return result
+    result.sentence1 = item.sentence1 or f"Sentence {item.number}."
+    for label, count in item.wants.items():
+        for number in range(count):
+            for _ in range(item.attempts):
+                result.samples += 1
                 if chance.random() >= rates["rejected"]:
                     if chance.random() < rates["lost"]:
-                        record["lost"][label] = record["lost"].get(label, 0) + 1
-                        rejected["duplicate"] += 1
+                        result.lost[label] += 1
+                        result.rejected["duplicate"] += 1
                     else:
-                        pair = {"sentence1": record["sentence1"], "sentence2": f"{label} {nth}", "label": label}
-                        record["pairs"].append(pair)
+                        result.pairs[f"{label}/{number}"] = pair_record(label, number)
                     break
-                rejected["copy"] += 1
-    return record | {"rejected": dict(rejected)}
+                result.rejected["copy"] += 1
+    return result
 
 
-def run(plan: Plan, rates: dict[str, float], seed: int) -> tuple[JobProgress, list[Record]]:
+def run(plan: ResolvedPlan, rates: dict[str, float], seed: int) -> tuple[JobProgress, list[WorkItemResult]]:
     """A whole job."""
-    ledger, records = JobProgress(plan), []
-    while not ledger.done:
-        assignment = ledger.assignment(ledger.recorded)
-        assert assignment.index == ledger.recorded
-        record = without_surplus(made(assignment, rates, seed), ledger.room)
-        records.append(record)
-        ledger.record(record)
-        assert ledger.recorded < 20_000, "the job doesn't end"
-    return ledger, records
+    progress, results = JobProgress(plan), []
+    while not progress.done:
+        item = progress.work_item(progress.recorded)
+        assert item.index == progress.recorded
+        result = write(item, rates, seed).without_surplus(progress.room)
+        results.append(result)
+        progress.record(result)
+        assert progress.recorded < 20_000, "the job doesn't end"
+    return progress, results
 
 
 share = st.floats(0, 1)
@@ -67,53 +74,53 @@ plans = st.one_of(
 def test_a_job_always_ends_with_counts_that_add_up(
     fields: dict[str, Any], rejected: float, lost: float, no_sentence1: float, seed: int
 ) -> None:
-    plan = Plan.model_validate(fields).written_out(TASKS)
-    ledger, records = run(plan, {"rejected": rejected, "lost": lost, "no_sentence1": no_sentence1}, seed)
-    assert ledger.accepted == Counter(pair["label"] for record in records for pair in record["pairs"])
-    assert ledger.accepted.total() <= ledger.requested
-    assert (ledger.outcome == "complete") == (ledger.accepted.total() == ledger.requested)
+    plan = Plan.model_validate(fields).resolve(TASKS)
+    progress, results = run(plan, {"rejected": rejected, "lost": lost, "no_sentence1": no_sentence1}, seed)
+    assert progress.accepted == sum((result.accepted for result in results), Counter())
+    assert progress.accepted.total() <= progress.requested
+    assert (progress.outcome == "complete") == (progress.accepted.total() == progress.requested)
     if plan.pairs is not None:
-        assert all(count <= plan.pairs for count in ledger.accepted.values())
+        assert all(count <= plan.pairs for count in progress.accepted.values())
     else:
         # A pair that was lost to the dataset gets another turn, each time with one attempt fewer.
-        assert ledger.samples <= plan.attempts * (plan.attempts + 1) // 2 * ledger.requested
-    # Another ledger that is told the same records knows the same: what a restart does.
+        assert progress.samples <= plan.attempts * (plan.attempts + 1) // 2 * progress.requested
+    # Another account that enters the same results is the same: what a restart does.
     again = JobProgress(plan)
-    for record in records:
-        again.record(record)
+    for result in results:
+        again.record(WorkItemResult.model_validate_json(result.model_dump_json()))
     assert (again.done, again.accepted, again.rejected, again.samples) == (
         True,
-        ledger.accepted,
-        ledger.rejected,
-        ledger.samples,
+        progress.accepted,
+        progress.rejected,
+        progress.samples,
     )
 
 
 @given(st.integers(1, 200), st.floats(0, 0.5))
 def test_wanted_pairs_come_if_the_budget_allows(pairs: int, rejected: float) -> None:
-    plan = Plan(pairs=pairs, attempts=5).written_out(TASKS)
-    ledger, _ = run(plan, {"rejected": rejected, "lost": 0.0, "no_sentence1": 0.0}, seed=1)
-    assert ledger.outcome == "complete"
-    assert set(ledger.accepted.values()) == {pairs}
+    plan = Plan(pairs=pairs, attempts=5).resolve(TASKS)
+    progress, _ = run(plan, {"rejected": rejected, "lost": 0.0, "no_sentence1": 0.0}, seed=1)
+    assert progress.outcome == "complete"
+    assert set(progress.accepted.values()) == {pairs}
 
 
 def test_a_budget_that_is_used_up_ends_the_job() -> None:
-    plan = Plan(pairs=50, attempts=2).written_out(TASKS)
-    ledger, _ = run(plan, {"rejected": 1.0, "lost": 0.0, "no_sentence1": 0.0}, seed=1)
-    assert ledger.outcome == "exhausted"
-    assert ledger.samples >= 2 * 150
-    assert ledger.rejected["copy"] == ledger.samples
+    plan = Plan(pairs=50, attempts=2).resolve(TASKS)
+    progress, _ = run(plan, {"rejected": 1.0, "lost": 0.0, "no_sentence1": 0.0}, seed=1)
+    assert progress.outcome == "exhausted"
+    assert progress.samples >= 2 * 150
+    assert progress.rejected["copy"] == progress.samples
 
 
-def test_a_wave_depends_on_the_records_alone_not_on_who_asks_when() -> None:
-    plan = Plan(pairs=60).written_out(TASKS)
+def test_a_pass_depends_on_the_results_alone_not_on_who_asks_when() -> None:
+    plan = Plan(pairs=60).resolve(TASKS)
     rates = {"rejected": 0.4, "lost": 0.2, "no_sentence1": 0.1}
-    ledger, records = run(plan, rates, seed=3)
+    progress, results = run(plan, rates, seed=3)
     late = JobProgress(plan)
-    for index, record in enumerate(records):
-        # Asking for units ahead, as many services do at one time, changes nothing.
+    for index, result in enumerate(results):
+        # Asking for items ahead, as several writers do at one time, changes nothing.
         for ahead in range(index, late.total):
-            late.assignment(ahead)
-        assert late.assignment(index) == ledger.assignment(index)
-        late.record(record)
-    assert late.total == ledger.total
+            late.work_item(ahead)
+        assert late.work_item(index) == progress.work_item(index)
+        late.record(result)
+    assert late.total == progress.total

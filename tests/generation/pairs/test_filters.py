@@ -45,8 +45,8 @@ LONG = "The committee has postponed its decision about the new school building i
     ],
 )
 def test_filters(sentence1: str, sentence2: str, reason: str | None) -> None:
-    shown = frozenset({normalised("A boy gives bread to the ducks.")})
-    assert reject(Draft(sentence2, "quote", sentence1, shown)) == reason
+    exemplars = frozenset({normalised("A boy gives bread to the ducks.")})
+    assert reject(Draft(sentence2, "quote", sentence1, exemplars)) == reason
 
 
 @pytest.mark.parametrize(("end", "reason"), [("quote", None), ("length", "unclosed"), ("line_break", "line_break")])

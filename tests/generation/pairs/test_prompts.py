@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from services.generation.decoding.vocabulary import cut
 from services.generation.pairs.filters import normalised
 from services.generation.pairs.generator import sample_seed
-from services.generation.pairs.plan import Plan
+from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
 from services.generation.pairs.tasks import BUILT_IN, InvalidTask, UnknownTask, load_task, load_tasks
 
@@ -117,17 +118,23 @@ def test_every_part_changes_the_seed() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_plan_counts_its_pairs() -> None:
-    sts = load_tasks([BUILT_IN]).get("sts")
-    plan = Plan(inputs=["One.", "Two."], labels=["1", "0", "1"], pairs_per_label=3)
-    assert plan.labels_of(sts) == ["1", "0"]
-    assert plan.pairs_requested(sts) == 12
-    assert Plan(num_inputs=5).pairs_requested(sts) == 15
-    assert Plan(pairs=7).pairs_requested(sts) == 21
-    assert Plan(pairs=7, inputs=["One."], labels=["0"]).pairs_requested(sts) == 7
+@pytest.mark.parametrize(
+    ("fields", "pairs"),
+    [
+        ({"inputs": ["One.", "Two."], "labels": ["1", "0", "1"], "pairs_per_label": 3}, 12),
+        ({"num_inputs": 5}, 15),
+        ({"pairs": 7}, 21),
+        ({"pairs": 7, "inputs": ["One."], "labels": ["0"]}, 7),
+    ],
+)
+def test_a_plan_counts_its_pairs(fields: dict[str, Any], pairs: int) -> None:
+    plan = Plan.model_validate(fields).resolve(load_tasks([BUILT_IN]))
+    assert plan.pairs_requested == pairs
+    assert plan.label_names == list(dict.fromkeys(fields.get("labels", ["1", "0.5", "0"])))
+    assert ResolvedPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_presets_fill_what_is_not_given() -> None:
+def test_presets_fill_what_is_left_out() -> None:
     """The original's values: research on timoschick/dino's argument parser and scripts."""
     dino = Plan.model_validate({"preset": "dino", "num_inputs": 1, "decoding": {"top_p": 0.8}})
     assert dino.decoding.model_dump() == {

@@ -1,4 +1,4 @@
-"""What may become current: the gate on its own, and in rounds that are poisoned on purpose."""
+"""What may become current: the gate on its own, and in rounds that are spoilt on purpose."""
 
 import time
 from collections.abc import Sequence

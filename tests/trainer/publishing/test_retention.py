@@ -1,4 +1,4 @@
-"""The store over months: damage that heals, and what is kept."""
+"""The store over months: damage that is repaired, and what is kept."""
 
 import shutil
 from pathlib import Path

@@ -115,14 +115,14 @@ def refuse(dataset: Dataset, how: str) -> None:
     """Have the dataset's file itself refuse one pair, of which the trainer knows nothing."""
     dataset._db.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
     dataset._db.execute(
-        f"CREATE TEMP TRIGGER poison BEFORE INSERT ON pair WHEN NEW.sentence1 = 'poison' BEGIN SELECT {how}; END"
+        f"CREATE TEMP TRIGGER refuse BEFORE INSERT ON pair WHEN NEW.sentence1 = 'refused' BEGIN SELECT {how}; END"
     )
 
 
-async def offer_poison_among_others(stream: PairStream) -> None:
+async def offer_bad_among_others(stream: PairStream) -> None:
     await offer(stream, 10)
-    poison = records([Pair(sentence1="poison", sentence2="x", score=0.5)])
-    await stream.append([Offer(record, "job") for record in poison])
+    refused = records([Pair(sentence1="refused", sentence2="x", score=0.5)])
+    await stream.append([Offer(record, "job") for record in refused])
     await stream.append([Offer(record, "job") for record in records(make_pairs(20)[10:])])
 
 
@@ -135,14 +135,14 @@ async def test_what_the_dataset_refuses_is_buried_after_five_deliveries_and_the_
     redis: Redis, stream: PairStream, collector: Collector, pairs_dataset: Dataset
 ) -> None:
     refuse(pairs_dataset, "RAISE(ABORT, 'not this one')")
-    await offer_poison_among_others(stream)
+    await offer_bad_among_others(stream)
     for delivery in range(1, 6):
         assert await dead_letters(redis, stream) == [], f"delivery {delivery}"
         await collector.collect(block_ms=10)
         assert pairs_dataset.count() == 20
     [dead] = await dead_letters(redis, stream)
     assert (dead["fault"], dead["deliveries"]) == ("the dataset refuses it: not this one", "5")
-    assert PairRecord.model_validate_json(dead["record"]).pair.sentence1 == "poison"
+    assert PairRecord.model_validate_json(dead["record"]).pair.sentence1 == "refused"
     assert await stream.backlog() == 0
 
 
@@ -162,7 +162,7 @@ async def test_an_outage_of_the_disk_is_no_entry_s_fault_however_long(
 async def test_what_kills_the_trainer_is_found_and_buried_and_nothing_else_is(
     server: EmbeddedServer, redis: Redis, dataset: str, stream: PairStream, tmp_path: Path
 ) -> None:
-    await offer_poison_among_others(stream)
+    await offer_bad_among_others(stream)
     deaths = 0
     while (child := os.fork()) or True:
         if child == 0:

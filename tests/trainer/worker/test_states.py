@@ -1,4 +1,4 @@
-"""What goes wrong around a trainer is a clear state that heals, never a crash loop; and rounds on command."""
+"""What goes wrong around a trainer is a clear state that ends, never a crash loop; and rounds on command."""
 
 import os
 import resource

@@ -1,0 +1,96 @@
+"""The unit in which pairs are written: one first sentence with all its labels, and what became of it.
+
+A result is one JSON object in Redis and in the command's journal. This class is its only reader and writer.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, field_validator
+
+from shared.pairs import PairRecord
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """What to write for one first sentence."""
+
+    index: int
+    """Its place among all the job's work items: results are recorded in this order."""
+    number: int
+    """Which first sentence of the job it is about; seeds depend on it."""
+    pass_number: int
+    wants: Mapping[str, int]
+    """Pairs to write by label."""
+    attempts: int
+    """How often each is tried."""
+    sentence1: str | None = None
+    """The first sentence, unless the teacher has to write it."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """(label, sentence 2) that an earlier pass has for this first sentence."""
+
+
+class WorkItemResult(BaseModel):
+    """What became of a work item."""
+
+    sentence1: str | None = None
+    pairs: dict[str, PairRecord] = {}
+    """By slot, the pair's place in the work item: label and number."""
+    rejected: Counter[str] = Counter()
+    """Samples by the reason for which they were thrown away."""
+    samples: int = 0
+    """Second sentences sampled."""
+    lost: Counter[str] = Counter()
+    """By label, how many of its pairs the dataset had already."""
+
+    @property
+    def accepted(self) -> Counter[str]:
+        """Pairs by label."""
+        return Counter(record.provenance.label for record in self.pairs.values())
+
+    def without_surplus(self, room: Callable[[str], int]) -> "WorkItemResult":
+        """This result without the pairs for which the job has no room any more, counted as `surplus`."""
+        accepted: Counter[str] = Counter()
+        pairs = {}
+        for slot, record in self.pairs.items():
+            label = record.provenance.label
+            if accepted[label] < room(label):
+                accepted[label] += 1
+                pairs[slot] = record
+        surplus = Counter(surplus=len(self.pairs) - len(pairs))
+        return self.model_copy(update={"pairs": pairs, "rejected": self.rejected + surplus})
+
+    def with_answers(self, answers: Iterator[bool | None]) -> "WorkItemResult":
+        """This result once it is known which pairs are new (True) and which the dataset had already (False).
+
+        `answers` has one for each pair, in order. None: the pair was not offered, because the job was cancelled.
+        """
+        answered = [(slot, record, next(answers)) for slot, record in self.pairs.items()]
+        pairs = {slot: record for slot, record, new in answered if new}
+        lost = Counter(record.provenance.label for _, record, new in answered if new is False)
+        rejected = self.rejected + Counter(duplicate=lost.total())
+        return self.model_copy(update={"pairs": pairs, "rejected": rejected, "lost": lost})
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _from_rows(cls, value: Any) -> Any:
+        """Before 0.2 a pair was one flat row and its provenance stood with the job."""
+        if not isinstance(value, list):
+            return value
+        return {row["slot"]: _record_of_row(row) for row in value}  # retired: remove in 0.3
+
+
+def _record_of_row(row: Mapping[str, Any]) -> dict[str, Any]:  # retired: remove in 0.3
+    provenance = {"dataset": "", "task": "", "job": "", "teacher": "", "label": row["label"], "seed": row["seed"]}
+    return {"pair": {name: row[name] for name in ("sentence1", "sentence2", "score")}, "provenance": provenance}
+
+
+def public_pairs(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
+    """The results' pairs as people see them, in order."""
+    return [
+        {**record.pair.model_dump(), "label": record.provenance.label}
+        for result in results
+        for record in result.pairs.values()
+    ]
