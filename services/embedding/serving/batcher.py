@@ -66,9 +66,13 @@ class Batcher:
         queue = self._queues.get((encoder, options))
         if queue is None:
             queue = self._queues[encoder, options] = BatchQueue(encoder, options)
+        hits = misses = 0
         for text in texts:
-            entry = queue.pending.get(text) or self._cached(encoder, options, text)
+            entry = queue.pending.get(text)
+            if entry is None and (entry := self._cached(encoder, options, text)) is not None:
+                hits += 1
             if entry is None:
+                misses += 1
                 entry = queue.pending[text] = QueuedInput(text, now, count=estimate_tokens(text, encoder))
                 queue.arrivals.append(entry)
                 self._admission.tokens += entry.count
@@ -77,6 +81,8 @@ class Batcher:
                 entry.requests.append(request)
                 request.pending += 1
             request.inputs.append(entry)
+        self._metrics.cache_hits.inc(hits)
+        self._metrics.cache_misses.inc(misses)
         if not request.pending:
             request.done.set_result(None)
         if queue.arrivals:
@@ -116,9 +122,7 @@ class Batcher:
     def _cached(self, encoder: Encoder, options: EncodeOptions, text: str) -> QueuedInput | None:
         entry = self._cache.get(encoder.version, options, text)
         if entry is None:
-            self._metrics.cache_misses.inc()
             return None
-        self._metrics.cache_hits.inc()
         tokens = Tokens(entry.count, entry.total, None)
         return QueuedInput(text, 0.0, tokens, entry.count, dequeued=True, vector=entry.vector)
 
