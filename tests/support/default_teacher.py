@@ -9,6 +9,7 @@ import os
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # see shared.process.disable_openmp_spinning
 
 import torch
 
@@ -66,18 +67,22 @@ async def company_changes_no_sentence(engine: VllmEngine) -> None:
 
 async def every_task_is_understood(engine: VllmEngine) -> None:
     """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
-    tasks, generator = load_all_tasks(None), PairGenerator(engine)
+    tasks = load_all_tasks(None)
     plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks if task.writes_pairs]
-    for plan in (*plans, Plan(task="sts", num_inputs=1, prompt_form="plain")):
-        job = Job(plan.resolve(tasks))
-        progress = JobProgress(job.plan)
-        results: list[WorkItemResult] = await asyncio.gather(
-            *(generator.write(job, progress.work_item(index)) for index in range(progress.total))
-        )
-        records = [record for result in results for record in result.pairs.values()]
-        print(plan.task, plan.prompt_form, *(f"\n  {one.provenance.label}: {one.pair}" for one in records[:3]))
-        assert {one.provenance.label for one in records} == set(job.task.labels), (plan.task, plan.prompt_form)
-        assert all(one.pair.score == job.task.labels[one.provenance.label].score for one in records)
+    plans.append(Plan(task="sts", num_inputs=1, prompt_form="plain"))
+    await asyncio.gather(*(every_label_gets_pairs(engine, Job(plan.resolve(tasks))) for plan in plans))
+
+
+async def every_label_gets_pairs(engine: VllmEngine, job: Job) -> None:
+    """All pairs of a job, in the batch with those of others."""
+    generator, progress = PairGenerator(engine), JobProgress(job.plan)
+    results: list[WorkItemResult] = await asyncio.gather(
+        *(generator.write(job, progress.work_item(index)) for index in range(progress.total))
+    )
+    records = [record for result in results for record in result.pairs.values()]
+    print(job.task.task_name, *(f"\n  {one.provenance.label}: {one.pair}" for one in records[:3]))
+    assert {one.provenance.label for one in records} == set(job.task.labels), (job.task.task_name, job.plan)
+    assert all(one.pair.score == job.task.labels[one.provenance.label].score for one in records)
 
 
 asyncio.run(main(sys.argv[1]))
