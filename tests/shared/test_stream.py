@@ -184,6 +184,7 @@ async def test_an_unreadable_entry_becomes_a_dead_letter_and_the_others_flow(
     assert await writer.backlog() == 0
     dead: Any = await redis.xrange(writer.dead_key)
     ((_, entry),) = dead
+    assert entry is not None
     assert entry.pop("fault") == bad.error  # retired: remove in 0.3
     assert entry == {"entry": bad.id, "error": bad.error, "deliveries": "1", **fields}
     await PairStream(redis, dataset).dead_letter(bad)
