@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
 
-from services.trainer.models.static import Embeddings, Table
+from services.trainer.models.static import Embeddings, Table, principal_axes
 
 Array = npt.NDArray[np.float64]
 
@@ -42,11 +40,11 @@ def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddi
     old = table.astype(np.float64)
     old /= np.sqrt(np.mean(np.sum((bag_of_tokens @ old) ** 2, axis=1)))
     sentences = bag_of_tokens @ old
-    mapping = Ridge(MAP_RIDGE, fit_intercept=False, solver="cholesky").fit(sentences, target).coef_.T
+    mapping = np.linalg.solve(sentences.T @ sentences + MAP_RIDGE * np.eye(old.shape[1]), sentences.T @ target)
     moved = old @ mapping + _move_single_tokens(old, bag_of_tokens, target - sentences @ mapping)
     share = OLD_SHARE * max(1.0, ENOUGH / len(teacher_embeddings))
     both = np.hstack([moved, share * old])
-    fitted = both @ _principal_axes(both)[:, : table.shape[1]]
+    fitted = (both @ principal_axes(both))[:, : table.shape[1]]
     # Rows stay as long on average as before: a learning rate then means the same.
     factor = np.linalg.norm(table, axis=1).mean() / max(float(np.linalg.norm(fitted, axis=1).mean()), 1e-12)
     scaled: Table = (factor * fitted).astype(np.float32)
@@ -55,13 +53,13 @@ def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddi
 
 def distillation_target(teacher_embeddings: Embeddings) -> Array:
     """Centred teacher embeddings, their strongest directions damped: unit vectors, [sentences, up to 400]."""
-    sentences, hidden = teacher_embeddings.shape
-    pca = PCA(min(COMPONENTS, sentences - 1, hidden), svd_solver="covariance_eigh")
-    coordinates = pca.fit_transform(teacher_embeddings.astype(np.float64))
-    variances = pca.explained_variance_
-    real = variances > NEGLIGIBLE * variances[0]  # quantized embeddings have fewer components
-    scaled = coordinates[:, real] * variances[real] ** (-WHITENING / 2)
-    return _unit(scaled)
+    centred = teacher_embeddings.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    variances, components = np.linalg.eigh(centred.T @ centred / len(centred))
+    real = int((variances > variances[-1] * NEGLIGIBLE).sum())  # quantized embeddings have fewer components
+    count = min(COMPONENTS, len(centred) - 1, real)
+    variances, components = variances[::-1][:count], components[:, ::-1][:, :count]
+    return _unit(centred @ (components * np.maximum(variances, variances[0] * NEGLIGIBLE) ** (-WHITENING / 2)))
 
 
 def rotate_to_principal_axes(table: Table, bag_of_tokens: Any) -> Table:
@@ -70,7 +68,7 @@ def rotate_to_principal_axes(table: Table, bag_of_tokens: Any) -> Table:
     A vector may then be cut short; no cosine of two whole vectors changes. `bag_of_tokens` as for `fit_to_teacher`.
     """
     tokens = table.astype(np.float64)
-    rotated: Table = (tokens @ _principal_axes(_unit(bag_of_tokens @ tokens))).astype(np.float32)
+    rotated: Table = (tokens @ principal_axes(_unit(bag_of_tokens @ tokens))).astype(np.float32)
     return rotated
 
 
@@ -100,17 +98,6 @@ def _conjugate_gradients(apply: Any, right: Array) -> Array:
         before, squared = squared, np.sum(residual**2, axis=0)
         direction = residual + squared / np.maximum(before, 1e-300) * direction
     return solution
-
-
-def _principal_axes(rows: Array) -> Array:
-    """Eigenvectors of the rows' second moment, not centred as PCA's are: [dimensions, dimensions], the strongest first.
-
-    An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive.
-    """
-    axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
-    largest = np.abs(axes).argmax(axis=0)
-    signed: Array = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
-    return signed
 
 
 def _unit(rows: Array) -> Array:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
 
 Table = npt.NDArray[np.float32]
 """Token embeddings, [tokens, dimensions]."""
@@ -35,12 +34,24 @@ def word_vectors(table: Table, tokens: Sequence[str]) -> Table:
     frequency's a / (a + p) (Arora et al. 2017). How these were chosen: docs/quality.md.
     """
     merged, ids = _merge_spellings(table.astype(np.float64), tokens)
-    pca = PCA(min(DROPPED + DIMENSIONS, *table.shape), svd_solver="covariance_eigh")
-    components = pca.fit_transform(merged)[:, DROPPED:]
+    centred = merged - merged.mean(axis=0)
+    components = principal_axes(centred)[:, DROPPED : DROPPED + DIMENSIONS]
     # The factor keeps the rows as long as they need to be for the recipe's learning rate.
     weights = np.log1p(len(table)) * ids / (ids + HALF_WEIGHT)
-    vectors: Table = (components * weights[:, None]).astype(np.float32)
+    vectors: Table = (centred @ components * weights[:, None]).astype(np.float32)
     return vectors
+
+
+def principal_axes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Eigenvectors of the rows' second moment: [dimensions, dimensions], the strongest first.
+
+    An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive. scikit-learn's PCA
+    centres, and rounds otherwise: a student made with it is the same up to a rotation only.
+    """
+    axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
+    largest = np.abs(axes).argmax(axis=0)
+    signed: npt.NDArray[np.float64] = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
+    return signed
 
 
 def _merge_spellings(
