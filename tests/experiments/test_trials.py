@@ -111,7 +111,7 @@ def test_a_student_learns_the_teacher_s_order_from_a_corpus_and_not_from_the_pla
     texts = sorted({text for pair in make_pairs(300, seed=5) for text in (pair.sentence1, pair.sentence2)})
     (tmp_path / "sentences.txt").write_text("\n".join(texts))
     monkeypatch.setattr(corpus, "SENTENCES", tmp_path / "sentences.txt")
-    monkeypatch.setattr(corpus, "VIEWS", tmp_path / "embeddings.npz")
+    monkeypatch.setattr(corpus, "EMBEDDINGS", tmp_path / "embeddings.npz")
     bench = make_bench(folder, SENTENCES)
     table = encoder.token_table(folder / "teacher")
     kept = corpus.quantize(bench.teacher_embeddings(texts))
