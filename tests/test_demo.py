@@ -23,6 +23,7 @@ STS_ROWS = [
 ]
 
 
+@pytest.mark.vllm
 @pytest.mark.timeout(600)
 def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     sts = tmp_path / "sts"

@@ -84,6 +84,7 @@ def test_files_that_are_named_exist(source: str) -> None:
         assert (ROOT / name).exists() or any(ROOT.glob(f"*/**/{name}")), f"{source}: {name}"
 
 
+@pytest.mark.slow
 def test_where_to_add_names_what_the_files_hold() -> None:
     answers = text_of("docs/architecture.md").split("## Where to add")[1].split("\n\n")[1:]
     assert len(answers) == 5

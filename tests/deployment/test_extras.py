@@ -54,6 +54,7 @@ def _asked_for_by(requirement: Requirement) -> Iterator[Requirement]:
             yield needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_an_extra_has_all_that_its_service_imports(graph: grimp.ImportGraph, name: str) -> None:
     imported = graph.find_upstream_modules(f"services.{name}", as_package=True)

@@ -204,6 +204,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
                 container.process.wait()
 
 
+@pytest.mark.vllm
 @pytest.mark.timeout(400)
 def test_what_compose_starts_generates_trains_and_embeds(stack: Stack) -> None:
     assert stack.started == ["redis", "generation-cpu", "trainer", "embedding"]

@@ -16,6 +16,7 @@ from tests.support.ports import free_port
 from tests.support.versions import publish
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, store: ModelStore, static_one: SentenceTransformer) -> None:
     publish(store, static_one, 0)
     port = free_port()

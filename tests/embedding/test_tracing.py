@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import httpx
+import pytest
 from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
@@ -14,6 +15,7 @@ from tests.support.versions import publish
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
+@pytest.mark.slow
 def test_a_request_is_one_trace_with_its_stages(
     tmp_path: Path, store: ModelStore, static_one: SentenceTransformer
 ) -> None:

@@ -40,18 +40,21 @@ def test_each_example_is_short_tested_and_listed() -> None:
         assert f'"{path.name}"' in tests
 
 
+@pytest.mark.slow
 def test_httpx(example_python: str, variables: dict[str, str], embedding: LiveService) -> None:
     version, near, far = run([example_python, str(EXAMPLES / "with_httpx.py")], variables)
     assert version == embedding.serving()
     assert -1 <= float(far) < float(near) <= 1
 
 
+@pytest.mark.slow
 def test_openai(example_python: str, variables: dict[str, str], embedding: LiveService) -> None:
     first, models = run([example_python, str(EXAMPLES / "with_openai.py")], variables)
     assert first == f"{embedding.serving()} [{DIMENSIONS}, {DIMENSIONS}]"
     assert embedding.serving() in models
 
 
+@pytest.mark.slow
 def test_huggingface_hub(example_python: str, variables: dict[str, str]) -> None:
     shape, similarities = run([example_python, str(EXAMPLES / "with_huggingface_hub.py")], variables)
     assert str(DIMENSIONS) in shape
@@ -59,6 +62,7 @@ def test_huggingface_hub(example_python: str, variables: dict[str, str]) -> None
     assert far < near
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["with_langchain.py", "with_llama_index.py", "with_haystack.py"])
 def test_frameworks_find_the_nearest(example_python: str, variables: dict[str, str], name: str) -> None:
     first, second = run([example_python, str(EXAMPLES / name)], variables)
@@ -66,6 +70,7 @@ def test_frameworks_find_the_nearest(example_python: str, variables: dict[str, s
     assert float(first.split()[0]) > float(second.split()[0])
 
 
+@pytest.mark.slow
 def test_a_vector_store_is_filled(
     example_python: str, variables: dict[str, str], embedding: LiveService, tmp_path: Path
 ) -> None:
@@ -101,6 +106,7 @@ def test_curl(variables: dict[str, str], server: EmbeddedServer, dataset: str, t
     assert far < near
 
 
+@pytest.mark.slow
 def test_the_nightly_job_publishes_a_version(variables: dict[str, str], tmp_path: Path) -> None:
     workflow = yaml.safe_load((EXAMPLES / "nightly.yml").read_text())
     job = workflow["jobs"]["retrain"]

@@ -37,6 +37,7 @@ def run(bench: "Bench", **options: Any) -> dict[str, Any]:
     return trial.run(make_trial({"eval_pairs": ["evaluation"], "learning_rate": 0.05} | options), bench)
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_once_and_shown(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_static(tmp_path / "static")
     base = {
@@ -80,6 +81,7 @@ def test_a_grid_is_run_once_and_shown(folder: Path, tmp_path: Path, monkeypatch:
     assert trials() == 3
 
 
+@pytest.mark.slow
 def test_each_choice_changes_what_comes_out(folder: Path) -> None:
     """Or its result would be the plain trial's under another name."""
     bench = make_bench(folder)

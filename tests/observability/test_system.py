@@ -67,6 +67,7 @@ def by_name(receiver: Receiver, trace: str) -> dict[str, Span]:
     return {span.name: span for span in receiver.spans if span.trace == trace}
 
 
+@pytest.mark.slow
 def test_one_job_is_one_trace_from_the_request_to_the_published_version(
     system: TinySystem, receiver: Receiver, job: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_one_job_is_one_trace_from_the_request_to_the_published_version(
     )
 
 
+@pytest.mark.slow
 def test_a_round_on_many_traces_is_linked_to_each_and_each_ends_with_its_version(
     system: TinySystem, receiver: Receiver
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_round_on_many_traces_is_linked_to_each_and_each_ends_with_its_version
     assert all(one.links == {round_.trace} for one in ends)
 
 
+@pytest.mark.slow
 def test_logs_are_json_with_the_ids_of_request_job_round_version_and_trace(system: TinySystem, job: str) -> None:
     events = {service: [json.loads(line) for line in system.log(service).splitlines()] for service in SERVICES}
     for service, lines in events.items():

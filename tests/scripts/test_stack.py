@@ -122,6 +122,7 @@ def wait_until(true: Callable[[], bool], up: Up, within_s: float = READY_WITHIN_
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killing_any_process_loses_no_accepted_pair(up: Up) -> None:
     wait_until(lambda: up.ready("generation") and up.ready("embedding"), up)

@@ -69,6 +69,7 @@ print(model.config.hidden_size, tokenizer.decode(answer[0]))
 """
 
 
+@pytest.mark.slow
 def test_the_default_teacher_is_whole_and_loads(teacher: Path) -> None:
     """In a process of its own: while transformers loads in two threads at once, as other tests may have it do, one of
     them can leave its switched-off `tie_weights` behind for all that are loaded later."""

@@ -64,6 +64,7 @@ def test_a_version_holds_what_serving_needs_and_nothing_else(home: Home, static_
     assert not (home.settings.dataset_dir / "rounds").exists()
 
 
+@pytest.mark.slow
 def test_a_transformer_trains_with_the_papers_numbers(home: Home, plain_encoder: Path) -> None:
     home.dataset.add(records(make_pairs(120)))
     manifest = home.published(home.run(plan(home.dataset, 1, str(plain_encoder))))

@@ -135,6 +135,7 @@ def test_without_keys_no_web_page_may(store: ModelStore, start: Start) -> None:
     assert store.current() == ids[1]
 
 
+@pytest.mark.slow
 def test_any_published_version_can_be_pinned(store: ModelStore, start: Start) -> None:
     ids, students = publish_some(store, 5)
     service = start(max_versions=3)

@@ -42,6 +42,7 @@ ASKED = [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "mode"), ASKED)
 def test_the_service_keeps_its_contract(service: LiveService, method: str, path: str, mode: GenerationMode) -> None:
     operation = schemathesis.openapi.from_url(service.url + "/openapi.json")[path][method]

@@ -57,6 +57,7 @@ def off(service: LiveService, student: SentenceTransformer) -> float:
     return float((vectors * student.encode(TEXTS, normalize_embeddings=True)).sum(1).min())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["auto", "int8"])
 def test_int8_serves_where_its_record_holds(
     store: ModelStore, transformer: SentenceTransformer, int8_export: tuple[Path, Int8], start: Start, precision: str
@@ -80,6 +81,7 @@ def test_int8_does_not_serve_where_its_record_does_not_hold(
         assert "its cosine to the exact model is 0.9800" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_record_that_lies_is_found_out(
     store: ModelStore, transformer: SentenceTransformer, tmp_path: Path, start: Start
 ) -> None:

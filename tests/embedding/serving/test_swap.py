@@ -6,6 +6,7 @@ import threading
 
 import httpx
 import numpy as np
+import pytest
 from sentence_transformers import SentenceTransformer
 
 from services.embedding.models.base import Vectors
@@ -60,6 +61,7 @@ class Hammer(threading.Thread):
         self.versions.add(version)
 
 
+@pytest.mark.slow
 def test_swaps_under_load(store: ModelStore, start: Start) -> None:
     students = [static_student(seed) for seed in range(4)]
     ids = [publish(store, student, number).id for number, student in enumerate(students)]

@@ -60,6 +60,7 @@ def finished(client: httpx.Client, location: str, within_s: float = 60) -> dict[
     raise AssertionError(f"the job is still {job}")
 
 
+@pytest.mark.slow
 def test_a_job_from_request_to_stream(client: httpx.Client, server: EmbeddedServer, dataset: str) -> None:
     answer = client.post("/generate", json={"inputs": SENTENCES, "pairs_per_label": 2, "decoding": QUICK})
     assert answer.status_code == 202

@@ -42,6 +42,7 @@ def events(
     return received
 
 
+@pytest.mark.slow
 def test_events_go_on_after_the_last_one_received(client: httpx.Client) -> None:
     location = client.post("/generate", json={"num_inputs": 40, "decoding": QUICK}).headers["location"]
     first = events(client, f"{location}/events?pairs=true", count=12)

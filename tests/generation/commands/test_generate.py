@@ -32,6 +32,7 @@ from tests.support.generation_process import environment, generate
 NUMBER = 120
 
 
+@pytest.mark.vllm
 @pytest.mark.timeout(400)
 def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
     engine: VllmEngine, server: EmbeddedServer, dataset: str, tiny_teacher: Path, tmp_path: Path
@@ -201,6 +202,7 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_dino_preset_writes_both_files_and_pushes_them(tiny_teacher: Path, tmp_path: Path, hub: str) -> None:
     for name, text in INPUTS.items():

@@ -59,6 +59,7 @@ def settings(server: EmbeddedServer, dataset: str, tiny_teacher: Path, tmp_path:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_9_in_the_middle_of_a_job_changes_nothing(
     settings: dict[str, str], engine: VllmEngine, server: EmbeddedServer, dataset: str

@@ -87,6 +87,7 @@ def test_several_jobs_take_turns(engine: VllmEngine, server: EmbeddedServer, dat
         client.delete(large)
 
 
+@pytest.mark.slow
 def test_a_job_passes_on_when_its_service_stops(engine: VllmEngine, server: EmbeddedServer, dataset: str) -> None:
     body = {"num_inputs": 150, "seed": 6, "decoding": QUICK}
     with contextlib.ExitStack() as stack:
@@ -182,6 +183,7 @@ async def recorded_items(store: JobStore, id_: str, at_least: int) -> int:
     raise AssertionError(f"{status} makes no progress")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_paused_owner_that_comes_back_after_the_takeover_writes_nothing_twice(
     engine: VllmEngine, server: EmbeddedServer, redis: Redis, dataset: str

@@ -22,6 +22,7 @@ def evaluate(home: Path, *arguments: object) -> str:
     return run_command(home, "evaluate", *arguments)
 
 
+@pytest.mark.slow
 def test_a_published_version_as_one_flat_json_object(tmp_path: Path, sts: Path, static_student: Path) -> None:
     store = ModelStore(tmp_path / "models" / "default")
     model = encoder.load(str(static_student), "test")

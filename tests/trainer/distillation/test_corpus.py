@@ -67,6 +67,7 @@ def test_quantizing_keeps_what_fits_and_the_main_part_of_what_does_not() -> None
         assert np.linalg.norm(restored - embeddings) < error * np.linalg.norm(embeddings - embeddings.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_the_default_student_is_the_one_that_was_measured_and_orders_unseen_sentences_as_the_teacher_does(
     teacher: Path, own: corpus.Corpus
 ) -> None:

@@ -43,6 +43,7 @@ def test_each_loss_teaches_a_static_student(
     assert manifest.scores["dev_after"] > manifest.scores["dev_before"] + gain
 
 
+@pytest.mark.slow
 def test_matryoshka_makes_the_first_dimensions_good_alone(home: Home, static_student: Path) -> None:
     manifest = train(home, static_student, loss="cosent", matryoshka="8,4", **LEARN)
     assert manifest.matryoshka == manifest.recipe["matryoshka"] == [16, 8, 4]
@@ -57,6 +58,7 @@ def score_of_first(home: Home, manifest: Manifest | None, dimensions: int, base:
     return score(lambda texts: encoder.encode(model, texts)[:, :dimensions], pairs)
 
 
+@pytest.mark.slow
 def test_a_transformer_takes_them_too(home: Home, plain_encoder: Path) -> None:
     manifest = train(home, plain_encoder, 150, loss="mnrl", matryoshka="8", batch_size=16, gradient_accumulation=2)
     assert manifest.recipe["matryoshka"] == [16, 8]
@@ -97,6 +99,7 @@ def test_a_round_that_gets_no_better_ends_early(home: Home, static_student: Path
     assert manifest.training["best_step"] < manifest.training["steps"] < steps
 
 
+@pytest.mark.slow
 def test_a_warm_start_goes_on_from_the_current_version(home: Home, static_student: Path) -> None:
     first = train(home, static_student, 450, **LEARN)
     home.dataset.finish(1, first.id)
@@ -109,6 +112,7 @@ def test_a_warm_start_goes_on_from_the_current_version(home: Home, static_studen
     assert second.split["train"] < 0.6 * (first.split["train"] + 200)
 
 
+@pytest.mark.slow
 def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: Path, tmp_path: Path) -> None:
     write_teacher(tmp_path / "teacher", tied=True)
     home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})
@@ -163,6 +167,7 @@ def test_human_scores_stand_apart_and_choose_only_when_told_to(home: Home, stati
         home.run(plan(home.dataset, 1, static_student), sts=sts, select_on="stsb")
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_round(home: Home, plain_encoder: Path) -> None:
     home.dataset.add(records(make_pairs(300)))
     round_ = plan(home.dataset, 1, plain_encoder)

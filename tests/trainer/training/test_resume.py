@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from services.trainer.dataset.store import open_dataset
 from services.trainer.training.checkpoints import FILE_LIST, newest_complete, write_file_list
 from tests.support.pairs import make_pairs, plan, records
@@ -12,6 +14,7 @@ from tests.support.trainer_homes import Home
 UNDISTURBED = "undisturbed"
 
 
+@pytest.mark.slow
 def test_a_killed_transformer_resumes_to_the_same_version(tmp_path: Path, home: Home, plain_encoder: Path) -> None:
     settings = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8}
     with open_dataset(tmp_path / UNDISTURBED / "datasets" / "default") as twin:
@@ -33,6 +36,7 @@ def test_a_killed_transformer_resumes_to_the_same_version(tmp_path: Path, home: 
     assert manifest.training["best_step"] == expected.training["best_step"]
 
 
+@pytest.mark.slow
 def test_a_static_student_resumes_too_and_passes_over_a_checkpoint_cut_short_or_made_with_other_settings(
     tmp_path: Path, home: Home, static_student: Path
 ) -> None:

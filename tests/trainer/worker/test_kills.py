@@ -72,6 +72,7 @@ def run(server: EmbeddedServer, folder: Path, variant: str, seed: int) -> tuple[
     return {(pair.sentence1, pair.sentence2) for pair in sent}, int(output)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_is_doubled(own_server: EmbeddedServer, tmp_path: Path) -> None:
     sent, kills = run(own_server, tmp_path / "dataset", "right", seed=1)
     found = kept(tmp_path / "dataset")
@@ -82,6 +83,7 @@ def test_nothing_is_lost_and_nothing_is_doubled(own_server: EmbeddedServer, tmp_
     assert own_server.restarts >= REDIS_KILLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "seeds"), [("acks-first", range(1, 21)), ("no-unique-key", range(1, 21))])
 def test_the_test_notices_a_broken_collector(
     own_server: EmbeddedServer, tmp_path: Path, variant: str, seeds: range

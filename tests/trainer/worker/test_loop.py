@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
 from tests.support.pairs import make_pairs
@@ -12,6 +14,7 @@ from tests.support.worker import publish_something
 from tests.trainer.conftest import Start
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_trained_version(start: Start, own_server: EmbeddedServer) -> None:
     trainer = start(round_pairs=60)
     trainer.wait_until(lambda: trainer.states() == {0: "published"}, "the base")
@@ -34,6 +37,7 @@ def test_from_nothing_to_a_trained_version(start: Start, own_server: EmbeddedSer
     assert "Traceback" not in trainer.log
 
 
+@pytest.mark.slow
 def test_a_killed_round_runs_again_and_a_killed_trainer_resumes_it(
     start: Start, own_server: EmbeddedServer, tmp_path: Path
 ) -> None:

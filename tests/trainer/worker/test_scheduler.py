@@ -53,6 +53,7 @@ def run(settings: Settings, outcomes: Outcomes) -> Run:
     return _run
 
 
+@pytest.mark.slow
 async def test_a_round_that_always_fails_is_given_up_and_collecting_goes_on(
     run: Run, store: ModelStore, outcomes: Outcomes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,6 +70,7 @@ async def test_a_round_that_always_fails_is_given_up_and_collecting_goes_on(
     assert "given up after 4 tries" in caplog.text
 
 
+@pytest.mark.slow
 async def test_the_machine_s_error_is_not_the_round_s(run: Run, store: ModelStore, outcomes: Outcomes) -> None:
     publish_something(store)
     outcomes.first = [Progress(error="No space left", transient=True)]
@@ -123,6 +125,7 @@ async def train_once(settings: Settings) -> tuple[str, str]:
     return output.decode(), errors.decode().removeprefix("pairwright trainer: ")
 
 
+@pytest.mark.slow
 async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
     run: Run, settings: Settings, store: ModelStore, outcomes: Outcomes
 ) -> None:
@@ -138,6 +141,7 @@ async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
             assert [round_.pairs for round_ in await trainer.rounds()] == [5, 9]
 
 
+@pytest.mark.slow
 async def test_a_round_waits_for_a_base_that_is_gone(
     run: Run, settings: Settings, store: ModelStore, tmp_path: Path, static_student: Path
 ) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
 from tests.support.pairs import make_pairs
@@ -23,6 +25,7 @@ def error(own_server: EmbeddedServer) -> str:
     return str(status(own_server.url).get("error"))
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_holds_rounds_and_pairs_back_and_then_lets_them_go(
     start: Start, own_server: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -64,6 +67,7 @@ def once(trainer_home: Path, own_server: EmbeddedServer, student: Path) -> "subp
     )
 
 
+@pytest.mark.slow
 def test_a_round_on_command(own_server: EmbeddedServer, tmp_path: Path, static_student: Path) -> None:
     home = tmp_path / "home"
     output, errors = once(home, own_server, static_student).communicate(timeout=120)

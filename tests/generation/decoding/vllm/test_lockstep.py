@@ -134,6 +134,7 @@ def run_module(*arguments: str) -> None:
     print(done.stdout)
 
 
+@pytest.mark.vllm
 @pytest.mark.parametrize("runner", ["v1", "v2"])
 def test_forced_faults_are_replayed_and_change_nothing(runner: str, tiny_teacher: Path) -> None:
     """Split groups, chunked prompts and preemptions, without admission control: see forced_faults.py.
@@ -143,6 +144,7 @@ def test_forced_faults_are_replayed_and_change_nothing(runner: str, tiny_teacher
     run_module("tests.support.forced_faults", runner, str(tiny_teacher))
 
 
+@pytest.mark.vllm
 @pytest.mark.timeout(600)  # minutes on two cores without AVX-512
 @pytest.mark.parametrize("dtype", sorted({"float32", dtype_for("auto", torch.cuda.is_available())}))
 def test_the_default_teacher(dtype: str) -> None:
