@@ -63,6 +63,7 @@ def identity(document: dict[str, Any]) -> str:
     return f"{document['kind']}-{document['metadata']['name']}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("document", PLAIN, ids=identity)
 def test_it_is_what_kubernetes_takes(document: dict[str, Any], version: str) -> None:

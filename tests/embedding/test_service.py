@@ -51,6 +51,7 @@ def test_an_occupied_port_is_one_line(tmp_path: Path) -> None:
     assert "PAIRWRIGHT_EMBEDDING_PORT" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"), [("PAIRWRIGHT_EMBEDDING_POLL_SECONDS", "0"), ("PAIRWRIGHT_EMBEDDING_MAX_BATCH_TOKENS", "x")]
 )

@@ -102,6 +102,7 @@ def test_each_choice_changes_what_comes_out(folder: Path) -> None:
         run(bench, **{"corpus.sentences": 10})
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_teacher_s_order_from_a_corpus_and_not_from_the_placebo(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_the_teacher_agrees_with_itself(folder: Path) -> None:
     assert min(measured.values()) > 99.9
 
 
+@pytest.mark.slow
 def test_a_trained_adapter_is_better_and_the_trainer_reads_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.adapter import AdapterStudent, train
     from services.trainer.models.prompt_eol import PromptEOLEncoder

@@ -13,6 +13,8 @@ from tests.support.tiny_system import SERVICES, TinySystem
 from tests.support.trace_receiver import Receiver, Span
 from tests.support.vocabulary import sample_names, used_on_the_page
 
+pytestmark = pytest.mark.slow
+
 REQUEST_ID = "nightly-17"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PLAN = {"task": "sts", "attempts": 8, "filters": [], "decoding": {"top_k": 0, "top_p": 1.0}}
@@ -67,7 +69,6 @@ def by_name(receiver: Receiver, trace: str) -> dict[str, Span]:
     return {span.name: span for span in receiver.spans if span.trace == trace}
 
 
-@pytest.mark.slow
 def test_one_job_is_one_trace_from_the_request_to_the_published_version(
     system: TinySystem, receiver: Receiver, job: str
 ) -> None:
@@ -90,7 +91,6 @@ def test_one_job_is_one_trace_from_the_request_to_the_published_version(
     )
 
 
-@pytest.mark.slow
 def test_a_round_on_many_traces_is_linked_to_each_and_each_ends_with_its_version(
     system: TinySystem, receiver: Receiver
 ) -> None:
@@ -108,7 +108,6 @@ def test_a_round_on_many_traces_is_linked_to_each_and_each_ends_with_its_version
     assert all(one.links == {round_.trace} for one in ends)
 
 
-@pytest.mark.slow
 def test_logs_are_json_with_the_ids_of_request_job_round_version_and_trace(system: TinySystem, job: str) -> None:
     events = {service: [json.loads(line) for line in system.log(service).splitlines()] for service in SERVICES}
     for service, lines in events.items():

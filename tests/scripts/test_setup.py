@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from scripts.setup import (
+
+pytestmark = pytest.mark.slow
     CANDIDATES,
     PYTORCH_CPU_INDEX,
     Environment,

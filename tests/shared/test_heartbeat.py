@@ -28,6 +28,7 @@ async def test_a_dead_service_s_note_fades(redis: Redis, dataset: str) -> None:
     assert await Heartbeats(redis, dataset).read("trainer") == {}
 
 
+@pytest.mark.slow
 async def test_who_listens_hears_of_a_new_version(redis: Redis, dataset: str) -> None:
     announced = asyncio.Event()
     listening = asyncio.create_task(Heartbeats(redis, dataset).listen(announced.set))

@@ -165,6 +165,7 @@ def test_pickles_and_code_cannot_be_published(store: ModelStore, name: str) -> N
     assert store.versions() == []
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_at_any_moment_never_leaves_a_version_that_is_not_whole(store: ModelStore) -> None:
     """One kill before each operation on the file system that a publication makes, in turn."""
     publish(store, 0)

@@ -89,6 +89,7 @@ def test_stop_ends_the_server_and_the_data_stays(tmp_path: Path) -> None:
         assert read(url, "key") == "kept"
 
 
+@pytest.mark.slow
 def test_the_next_process_takes_over_from_a_killed_owner(tmp_path: Path, hold: Callable[[Path], Holder]) -> None:
     owner, server_pid = hold(tmp_path)
     second, second_server_pid = hold(tmp_path)
@@ -109,6 +110,7 @@ def test_the_next_process_takes_over_from_a_killed_owner(tmp_path: Path, hold: C
     wait_until(lambda: not alive(new_server_pid), "the second server's death with its owner")
 
 
+@pytest.mark.slow
 def test_leaving_does_not_disturb_the_process_that_runs_the_server(
     tmp_path: Path, hold: Callable[[Path], Holder]
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
         EmbeddedServer(tmp_path / "file" / "queue").start()
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_names_its_log(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").mkdir()
     (tmp_path / "appendonlydir" / "appendonly.aof.manifest").write_text("this is not a manifest\n")

@@ -80,6 +80,7 @@ async def kill_repeatedly(server: EmbeddedServer) -> None:
         await wait_until_async(server._answers, "the restarted server")
 
 
+@pytest.mark.slow
 async def test_nothing_accepted_is_lost_or_doubled(own_server: EmbeddedServer) -> None:
     done = asyncio.Event()
     reading = asyncio.create_task(Reader(own_server.url).read_until(done))

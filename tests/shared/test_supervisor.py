@@ -71,6 +71,7 @@ def test_the_last_line_of_a_json_log_is_its_message(child: Make) -> None:
     assert broken.last_log_line() == "PORT: in use"
 
 
+@pytest.mark.slow
 def test_failures_after_a_healthy_life_are_not_counted(child: Make) -> None:
     flaky = child("sleep 0.05; exit 1", healthy_after_s=0.01)
     supervise_until(flaky, lambda: flaky.restarts == 5, "five restarts")

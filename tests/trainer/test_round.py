@@ -21,6 +21,7 @@ def test_the_untrained_base_is_round_0(home: Home, static_student: Path) -> None
     np.testing.assert_allclose(np.array(manifest.probe), original, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_static_student_learns_and_its_version_says_how(home: Home, static_student: Path) -> None:
     home.dataset.add(records(make_pairs(600)))
     round_ = plan(home.dataset, 3, str(static_student))
@@ -75,6 +76,7 @@ def test_a_transformer_trains_with_the_papers_numbers(home: Home, plain_encoder:
     assert np.abs(encoder.encode(trained, ["a noun7 sees"]) - encoder.encode(base, ["a noun7 sees"])).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_same_round_gives_the_same_version(tmp_path: Path, home: Home, static_student: Path) -> None:
     home.dataset.add(records(make_pairs(90)))
     round_ = plan(home.dataset, 1, str(static_student))
@@ -82,6 +84,7 @@ def test_the_same_round_gives_the_same_version(tmp_path: Path, home: Home, stati
     assert home.published(home.run(round_)).id == other.published(other.run(round_)).id
 
 
+@pytest.mark.slow
 def test_a_round_that_is_published_already_is_only_activated(home: Home, static_student: Path) -> None:
     home.dataset.add(records(make_pairs(60)))
     round_ = plan(home.dataset, 1, str(static_student))

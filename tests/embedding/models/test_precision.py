@@ -68,6 +68,7 @@ def test_int8_serves_where_its_record_holds(
     assert 0.99 <= off(service, transformer) < 0.9999999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["auto", "int8"])
 def test_int8_does_not_serve_where_its_record_does_not_hold(
     store: ModelStore, transformer: SentenceTransformer, int8_export: tuple[Path, Int8], start: Start, precision: str,

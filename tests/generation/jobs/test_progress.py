@@ -96,6 +96,7 @@ def test_a_job_always_ends_with_counts_that_add_up(
     )
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), st.floats(0, 0.5))
 def test_wanted_pairs_come_if_the_budget_allows(pairs: int, rejected: float) -> None:
     plan = Plan(pairs=pairs, attempts=5).resolve(TASKS)

@@ -59,6 +59,7 @@ def start(home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_answer_or_with_one_line(command: Commands) -> None:
     fill(command, 3)
     done = start(command.home, "dataset", "stats", "--json")
@@ -73,6 +74,7 @@ def test_a_process_ends_with_its_answer_or_with_one_line(command: Commands) -> N
     assert "Missing argument" in done.stderr
 
 
+@pytest.mark.slow
 def test_reading_part_of_a_command_s_output_is_no_error(command: Commands) -> None:
     with command.store.staging() as staged:
         write_model(staged)

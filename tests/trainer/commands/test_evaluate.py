@@ -61,6 +61,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, sts: Path, static_student: Pa
         assert message in failure(tmp_path, "evaluate", model, "--sts", folder)
 
 
+@pytest.mark.slow
 def test_details_tell_how_sure_a_score_is(tmp_path: Path, sts: Path, static_student: Path) -> None:
     one = json.loads(evaluate(tmp_path, static_student, "--sts", sts, "--json", "--details"))["sets"]["one.test"]
     assert one["pairs"] == 40

@@ -44,6 +44,7 @@ def test_each_sentence_is_one_and_has_an_embedding(own: corpus.Corpus) -> None:
     assert np.isfinite(own.embeddings).all()
 
 
+@pytest.mark.slow
 def test_the_embeddings_are_the_teachers(own: corpus.Corpus) -> None:
     places = range(0, len(own.texts), len(own.texts) // 8)
     computed = default_encoder().encode([own.texts[place] for place in places])

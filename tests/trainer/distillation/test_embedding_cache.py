@@ -146,6 +146,7 @@ def test_a_teacher_that_is_gone_is_one_line(tmp_path: Path) -> None:
         PromptEOLEncoder(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_the_teacher_as_a_student_is_published_and_trains(home: Home, teacher: Path, tmp_path: Path) -> None:
     home.settings = home.settings.model_copy(update={"teacher": str(teacher), "cache": tmp_path / "cache"})
     base = home.published(home.run(home.dataset.plan_base(1, "teacher")))

@@ -39,6 +39,7 @@ def order(model: object, texts: list[str], target: np.ndarray) -> float:
     return agreement(encoder.encode(model, texts), target)
 
 
+@pytest.mark.slow
 def test_unseen_sentences_are_ordered_as_the_teacher_orders_them(folder: str, texts: list[str]) -> None:
     target, half = another_students_embeddings(folder, texts), len(texts) // 2
     model, placebo = encoder.load(folder, "student"), encoder.load(folder, "student")
@@ -48,6 +49,7 @@ def test_unseen_sentences_are_ordered_as_the_teacher_orders_them(folder: str, te
     assert order(model, texts[half:], target[half:]) > max(before, order(placebo, texts[half:], target[half:])) + 0.2
 
 
+@pytest.mark.slow
 def test_only_directions_count_and_the_same_sentences_make_the_same_words(folder: str, texts: list[str]) -> None:
     target, made = another_students_embeddings(folder, texts), []
     for factor in (1, 1, 4):

@@ -45,6 +45,7 @@ def verdict(candidate: Encode, current: Encode, dev: list[Row]) -> str | None:
     return compare(students[0], students[1:], dev, cosines, [row[0] for row in dev], 0.2, 0.95)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [60, 600])
 def test_noise_is_no_reason_and_a_clear_loss_is(count: int) -> None:
     dev = pairs(count)
@@ -86,6 +87,7 @@ def test_what_makes_it_slower_is_named() -> None:
     assert found.startswith("it takes 0.1")
 
 
+@pytest.mark.slow
 def test_the_bootstrap_agrees_with_the_theory() -> None:
     random = np.random.default_rng(3)
     gold = random.normal(size=1500)
@@ -110,6 +112,7 @@ def test_pairs_of_one_sentence_are_drawn_together() -> None:
     assert np.diff(naive)[0] < 0.5 * np.diff(once)[0]
 
 
+@pytest.mark.slow
 def test_a_round_that_learnt_nothing_is_rejected_and_kept_and_the_next_good_one_passes(
     home: Home, static_student: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_a_round_that_learnt_nothing_is_rejected_and_kept_and_the_next_good_one_
     assert home.published(home.run(plan(home.dataset, 1, static_student), **LEARN)).round == 3
 
 
+@pytest.mark.slow
 def test_a_flood_of_wrong_labels_is_rejected(home: Home, static_student: Path) -> None:
     clean = make_pairs(600)
     home.dataset.add(records(clean))
@@ -144,6 +148,7 @@ def test_a_flood_of_wrong_labels_is_rejected(home: Home, static_student: Path) -
     assert home.store.current() == good.id
 
 
+@pytest.mark.slow
 def test_a_version_with_another_seed_knows_the_held_out_pairs_and_is_not_compared_with(
     home: Home, static_student: Path
 ) -> None:

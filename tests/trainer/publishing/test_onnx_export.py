@@ -13,6 +13,8 @@ from shared.manifest import PROBE_SENTENCES, Int8
 from shared.model_store import ModelStore
 from tests.support.versions import publish, static_student, transformer_student
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a man is playing a guitar", "the stock market fell", "no", "red green blue house river"]
 DEV = list(zip(TEXTS, reversed(TEXTS), (0.0, 1.0, 0.5, 0.0), strict=True))
 

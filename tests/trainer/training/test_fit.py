@@ -150,6 +150,7 @@ def test_teacher_embeddings_are_the_default_students_own() -> None:
     assert count(False, static=False, teacher_embeddings=50) == 0
 
 
+@pytest.mark.slow
 def test_human_scores_stand_apart_and_choose_only_when_told_to(home: Home, static_student: Path, sts: Path) -> None:
     manifest = train(home, static_student, 450, sts=sts, **LEARN)
     assert manifest.scores.keys() == {"dev_before", "dev_after"}

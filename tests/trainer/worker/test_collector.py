@@ -159,6 +159,7 @@ async def test_an_outage_of_the_disk_is_no_entry_s_fault_however_long(
     assert (pairs_dataset.count(), await stream.backlog(), await stream.count_dead_letters()) == (20, 0, 0)
 
 
+@pytest.mark.slow
 async def test_what_kills_the_trainer_is_found_and_buried_and_nothing_else_is(
     server: EmbeddedServer, redis: Redis, dataset: str, stream: PairStream, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def wait_for_pairs(trainer: LiveTrainer, count: int) -> None:
     trainer.wait_until(lambda: trainer.count_pairs() >= count, f"{count} pairs")
 
 
+@pytest.mark.slow
 def test_redis_may_die_and_come_back(start: Start, own_server: EmbeddedServer, tmp_path: Path) -> None:
     publish_something(ModelStore(tmp_path / "home" / "models" / "default"))
     trainer = start(round_pairs=10**9)
@@ -85,6 +86,7 @@ def test_redis_may_die_and_come_back(start: Start, own_server: EmbeddedServer, t
     assert trainer.log.count("can't collect") == 1
 
 
+@pytest.mark.slow
 def test_a_second_trainer_waits_and_takes_over_when_the_first_dies(
     start: Start, own_server: EmbeddedServer, tmp_path: Path
 ) -> None:

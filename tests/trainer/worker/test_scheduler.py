@@ -97,6 +97,7 @@ async def test_a_rejected_round_leaves_the_current_version_and_the_next_pairs_ge
         await trainer.wait_for_status(error=None, version=store.current(), step=1)
 
 
+@pytest.mark.slow
 async def test_a_round_waits_for_generation_and_takes_everything_then(
     run: Run, store: ModelStore, redis: Redis, dataset: str
 ) -> None:
@@ -161,6 +162,7 @@ async def test_a_round_waits_for_a_base_that_is_gone(
         await trainer.wait_for_status(error=None)
 
 
+@pytest.mark.slow
 async def test_a_round_whose_base_is_gone_for_good_fails(
     run: Run, settings: Settings, store: ModelStore, tmp_path: Path, static_student: Path
 ) -> None:

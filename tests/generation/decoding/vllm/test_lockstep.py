@@ -47,6 +47,7 @@ async def test_the_transformers_engine_writes_the_same_sentences(engine: VllmEng
         await reference.complete(samples()[0])
 
 
+@pytest.mark.slow
 async def test_the_transformers_engine_writes_the_same_sentences_together(tiny_teacher: Path) -> None:
     settings = GenerationSettings(dtype="float32", max_model_len=256)
     alone, together = (TransformersEngine(str(tiny_teacher), settings) for _ in range(2))
