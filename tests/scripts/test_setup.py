@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from scripts.setup import (
-
-pytestmark = pytest.mark.slow
     CANDIDATES,
     PYTORCH_CPU_INDEX,
     Environment,
@@ -24,6 +22,8 @@ pytestmark = pytest.mark.slow
     probe,
     unsupported_reason,
 )
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = ("pyproject.toml", "constraints.txt", "scripts/setup.py")
