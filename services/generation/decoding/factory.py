@@ -11,6 +11,7 @@ from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.settings import GenerationSettings
 from shared import teacher
 from shared.errors import Fatal, first_line
+from shared.process import disable_openmp_spinning
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 async def make_engine(common: Settings, own: GenerationSettings) -> Engine:
     """The engine, not started. Raises `Fatal` for a teacher that isn't there."""
+    disable_openmp_spinning()  # before either engine imports torch
     model = await asyncio.to_thread(teacher.locate, common.teacher, common.cache_dir)
     return VllmEngine(model, own) if own.engine == "vllm" else TransformersEngine(model, own)
 
