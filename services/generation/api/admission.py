@@ -9,15 +9,14 @@ from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.tasks import Tasks
 from services.generation.settings import GenerationSettings
 from shared.http.problems import Problem
-from shared.stream import PairStream
 
 
 class JobAdmission:
     """Checks plans against this service's tasks and limits."""
 
-    def __init__(self, scheduler: JobScheduler, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
-        self.scheduler = scheduler
-        self._stream, self._tasks, self._settings = stream, tasks, settings
+    def __init__(self, scheduler: JobScheduler, tasks: Tasks, settings: GenerationSettings) -> None:
+        self.scheduler, self.store = scheduler, scheduler.store
+        self._stream, self._tasks, self._settings = scheduler.stream, tasks, settings
 
     async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
         """A durable, queued job; the same one for the same key. Raises `Problem`."""

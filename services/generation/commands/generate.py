@@ -1,7 +1,4 @@
-"""`python -m services.generation generate`: the same pairs as a job's, into a file, without HTTP and Redis.
-
-What is done is kept in a journal beside the file, so the same command, run again, goes on where it was interrupted.
-"""
+"""`python -m services.generation generate`: the same pairs as a job's, into a file, without HTTP and Redis."""
 
 import json
 import sys
@@ -19,7 +16,7 @@ from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
+from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult, public_pairs
@@ -33,8 +30,7 @@ async def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
-    level = "WARNING" if common.log_level == "INFO" else common.log_level
-    configure_logging(level, common.log_format, "generation")
+    configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")
     plan, journal = prepare(options, common, own)
     with journal:
         progress = JobProgress(plan)
@@ -49,8 +45,7 @@ async def main(arguments: Sequence[str]) -> None:
                 await write(job, progress, PairGenerator(engine), journal, with_bar=common.log_format == "human")
             finally:
                 engine.stop()
-    summary = _finish(options, common, plan, progress, journal)
-    print(json.dumps(summary), file=stdout, flush=True)
+    print(json.dumps(_finish(options, common, plan, progress, journal)), file=stdout, flush=True)
 
 
 def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
@@ -65,12 +60,8 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
     """Write all work items that the journal hasn't got, recording them in order. Raises what the engine raises."""
     hashes = {record.pair.content_hash for result in journal.results for record in result.pairs.values()}
     writer = OrderedWriter(generator, job, progress)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pairs, {task.fields[rejected]} rejected"),
-        TimeRemainingColumn(),
-    )
+    words = TextColumn("pairs, {task.fields[rejected]} rejected")
+    columns = (BarColumn(), MofNCompleteColumn(), words, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not with_bar) as bar:
         bar_task = bar.add_task("", total=progress.requested, rejected=0)
         try:
@@ -79,8 +70,7 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
                     result = _answered(result.without_surplus(progress.room), hashes)
                     journal.add(result)
                     progress.record(result)
-                completed, rejected = progress.accepted.total(), progress.rejected.total()
-                bar.update(bar_task, completed=completed, rejected=rejected)
+                bar.update(bar_task, completed=progress.accepted.total(), rejected=progress.rejected.total())
         finally:
             await writer.stop()
 
@@ -101,11 +91,8 @@ def _finish(
     out, pairs = options.out, public_pairs(journal.results)
     files = [_write_lines(out, pairs)]
     if plan.preset == "dino":
-        raw = [RawPair(pair["sentence1"], pair["sentence2"], pair["score"]) for pair in pairs]
-        rows = [pair._asdict() for pair in dino_dataset(raw, plan.seed)]
-        files.append(_write_lines(out.with_suffix(f".postprocessed{out.suffix}"), rows))
-    card = out.with_suffix(".card.md")
-    names = [file.name for file in files]
+        files.append(_write_lines(out.with_suffix(f".postprocessed{out.suffix}"), dino_dataset(pairs, plan.seed)))
+    card, names = out.with_suffix(".card.md"), [file.name for file in files]
     card.write_text(dataset_card(plan, progress, common.teacher, names, pairs), encoding="utf-8")
     if options.push_to_hub:
         hub.push(options.push_to_hub, files, card)

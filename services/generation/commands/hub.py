@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.errors import Fatal
+from shared.errors import Fatal, first_line
 
 
 def check_token() -> None:
@@ -23,12 +23,8 @@ def push(repository: str, files: Sequence[Path], card: Path) -> None:
     uploads = {card: "README.md"} | {file: file.name for file in files}
     try:
         hub.create_repo(repository, repo_type="dataset", exist_ok=True)
-        hub.create_commit(
-            repository,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for file, name in uploads.items()],
-            commit_message="Pairs written by Pairwright",
-            repo_type="dataset",
-        )
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for file, name in uploads.items()]
+        hub.create_commit(repository, operations, commit_message="Pairs written by Pairwright", repo_type="dataset")
     except (HfHubHTTPError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise Fatal(f"--push-to-hub: {repository}: {first} (the files are on this disk all the same)") from None
+        problem = f"{repository}: {first_line(error)} (the files are on this disk all the same)"
+        raise Fatal(f"--push-to-hub: {problem}") from None

@@ -12,8 +12,6 @@ from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
 from shared.errors import Fatal
 
-SUFFIX = ".journal"
-
 
 class Journal:
     """Opened for one plan; `results` are those of earlier runs and this one's."""
@@ -24,12 +22,11 @@ class Journal:
 
     @classmethod
     def open(cls, out: Path, plan: ResolvedPlan, teacher: str) -> "Journal":
-        """The journal of an output file, begun or gone on with.
+        """The journal of an output file, begun or gone on with; a line that a crash cut short is dropped.
 
-        A line that a crash cut short is dropped. Raises `Fatal` if the journal belongs to another plan, teacher or
-        program, or can't be written.
+        Raises `Fatal` if it belongs to another plan, teacher or program, or can't be written.
         """
-        path = out.with_name(out.name + SUFFIX)
+        path = out.with_name(out.name + ".journal")
         header = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest(), "teacher": teacher}
         try:
             if not path.exists():
@@ -47,10 +44,8 @@ class Journal:
             difference = "program"
         except OSError as error:
             raise Fatal(f"--out: {path}: {error.strerror}") from None
-        raise Fatal(
-            f"--out: {path} was begun with another {difference}: "
-            "give another --out, or remove the journal to begin anew"
-        )
+        advice = "give another --out, or remove the journal to begin anew"
+        raise Fatal(f"--out: {path} was begun with another {difference}: {advice}")
 
     def add(self, result: WorkItemResult) -> None:
         """Keep a result, durably."""
@@ -89,6 +84,5 @@ def _difference(line: bytes, header: dict[str, str]) -> str | None:
     begun = json.loads(line)
     if begun == header:
         return None
-    if not isinstance(begun, dict):
-        return "program"
-    return " and ".join(name for name in header if begun.get(name) != header[name]) or "program"
+    names = header if isinstance(begun, dict) else ()
+    return " and ".join(name for name in names if begun.get(name) != header[name]) or "program"

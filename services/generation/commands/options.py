@@ -22,14 +22,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """What was asked for; `fields` are the plan's."""
 
     out: Path
     push_to_hub: str | None
     plan: Path | None
     inputs: Path | None
     fields: dict[str, Any]
-    """Fields of the plan."""
 
 
 def parse(arguments: Sequence[str]) -> Options:

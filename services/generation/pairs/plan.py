@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from services.generation.decoding.base import Decoding
 from services.generation.pairs.filters import ALL, OF_A_SENTENCE1
 from services.generation.pairs.prompts import Form
-from services.generation.pairs.tasks import Tasks, TaskSpec, UnknownTask
+from services.generation.pairs.tasks import Tasks, TaskSpec
 from shared.pairs import Sentence
 
 MAX_INPUTS = 100_000
@@ -67,9 +67,7 @@ def _kind_of_task(value: object) -> str | None:
 Task = Annotated[
     Annotated[str, Tag("name")] | Annotated[TaskSpec, Tag("spec")],
     Discriminator(
-        _kind_of_task,
-        custom_error_type="task",
-        custom_error_message="give a task's name, or a task spec as an object",
+        _kind_of_task, custom_error_type="task", custom_error_message="give a task's name, or a task spec as an object"
     ),
 ]
 """A task by its name, or a spec of one's own."""
@@ -147,8 +145,9 @@ class Plan(BaseModel):
         """This plan with its task specs in it. Raises `InvalidPlan`, which names the field."""
         task = _spec("task", self.task, tasks)
         if not task.writes_pairs:
-            message = f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
-            raise InvalidPlan("task", message)
+            raise InvalidPlan(
+                "task", f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
+            )
         first = None if self.sentence1_task is None else _spec("sentence1_task", self.sentence1_task, tasks)
         if first is not None and first.writes_pairs:
             raise InvalidPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")
@@ -186,7 +185,6 @@ class ResolvedPlan(Plan):
 
 
 def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:
-    try:
-        return tasks.get(task)
-    except UnknownTask as error:
-        raise InvalidPlan(field, str(error)) from None
+    if isinstance(task, str) and task not in tasks:
+        raise InvalidPlan(field, f"there is no task {task!r}; known: {', '.join(sorted(tasks))}")
+    return tasks[task] if isinstance(task, str) else task

@@ -8,7 +8,7 @@ sentences only.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -23,10 +23,6 @@ MAX_EXEMPLARS = 64
 
 class InvalidTask(Exception):
     """A task spec is wrong; the message says where and what."""
-
-
-class UnknownTask(Exception):
-    """No task of this name is loaded; the message lists those that are."""
 
 
 class Exemplar(NamedTuple):
@@ -104,14 +100,14 @@ class TaskSpec(BaseModel):
     @classmethod
     def _score_from_name(cls, value: object) -> object:
         """The original's specs have no scores: there a label's name is its score ("0.5")."""
-        labels = value.get("labels") if isinstance(value, Mapping) else None
-        if isinstance(value, Mapping) and isinstance(labels, Mapping):
-            scored = {}
-            for name, label in labels.items():
-                missing = isinstance(label, Mapping) and "score" not in label
-                scored[name] = {**label, "score": _number(str(name), label)} if missing else label
-            return {**value, "labels": scored}
-        return value
+        if not isinstance(value, Mapping) or not isinstance(labels := value.get("labels"), Mapping):
+            return value
+        scored = {
+            name: {"score": _number(str(name), label), **label}
+            for name, label in labels.items()
+            if isinstance(label, Mapping) and "score" not in label
+        }
+        return {**value, "labels": {**labels, **scored}}
 
     @model_validator(mode="after")
     def _labels_fit_together(self) -> Self:
@@ -134,38 +130,16 @@ def _number(name: str, label: Mapping[str, Any]) -> float:
     return float(name)
 
 
-class Tasks:
-    """The tasks that may be asked for, by name."""
-
-    def __init__(self, specs: Iterable[TaskSpec]) -> None:
-        self._specs = {spec.task_name: spec for spec in specs}
-
-    def __iter__(self) -> Iterator[TaskSpec]:
-        return iter(self._specs.values())
-
-    def get(self, task: str | TaskSpec) -> TaskSpec:
-        """The task of this name, or the spec itself where one was given. Raises `UnknownTask`."""
-        if isinstance(task, TaskSpec):
-            return task
-        try:
-            return self._specs[task]
-        except KeyError:
-            raise UnknownTask(f"there is no task {task!r}; known: {', '.join(sorted(self._specs))}") from None
-
-
-def load_tasks(folders: Iterable[Path]) -> Tasks:
-    """Every `*.json` of the folders; a later one of the same name replaces an earlier. Raises `InvalidTask`."""
-    specs = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise InvalidTask(f"{folder}: there is no such folder of task specs")
-        specs += [load_task(file) for file in sorted(folder.glob("*.json"))]
-    return Tasks(specs)
+Tasks = Mapping[str, TaskSpec]
+"""The tasks that may be asked for, by name."""
 
 
 def load_all_tasks(own: Path | None) -> Tasks:
-    """The built-in tasks, and those of a folder of the user's own. Raises `InvalidTask`."""
-    return load_tasks([BUILT_IN, *([own] if own else [])])
+    """The built-in tasks, and those of a folder of the user's own, which may replace them. Raises `InvalidTask`."""
+    if own is not None and not own.is_dir():
+        raise InvalidTask(f"{own}: there is no such folder of task specs")
+    files = [file for folder in (BUILT_IN, own) if folder is not None for file in sorted(folder.glob("*.json"))]
+    return {spec.task_name: spec for spec in map(load_task, files)}
 
 
 def load_task(file: Path) -> TaskSpec:
