@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.generation.commands import hub
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.journal import Journal
 from services.generation.commands.options import Options, make_plan, parse
@@ -21,6 +20,7 @@ from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult, public_pairs
 from services.generation.settings import GenerationSettings
+from shared.errors import Fatal, first_line
 from shared.process import claim_stdout, configure_logging
 from shared.settings import Settings, load
 
@@ -52,7 +52,7 @@ def prepare(options: Options, common: Settings, own: GenerationSettings) -> tupl
     """The plan and its open journal. Raises `Fatal` for whatever can be wrong before the engine starts."""
     plan = make_plan(options, own.task_dir)
     if options.push_to_hub:
-        hub.check_token()
+        _check_token()
     return plan, Journal.open(options.out, plan, common.teacher)
 
 
@@ -95,7 +95,7 @@ def _finish(
     card, names = out.with_suffix(".card.md"), [file.name for file in files]
     card.write_text(dataset_card(plan, progress, common.teacher, names, pairs), encoding="utf-8")
     if options.push_to_hub:
-        hub.push(options.push_to_hub, files, card)
+        _push(options.push_to_hub, files, card)
     return {
         "state": progress.outcome,
         "requested": progress.requested,
@@ -114,3 +114,27 @@ def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     temporary.replace(file)
     return file
+
+
+def _check_token() -> None:
+    """Raises `Fatal` without a token: better before hours of work than after."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
+
+
+def _push(repository: str, files: Sequence[Path], card: Path) -> None:
+    """Put the files and the card into a dataset repository, which is made if need be. Raises `Fatal`."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = HfApi()
+    uploads = {card: "README.md"} | {file: file.name for file in files}
+    try:
+        hub.create_repo(repository, repo_type="dataset", exist_ok=True)
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for file, name in uploads.items()]
+        hub.create_commit(repository, operations, commit_message="Pairs written by Pairwright", repo_type="dataset")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        problem = f"{repository}: {first_line(error)} (the files are on this disk all the same)"
+        raise Fatal(f"--push-to-hub: {problem}") from None
