@@ -19,7 +19,7 @@ from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
-from services.generation.pairs.tasks import InvalidTask, Tasks, load_all_tasks
+from services.generation.pairs.tasks import Tasks, load_all_tasks
 from services.generation.settings import GenerationSettings
 from shared import tracing
 from shared.errors import Fatal
@@ -38,10 +38,7 @@ async def main() -> None:
     """Serve until SIGTERM or until the engine dies."""
     common, own = load(Settings), load(GenerationSettings)
     configure_logging(common.log_level, common.log_format, "generation")
-    try:
-        tasks = load_all_tasks(own.task_dir)
-    except InvalidTask as error:
-        raise Fatal(str(error)) from None
+    tasks = load_all_tasks(own.task_dir)
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
         redis = command_client(url)

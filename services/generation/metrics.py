@@ -15,7 +15,6 @@ class Metrics:
         self, registry: CollectorRegistry, labels_of_tasks: Mapping[str, Collection[str]] | None = None
     ) -> None:
         """`labels_of_tasks`: the tasks that this service offers, by name, each with its labels."""
-        self.registry = registry
         self._labels_of_tasks = labels_of_tasks or {}
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         self.accepted = counter("pairwright_generation_pairs_accepted", "Pairs put into the stream.", ("task", "label"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -51,8 +52,8 @@ async def main(arguments: Sequence[str]) -> None:
 def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
     """The plan and its open journal. Raises `Fatal` for whatever can be wrong before the engine starts."""
     plan = make_plan(options, own.task_dir)
-    if options.push_to_hub:
-        _check_token()
+    if options.push_to_hub and not huggingface_hub.get_token():  # better before hours of work than after
+        raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
     return plan, Journal.open(options.out, plan, common.teacher)
 
 
@@ -114,14 +115,6 @@ def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     temporary.replace(file)
     return file
-
-
-def _check_token() -> None:
-    """Raises `Fatal` without a token: better before hours of work than after."""
-    from huggingface_hub import get_token
-
-    if not get_token():
-        raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
 
 
 def _push(repository: str, files: Sequence[Path], card: Path) -> None:

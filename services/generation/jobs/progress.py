@@ -19,8 +19,6 @@ from services.generation.pairs.work_item import WorkItem, WorkItemResult
 MAX_BOOST = 2.0
 """A pass may be this much larger than what is missing, to make up for what will be rejected."""
 
-Outcome = Literal["complete", "exhausted"]
-
 
 @dataclass(frozen=True)
 class _Pass:
@@ -49,7 +47,7 @@ class JobProgress:
         self._add_pass(range(plan.first_sentences), dict.fromkeys(plan.label_names, plan.pairs_per_label))
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Literal["complete", "exhausted"]:
         """How the job ended. Only when `done`."""
         return "complete" if self.accepted.total() >= self.requested else "exhausted"
 

@@ -8,8 +8,8 @@
     <dataset>:jobs:open           set of the ids that are not finished
     <dataset>:jobs:all            sorted set of all ids by the time they were created
 
-A lease that isn't renewed ends by itself, so the job of a dead service goes to another. Should two services work on a
-job for a moment, nothing is counted twice: the stream knows the owner of every pair, and a result has one place.
+Should two services work on a job for a moment, nothing is counted twice: the stream knows the owner of every pair, and
+a result has one place.
 """
 
 import hashlib
@@ -87,15 +87,12 @@ class JobStore:
         self._keep_s, self._lease_s = max(1, int(keep_s)), lease_s
         self._create, self._save, self._record = map(redis.register_script, (CREATE, SAVE, RECORD))
 
-    # ---- jobs
-
     async def create(
         self, plan: ResolvedPlan, status: Status, client_key: str | None, max_open: int
     ) -> tuple[str, bool]:
-        """Make a job, durable when this returns. Returns its id and whether it is new.
+        """Make a job, durable when this returns, unless an earlier call with this `client_key` has made it.
 
-        With a `client_key`, the job of an earlier call with that key is found instead of made again.
-        Raises `TooManyJobs`.
+        Returns its id and whether it is new. Raises `TooManyJobs`.
         """
         id_ = uuid.uuid4().hex if client_key is None else hashlib.sha256(client_key.encode()).hexdigest()[:32]
         keys = [self._key(id_), self._key(id_, "plan"), self._open, self._all]
@@ -140,14 +137,10 @@ class JobStore:
         return bool(await self._redis.exists(self._key(id_, "cancel")))
 
     async def save(self, status: Status) -> None:
-        """Write the status, unless the job is finished; one that finishes leaves the open set and is forgotten after
-        its time."""
+        """Write the status, unless the job is finished; a finished one leaves the open set and expires later."""
         parts = ("plan", "records", *WHILE_OPEN)
         keys = [self._key(status.id), self._open, *(self._key(status.id, part) for part in parts)]
-        keep_s = self._keep_s if status.done else 0
-        await self._save(keys=keys, args=[status.id, keep_s, *status.fields()])
-
-    # ---- leases
+        await self._save(keys=keys, args=[status.id, self._keep_s if status.done else 0, *status.fields()])
 
     def lease(self, id_: str, owner: str) -> Lease:
         """The right to work on a job, not yet taken."""
@@ -158,14 +151,14 @@ class JobStore:
         """A finished job needs none: remove what may have been taken after its end."""
         await self._redis.delete(*(self._key(id_, part) for part in LEASE_KEYS))
 
-    # ---- results
-
     async def record(self, status: Status, first: int, results: Sequence[WorkItemResult]) -> bool:
         """Enter the results of work items `first` and following, with the status after them. False, and nothing done,
         if those places are taken or the job is finished."""
-        arguments: list[str | int] = [first, len(results), *(result.model_dump_json() for result in results)]
-        keys = [self._key(status.id), self._key(status.id, "records")]
-        return bool(await self._record(keys=keys, args=[*arguments, *status.fields()]))
+        keys, texts = (
+            [self._key(status.id), self._key(status.id, "records")],
+            [one.model_dump_json() for one in results],
+        )
+        return bool(await self._record(keys=keys, args=[first, len(results), *texts, *status.fields()]))
 
     async def results(self, id_: str, first: int = 0) -> AsyncIterator[WorkItemResult]:
         """What became of the work items, from `first` on, in order."""

@@ -1,7 +1,6 @@
 """Writes one work item: a first sentence and, for each label, a partner: ask the engine, filter, ask again.
 
-A result depends on nothing but the plan and the work item: items can be written in any order, at the same time, on
-other machines or again after a crash, with the same pairs.
+A result depends on nothing but the plan and the item: in any order, on any machine, after any crash, the same pairs.
 """
 
 import asyncio
@@ -23,6 +22,12 @@ from shared.pairs import Pair, PairRecord, Provenance
 POOLS = Path(__file__).with_name("pools")
 SAME_EXEMPLARS = 32
 """So many first sentences in a row share their exemplars, so that their prompts share a cached prefix."""
+
+
+_Slot = tuple[str, int]
+"""A pair's place in a work item: label and number."""
+_Written = tuple[str, str]
+"""Label and sentence 2 of a pair that a first sentence has already."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +121,9 @@ class PairGenerator:
         return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
 
     def _keep(
-        self,
-        job: Job,
-        result: WorkItemResult,
-        slot: tuple[str, int],
-        seed: int,
-        draft: Draft | None,
-        accepted: list[tuple[str, str]],
+        self, job: Job, result: WorkItemResult, slot: _Slot, seed: int, draft: Draft | None, accepted: list[_Written]
     ) -> bool:
-        """Accept a draft, or count why not. `accepted`: (label, sentence 2) of this first sentence so far."""
+        """Accept a draft, or count why not."""
         (label, number), task = slot, job.plan.task
         reason = _rejection(job.plan, draft, label, accepted)
         if reason is not None or draft is None:
@@ -132,8 +131,10 @@ class PairGenerator:
             return False
         accepted.append((label, draft.text))
         pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=task.labels[label].score)
-        origin = {"dataset": job.dataset, "task": task.task_name, "label": label, "job": job.id, "teacher": job.teacher}
-        result.pairs[f"{label}/{number}"] = PairRecord(pair=pair, provenance=Provenance(**origin, seed=seed))
+        provenance = Provenance(
+            dataset=job.dataset, task=task.task_name, label=label, job=job.id, teacher=job.teacher, seed=seed
+        )
+        result.pairs[f"{label}/{number}"] = PairRecord(pair=pair, provenance=provenance)
         return True
 
     async def _draft(
@@ -164,10 +165,8 @@ class PairGenerator:
         return tuple(random.Random(seed).sample(range(pool), min(job.plan.exemplars, pool)))
 
 
-def _rejection(
-    plan: Plan, draft: Draft | None, label: str = "", accepted: Sequence[tuple[str, str]] = ()
-) -> str | None:
-    """Why a draft can't stay. `accepted`: (label, sentence 2) of its first sentence so far."""
+def _rejection(plan: Plan, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:
+    """Why a draft can't stay beside what was accepted for its first sentence."""
     if draft is None:
         return "prompt_too_long"
     reason = reject(draft, ALL if plan.filters is None else plan.filters)

@@ -17,15 +17,8 @@ FILTERS = (*ALL, *OF_A_SENTENCE1)
 
 Preset = Literal["default", "dino"]
 
-DINO_DECODING = {
-    "decay_constant": 100.0,
-    "floor": 0.01,
-    "temperature": 1.0,
-    "top_k": 5,
-    "top_p": 0.9,
-    "max_tokens": 40,
-    "line_breaks": "reject",
-}
+# The original's values are the defaults of `Decoding`, but for this.
+DINO_DECODING = {**Decoding().model_dump(), "line_breaks": "reject"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Ours. First sentences are drawn without top-k: they should differ from one another.
     "default": {"sentence1_decoding": {"top_k": 0}},

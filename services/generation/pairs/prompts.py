@@ -1,9 +1,8 @@
 """Prompt texts: pure functions from a task spec to what the teacher reads.
 
-A prompt is a few of the label's exemplars, each written out as the instruction with both sentences, then the
-instruction itself, ending in the opening quote of the sentence that the teacher shall write. The plain form is that
-text; the chat form is the same as messages: a question ends before the instruction's last line, which the assistant
-begins and the teacher goes on with.
+A prompt is a few of the label's exemplars, then the instruction itself, ending in the opening quote of the sentence
+that the teacher shall write. The plain form is that text. In the chat form a question ends before the instruction's
+last line, which the assistant begins and the teacher goes on with.
 """
 
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.errors import Fatal
 from shared.pairs import Score, Sentence
 
 X1, TOPIC, GENRE = "<X1>", "<TOPIC>", "<GENRE>"
@@ -21,7 +22,7 @@ BUILT_IN = Path(__file__).with_name("task_specs")
 MAX_EXEMPLARS = 64
 
 
-class InvalidTask(Exception):
+class InvalidTask(Fatal):
     """A task spec is wrong; the message says where and what."""
 
 
@@ -149,8 +150,7 @@ def load_task(file: Path) -> TaskSpec:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InvalidTask(f"{file}: {error}") from error
     except ValidationError as error:
-        where, message = first_problem(error)
-        raise InvalidTask(f"{file}: {where + ': ' if where else ''}{message}") from error
+        raise InvalidTask(f"{file}: {': '.join(filter(None, first_problem(error)))}") from error
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
