@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -34,7 +35,8 @@ class Journal:
                 journal = cls(path.open("x", encoding="utf-8"), [])
                 journal._write_line(json.dumps(header))
                 return journal
-            lines = _whole_lines(path)
+            with path.open("rb") as file:
+                lines = list(takewhile(_is_whole, file))
             difference = _difference(lines[0] if lines else b"null", header)
             if difference is None:
                 results = [WorkItemResult.model_validate_json(line) for line in lines[1:]]
@@ -64,19 +66,12 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines up to the first that is not whole JSON."""
-    lines = []
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            lines.append(line)
-    return lines
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
 
 
 def _difference(line: bytes, header: dict[str, str]) -> str | None:

@@ -52,10 +52,7 @@ class JobScheduler:
         self.engine_died = asyncio.Event()
 
     async def submit(self, plan: ResolvedPlan, key: str | None, request_id: str | None = None) -> Status:
-        """A durable, queued job, or the one that an earlier call with the same key made.
-
-        Raises `TooManyJobs`, `KeyReused` or redis errors.
-        """
+        """A durable, queued job; the same one for the same key. Raises `TooManyJobs`, `KeyReused` or redis errors."""
         status = Status("", task=plan.task.task_name, preset=plan.preset, requested=plan.pairs_requested)
         status.request_id, status.traceparent = request_id, tracing.traceparent()
         status.id, new = await self.store.create(plan, status, key, self._max_open)
@@ -104,7 +101,7 @@ class JobScheduler:
                 ids = await self.store.open_ids()
                 self.open_jobs = len(ids)
                 for id_ in ids:
-                    if len(self._tasks) < self._max_running and id_ not in {*self._tasks, *self._unreadable}:
+                    if len(self._tasks) < self._max_running and not (id_ in self._tasks or id_ in self._unreadable):
                         await self._start(id_)
             except (RedisError, OSError) as error:
                 log.debug("can't look for jobs: %s", error)

@@ -27,8 +27,7 @@ from shared.lease import LEASE_S, Lease
 from shared.redis import key
 
 LEASE_KEYS = ("lease", "epoch")
-OLD_KEYS = ("drafts", "claims", "lead", "next")  # retired: remove in 0.3
-"""What a job of 0.1 may have left behind."""
+OLD_KEYS = ("drafts", "claims", "lead", "next")  # what a job of 0.1 may have left  # retired: remove in 0.3
 WHILE_OPEN = ("cancel", *LEASE_KEYS, *OLD_KEYS)
 """The keys of a job that only its being worked on needs."""
 PAGE = 500
@@ -154,11 +153,9 @@ class JobStore:
     async def record(self, status: Status, first: int, results: Sequence[WorkItemResult]) -> bool:
         """Enter the results of work items `first` and following, with the status after them. False, and nothing done,
         if those places are taken or the job is finished."""
-        keys, texts = (
-            [self._key(status.id), self._key(status.id, "records")],
-            [one.model_dump_json() for one in results],
-        )
-        return bool(await self._record(keys=keys, args=[first, len(results), *texts, *status.fields()]))
+        keys = [self._key(status.id), self._key(status.id, "records")]
+        arguments: list[str | int] = [first, len(results), *(result.model_dump_json() for result in results)]
+        return bool(await self._record(keys=keys, args=[*arguments, *status.fields()]))
 
     async def results(self, id_: str, first: int = 0) -> AsyncIterator[WorkItemResult]:
         """What became of the work items, from `first` on, in order."""

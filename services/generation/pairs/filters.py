@@ -49,7 +49,7 @@ def _near_copy(draft: Draft) -> bool:
     first, second = normalised(draft.sentence1), normalised(draft.text)
     if not first:
         return False
-    if without_articles(first) == without_articles(second):
+    if _without_articles(first) == _without_articles(second):
         return True
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     # The share of letters that match must be so high; its two upper bounds are quick to have.
@@ -99,6 +99,5 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", folded))
 
 
-def without_articles(text: str) -> str:
-    """A normalised sentence without `a`, `an` and `the`."""
+def _without_articles(text: str) -> str:
     return " ".join(word for word in text.split() if word not in ("a", "an", "the"))

@@ -46,7 +46,8 @@ class PairGenerator:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._topics, self._genres = _pool("topics"), _pool("genres")
+        texts = [(POOLS / f"{name}.txt").read_text(encoding="utf-8") for name in ("topics", "genres")]
+        self._topics, self._genres = (text.split("\n")[:-1] for text in texts)
         self._can_chat: bool | None = None
         """Whether the teacher has a chat template, once that has been asked for."""
 
@@ -194,7 +195,3 @@ def _in_turn(pool: Sequence[str], seed: int, number: int) -> str:
 @lru_cache(maxsize=64)
 def _order(size: int, seed: int, turn: int) -> list[int]:
     return random.Random(sample_seed(seed, "order", turn)).sample(range(size), size)
-
-
-def _pool(name: str) -> list[str]:
-    return (POOLS / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]

@@ -17,7 +17,7 @@ FILTERS = (*ALL, *OF_A_SENTENCE1)
 
 Preset = Literal["default", "dino"]
 
-# The original's values are the defaults of `Decoding`, but for this.
+# The original's values are the defaults of `Decoding`, but for line breaks.
 DINO_DECODING = {**Decoding().model_dump(), "line_breaks": "reject"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Ours. First sentences are drawn without top-k: they should differ from one another.
@@ -138,9 +138,8 @@ class Plan(BaseModel):
         """This plan with its task specs in it. Raises `InvalidPlan`, which names the field."""
         task = _spec("task", self.task, tasks)
         if not task.writes_pairs:
-            raise InvalidPlan(
-                "task", f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
-            )
+            message = f"{task.task_name!r} asks for first sentences only; name it in sentence1_task instead"
+            raise InvalidPlan("task", message)
         first = None if self.sentence1_task is None else _spec("sentence1_task", self.sentence1_task, tasks)
         if first is not None and first.writes_pairs:
             raise InvalidPlan("sentence1_task", f"{first.task_name!r} asks for pairs: its instructions hold <X1>")

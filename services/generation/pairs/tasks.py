@@ -1,9 +1,8 @@
 """Task specs: labels, one instruction a label, and which other labels count against it.
 
-The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`), with three
-additions: a label's `score`, its `exemplars` (pairs that show the teacher what is meant), and the task's `sentence1`,
-how the teacher is asked for first sentences. A spec without `<X1>`, such as the original's `sts-x1`, asks for first
-sentences only.
+The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`) with a label's
+`score` and `exemplars`, and with the task's `sentence1`: how the teacher is asked for first sentences. A spec without
+`<X1>`, such as the original's `sts-x1`, asks for first sentences only.
 """
 
 import json
