@@ -21,7 +21,7 @@ class OrderedWriter:
         self._tasks: deque[asyncio.Task[WorkItemResult]] = deque()
 
     async def take(self, most: int, wait_s: float | None = None) -> list[WorkItemResult]:
-        """The next results in order, up to `most`; none within `wait_s`: []. Raises what the engine raises."""
+        """The next results in order, up to `most`; [] if none comes within `wait_s`. Raises the engine's errors."""
         self._start_items()
         await asyncio.wait([self._tasks[0]], timeout=wait_s)
         results: list[WorkItemResult] = []

@@ -23,7 +23,6 @@ POOLS = Path(__file__).with_name("pools")
 SAME_EXEMPLARS = 32
 """So many first sentences in a row share their exemplars, so that their prompts share a cached prefix."""
 
-
 _Slot = tuple[str, int]
 """A pair's place in a work item: label and number."""
 _Written = tuple[str, str]
@@ -74,12 +73,8 @@ class PairGenerator:
                     for label, number in missing
                 ]
             # Filtered in the slots' order, whichever came first, so that the outcome does not depend on the engine.
-            drafts = [task.result() for task in tasks]
-            missing = [
-                slot
-                for slot, (seed, draft) in zip(missing, drafts, strict=True)
-                if not self._keep(job, result, slot, seed, draft, accepted)
-            ]
+            drafts = zip(missing, [task.result() for task in tasks], strict=True)
+            missing = [slot for slot, draft in drafts if not self._keep(job, result, slot, *draft, accepted)]
             if not missing:
                 break
         result.pairs = dict(sorted(result.pairs.items()))
