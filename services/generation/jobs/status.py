@@ -57,9 +57,7 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The job resource of the API."""
-        accepted = self.accepted.total()
-        rate = self.pairs_per_second
-        running = self.state == "running" and rate
+        accepted, rate = self.accepted.total(), self.pairs_per_second
         return {
             **{name: getattr(self, name) for name in ("id", "state", "task", "preset", "requested")},
             "accepted": accepted,
@@ -74,7 +72,7 @@ class Status:
             **{name: getattr(self, name) for name in ("created", "started", "finished")},
             "seconds": round((self.finished or time.time()) - self.started, 3) if self.started else 0.0,
             "pairs_per_second": rate,
-            "eta_seconds": round((self.requested - accepted) / rate, 1) if running and rate else None,
+            "eta_seconds": round((self.requested - accepted) / rate, 1) if rate and self.state == "running" else None,
             "waiting_for": self.waiting_for,
             "error": self.error,
             "fault": self.error,  # retired: remove in 0.3
