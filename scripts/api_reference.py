@@ -9,7 +9,7 @@ from services.embedding.__main__ import assemble as assemble_embedding
 from services.embedding.settings import EmbeddingSettings
 from services.generation.__main__ import assemble as assemble_generation
 from services.generation.decoding.transformers_engine import TransformersEngine
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.pairs.tasks import load_all_tasks
 from services.generation.settings import GenerationSettings
 from shared.redis import command_client
 from shared.settings import Settings
@@ -24,7 +24,7 @@ def documents() -> dict[str, dict[str, Any]]:
     """The OpenAPI document of each HTTP service, by its name."""
     settings, generation = Settings(home=Path(NOWHERE)), GenerationSettings()
     engine = TransformersEngine("", generation)
-    writes, _ = assemble_generation(settings, generation, engine, command_client(NOWHERE), load_tasks([BUILT_IN]))
+    writes, _ = assemble_generation(settings, generation, engine, command_client(NOWHERE), load_all_tasks(None))
     reads = assemble_embedding(settings, EmbeddingSettings(), _load_nothing)
     return {"generation": writes.openapi(), "embedding": reads.openapi()}
 

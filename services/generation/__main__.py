@@ -1,7 +1,4 @@
-"""`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn.
-
-`python -m services.generation generate ...` writes a file instead, without HTTP and Redis (commands/generate.py).
-"""
+"""`python -m services.generation`: settings -> engine -> generator -> jobs -> app -> uvicorn; or `... generate`."""
 
 import asyncio
 import logging
@@ -22,7 +19,7 @@ from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
-from services.generation.pairs.tasks import InvalidTask, Tasks, load_all_tasks
+from services.generation.pairs.tasks import Tasks, load_all_tasks
 from services.generation.settings import GenerationSettings
 from shared import tracing
 from shared.errors import Fatal
@@ -41,10 +38,7 @@ async def main() -> None:
     """Serve until SIGTERM or until the engine dies."""
     common, own = load(Settings), load(GenerationSettings)
     configure_logging(common.log_level, common.log_format, "generation")
-    try:
-        tasks = load_all_tasks(own.task_dir)
-    except InvalidTask as error:
-        raise Fatal(str(error)) from None
+    tasks = load_all_tasks(own.task_dir)
     listener = listen(own.host, own.port, "PAIRWRIGHT_GENERATION_PORT")
     with listener, open_queue(common.redis_url, common.queue_dir) as url:
         redis = command_client(url)
@@ -65,7 +59,7 @@ def assemble(
 ) -> tuple[FastAPI, JobScheduler]:
     """The app and the jobs behind it, around an engine and a Redis."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, {task.task_name: task.labels.keys() for task in tasks})
+    metrics = Metrics(registry, {task.task_name: task.labels.keys() for task in tasks.values()})
     metrics.lanes.set_function(lambda: engine.lanes_running)
     metrics.replayed.set_function(lambda: engine.replays)
     metrics.engine_ready.set_function(lambda: engine.state == "ok")
@@ -73,20 +67,9 @@ def assemble(
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
     context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
-    limits = {"max_open": own.max_open_jobs, "max_running": own.max_running_jobs}
-    scheduler = JobScheduler(context, Heartbeats(redis, common.dataset), **limits)
-    app = create_generation_app(
-        engine=engine,
-        scheduler=scheduler,
-        store=store,
-        stream=stream,
-        redis=redis,
-        tasks=tasks,
-        settings=own,
-        keys=common.keys,
-        registry=registry,
-    )
-    return app, scheduler
+    heartbeats = Heartbeats(redis, common.dataset)
+    scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
+    return create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry), scheduler
 
 
 async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:
@@ -105,10 +88,7 @@ async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler
 
 
 async def _run_jobs(engine: Engine, scheduler: JobScheduler) -> None:
-    """Start the engine, run open jobs on it, and watch it.
-
-    Raises `Fatal` when the engine can't start or dies.
-    """
+    """Start the engine and run open jobs on it. Raises `Fatal` when it can't start or dies."""
     helpers: list[asyncio.Task[Any]] = [asyncio.create_task(scheduler.post_heartbeats())]
     try:
         await start_engine(engine)

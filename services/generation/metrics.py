@@ -1,6 +1,7 @@
 """What the service counts, for Prometheus."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,46 +15,26 @@ class Metrics:
         self, registry: CollectorRegistry, labels_of_tasks: Mapping[str, Collection[str]] | None = None
     ) -> None:
         """`labels_of_tasks`: the tasks that this service offers, by name, each with its labels."""
-        self.registry = registry
         self._labels_of_tasks = labels_of_tasks or {}
-        self.accepted = Counter(
-            "pairwright_generation_pairs_accepted", "Pairs put into the stream.", ("task", "label"), registry=registry
-        )
-        self.rejected = Counter(
-            "pairwright_generation_samples_rejected", "Samples thrown away.", ("reason",), registry=registry
-        )
-        self.finished = Counter(
-            "pairwright_generation_jobs_finished", "Jobs that ended here, by how.", ("state",), registry=registry
-        )
-        self.job_seconds = Histogram(
-            "pairwright_generation_job_seconds", "Time from a job's start to its end.", buckets=JOB_SECONDS,
-            registry=registry,
-        )  # fmt: skip
-        self.open_jobs = Gauge(
-            "pairwright_generation_open_jobs", "Jobs of the dataset that are queued or run.", registry=registry
-        )
-        self.backlog = Gauge(
-            "pairwright_generation_backlog_pairs", "Pairs in the stream that wait for the trainer.", registry=registry
-        )
-        self.backlog_limit = Gauge(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self.accepted = counter("pairwright_generation_pairs_accepted", "Pairs put into the stream.", ("task", "label"))
+        self.rejected = counter("pairwright_generation_samples_rejected", "Samples thrown away.", ("reason",))
+        self.finished = counter("pairwright_generation_jobs_finished", "Jobs that ended here, by how.", ("state",))
+        words = "Time from a job's start to its end."
+        self.job_seconds = Histogram("pairwright_generation_job_seconds", words, buckets=JOB_SECONDS, registry=registry)
+        self.open_jobs = gauge("pairwright_generation_open_jobs", "Jobs of the dataset that are queued or run.")
+        self.backlog = gauge("pairwright_generation_backlog_pairs", "Pairs in the stream that wait for the trainer.")
+        self.backlog_limit = gauge(
             "pairwright_generation_backlog_limit_pairs",
             "Pairs that may wait: new jobs are refused from half of it, running ones pause at it.",
-            registry=registry,
         )
-        self.redis_up = Gauge(
-            "pairwright_generation_redis_up", "1 if Redis answered when last asked.", registry=registry
+        self.redis_up = gauge("pairwright_generation_redis_up", "1 if Redis answered when last asked.")
+        self.engine_ready = gauge("pairwright_generation_engine_ready", "1 while the engine can decode.")
+        self.tokens = gauge("pairwright_generation_tokens_drawn", "Tokens of finished sentences since the start.")
+        self.lanes = gauge("pairwright_generation_lanes_running", "Prompts that decode now.")
+        self.replayed = gauge(
+            "pairwright_generation_samples_replayed", "Samples that fell out of lockstep and were made again, so far."
         )
-        self.engine_ready = Gauge(
-            "pairwright_generation_engine_ready", "1 while the engine can decode.", registry=registry
-        )
-        self.tokens = Gauge(
-            "pairwright_generation_tokens_drawn", "Tokens of finished sentences since the start.", registry=registry
-        )
-        self.lanes = Gauge("pairwright_generation_lanes_running", "Prompts that decode now.", registry=registry)
-        self.replayed = Gauge(
-            "pairwright_generation_samples_replayed", "Samples that fell out of lockstep and were made again, so far.",
-            registry=registry,
-        )  # fmt: skip
 
     def count_work_item(self, task: str, accepted: Mapping[str, int], rejected: Mapping[str, int]) -> None:
         """A work item was recorded, with so many pairs by label and so many rejected samples by reason."""

@@ -13,9 +13,9 @@ from services.generation.decoding.base import Completion, Decoding, Engine, Samp
 from services.generation.decoding.debias import draw, draw_keys
 from services.generation.decoding.vocabulary import read_vocabulary
 from services.generation.pairs.prompts import lanes_for_sentence2
-from services.generation.pairs.tasks import BUILT_IN, load_tasks
+from services.generation.pairs.tasks import load_all_tasks
 
-STS = load_tasks([BUILT_IN]).get("sts")
+STS = load_all_tasks(None)["sts"]
 SENTENCES = (
     "The boy is swimming in the pond.",
     "Prices rose faster than anyone had expected.",

@@ -68,7 +68,7 @@ async def company_changes_no_sentence(engine: VllmEngine) -> None:
 async def every_task_is_understood(engine: VllmEngine) -> None:
     """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
     tasks = load_all_tasks(None)
-    plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks if task.writes_pairs]
+    plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks.values() if task.writes_pairs]
     plans.append(Plan(task="sts", num_inputs=1, prompt_form="plain"))
     await asyncio.gather(*(every_label_gets_pairs(engine, Job(plan.resolve(tasks))) for plan in plans))
 
@@ -80,9 +80,9 @@ async def every_label_gets_pairs(engine: VllmEngine, job: Job) -> None:
         *(generator.write(job, progress.work_item(index)) for index in range(progress.total))
     )
     records = [record for result in results for record in result.pairs.values()]
-    print(job.task.task_name, *(f"\n  {one.provenance.label}: {one.pair}" for one in records[:3]))
-    assert {one.provenance.label for one in records} == set(job.task.labels), (job.task.task_name, job.plan)
-    assert all(one.pair.score == job.task.labels[one.provenance.label].score for one in records)
+    print(job.plan.task.task_name, *(f"\n  {one.provenance.label}: {one.pair}" for one in records[:3]))
+    assert {one.provenance.label for one in records} == set(job.plan.task.labels), (job.plan.task.task_name, job.plan)
+    assert all(one.pair.score == job.plan.task.labels[one.provenance.label].score for one in records)
 
 
 asyncio.run(main(sys.argv[1]))

@@ -5,28 +5,33 @@ import re
 from services.generation.jobs.scheduler import JobScheduler, KeyReused
 from services.generation.jobs.status import Status
 from services.generation.jobs.store import TooManyJobs
-from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
+from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.tasks import Tasks
 from services.generation.settings import GenerationSettings
 from shared.http.problems import Problem
-from shared.stream import PairStream
 
 
 class JobAdmission:
     """Checks plans against this service's tasks and limits."""
 
-    def __init__(self, scheduler: JobScheduler, stream: PairStream, tasks: Tasks, settings: GenerationSettings) -> None:
-        self.scheduler = scheduler
-        self._stream, self._tasks, self._settings = stream, tasks, settings
+    def __init__(self, scheduler: JobScheduler, tasks: Tasks, settings: GenerationSettings) -> None:
+        self.scheduler, self.store = scheduler, scheduler.store
+        self._stream, self._tasks, self._settings = scheduler.stream, tasks, settings
 
     async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
         """A durable, queued job; the same one for the same key. Raises `Problem`."""
-        resolved = self._resolve(plan)
         try:
+            resolved = plan.resolve(self._tasks)
+            requested, limit = resolved.pairs_requested, self._settings.max_pairs_per_job
+            if requested > limit:
+                field = "pairs" if plan.pairs is not None else "pairs_per_label"
+                raise _invalid(field, f"this asks for {requested} pairs; a job may ask for {limit}")
             # Half of the stream is kept for the jobs that run already.
             if await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
             return await self.scheduler.submit(resolved, key, request_id)
+        except InvalidPlan as error:
+            raise _invalid(error.field, error.message) from None
         except TooManyJobs:
             raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
         except KeyReused:
@@ -39,18 +44,6 @@ class JobAdmission:
             kept = f"finished jobs are kept for {self._settings.keep_jobs_hours:g} hours"
             raise Problem(404, "No such job", f"There is no job {job_id[:64]!r}; {kept}.")
         return job
-
-    def _resolve(self, plan: Plan) -> ResolvedPlan:
-        """The plan with its task specs, if it may be run here."""
-        try:
-            resolved = plan.resolve(self._tasks)
-        except InvalidPlan as error:
-            raise _invalid(error.field, error.message) from None
-        requested, limit = resolved.pairs_requested, self._settings.max_pairs_per_job
-        if requested > limit:
-            field = "pairs" if plan.pairs is not None else "pairs_per_label"
-            raise _invalid(field, f"this asks for {requested} pairs; a job may ask for {limit}")
-        return resolved
 
 
 def _invalid(field: str, message: str) -> Problem:

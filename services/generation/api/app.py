@@ -15,25 +15,20 @@ from services.generation.api.admission import JobAdmission
 from services.generation.decoding.base import Engine
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.status import Status
-from services.generation.jobs.store import JobStore
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import Tasks, TaskSpec
 from services.generation.pairs.work_item import public_pairs
 from services.generation.settings import GenerationSettings
 from shared.http.app import create_app
 from shared.http.problems import Problem, problem_details
-from shared.stream import PairStream
 
 MAX_WAIT_S = 3600.0
 DESCRIPTION = "Labelled sentence pairs from a language model, by DINO's instructions and self-debiasing decoding."
 
 
 def create_generation_app(
-    *,
     engine: Engine,
     scheduler: JobScheduler,
-    store: JobStore,
-    stream: PairStream,
     redis: Redis,
     tasks: Tasks,
     settings: GenerationSettings,
@@ -43,7 +38,11 @@ def create_generation_app(
     """The app; the parts are started and stopped by the caller."""
 
     async def checks() -> dict[str, str]:
-        return {"engine": engine.state, "redis": await _redis_state(redis)}
+        try:
+            await redis.ping()
+        except (RedisError, OSError) as error:
+            return {"engine": engine.state, "redis": f"down: {error}"}
+        return {"engine": engine.state, "redis": "ok"}
 
     app = create_app(
         title="Pairwright generation",
@@ -54,9 +53,9 @@ def create_generation_app(
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
-    admission = JobAdmission(scheduler, stream, tasks, settings)
-    _add_job_routes(app, admission, store)
-    app.include_router(streaming.router(admission, store))
+    admission = JobAdmission(scheduler, tasks, settings)
+    _add_job_routes(app, admission)
+    app.include_router(streaming.router(admission))
 
     @app.exception_handler(RedisError)
     async def redis_lost(request: Request, _error: RedisError) -> Response:
@@ -65,12 +64,12 @@ def create_generation_app(
 
     @app.get("/tasks", summary="The tasks that may be asked for, with their labels, instructions and an example each")
     async def list_tasks() -> list[dict[str, Any]]:
-        return [_task_json(task) for task in tasks]
+        return [_task_json(task) for task in tasks.values()]
 
     return app
 
 
-def _add_job_routes(app: FastAPI, admission: JobAdmission, store: JobStore) -> None:
+def _add_job_routes(app: FastAPI, admission: JobAdmission) -> None:
     @app.post("/generate", status_code=202, summary="Write labelled pairs and put them into the stream")
     async def generate(
         request: Request,
@@ -89,12 +88,12 @@ def _add_job_routes(app: FastAPI, admission: JobAdmission, store: JobStore) -> N
             job = await admission.job(job.id)
         if not job.done:
             return JSONResponse(job.to_json(), 202, headers | {"Retry-After": "2"})
-        pairs = public_pairs([result async for result in store.results(job.id)])
+        pairs = public_pairs([result async for result in admission.store.results(job.id)])
         return JSONResponse(job.to_json() | {"pairs": pairs}, 200, headers)
 
     @app.get("/jobs", summary="The newest jobs")
     async def newest(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[dict[str, Any]]:
-        return [job.to_json() for job in await store.newest(limit)]
+        return [job.to_json() for job in await admission.store.newest(limit)]
 
     @app.get("/jobs/{job_id}", summary="A job's state and counts")
     async def show(job: Annotated[Status, Depends(admission.job)]) -> JSONResponse:
@@ -112,25 +111,16 @@ def wait_seconds(prefer: str | None) -> float | None:
     return min(float(wait[1]), MAX_WAIT_S) if wait else None
 
 
-async def _redis_state(redis: Redis) -> str:
-    try:
-        await redis.ping()
-    except (RedisError, OSError) as error:
-        return f"down: {error}"
-    return "ok"
-
-
 def _task_json(task: TaskSpec) -> dict[str, Any]:
     resource: dict[str, Any] = {"task": task.task_name, **task.model_dump(exclude={"task_name"})}
     resource["writes"] = "pairs" if task.writes_pairs else "first sentences"
-    first = next((label.exemplars[0] for label in task.labels.values() if label.exemplars), None)
     if task.writes_pairs:
-        sentence1 = first.sentence1 if first else "A man is repairing a bicycle."
+        firsts = (label.exemplars[0].sentence1 for label in task.labels.values() if label.exemplars)
+        sentence1 = next(firsts, "A man is repairing a bicycle.")
         resource["example"] = {
             "request": {"task": task.task_name, "inputs": [sentence1]},
             "pairs": [
-                {"sentence1": label.exemplars[0].sentence1, "sentence2": label.exemplars[0].sentence2}
-                | {"score": label.score, "label": name}
+                label.exemplars[0]._asdict() | {"score": label.score, "label": name}
                 for name, label in task.labels.items()
                 if label.exemplars
             ],

@@ -10,8 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from services.generation.api.admission import JobAdmission
 from services.generation.jobs.status import Status
-from services.generation.jobs.store import JobStore
-from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
+from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.work_item import public_pairs
 from shared.http.problems import Problem
 
@@ -21,9 +20,9 @@ PROGRESS = ("state", "work_items_done", "accepted", "rejected", "waiting_for")
 """What makes a new event of progress when it changes."""
 
 
-def router(admission: JobAdmission, store: JobStore) -> APIRouter:
+def router(admission: JobAdmission) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes, store = APIRouter(), admission.store
 
     @routes.get("/jobs/{job_id}/pairs", summary="The accepted pairs so far, as JSON Lines; gzip where it is accepted")
     async def pairs(
@@ -35,13 +34,15 @@ def router(admission: JobAdmission, store: JobStore) -> APIRouter:
             ),
         ] = "none",
     ) -> StreamingResponse:
+        pairs = (pair async for result in store.results(job.id) for pair in public_pairs([result]))
         if postprocess == "none":
-            return StreamingResponse((_line(pair) async for pair in _pairs(store, job)), media_type=JSON_LINES)
+            return StreamingResponse((_line(pair) async for pair in pairs), media_type=JSON_LINES)
         if not job.done:
             detail = "Random pairs are drawn from all pairs of a job: wait until it is done."
             raise Problem(409, "The job is not done", detail, {"Retry-After": "10"})
-        finished = await _dino_pairs(store, job)
-        return StreamingResponse((_line(pair._asdict()) for pair in finished), media_type=JSON_LINES)
+        plan = await store.plan(job.id)
+        finished = dino_dataset([pair async for pair in pairs], plan.seed if plan else 42)
+        return StreamingResponse(map(_line, finished), media_type=JSON_LINES)
 
     @routes.get(
         "/jobs/{job_id}/events",
@@ -53,14 +54,14 @@ def router(admission: JobAdmission, store: JobStore) -> APIRouter:
         pairs: Annotated[bool, Query(description="Also an event `pairs` with each first sentence's new pairs")] = False,
         last_event_id: Annotated[int | None, Header(ge=0, description="Go on after this event")] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        async for event in _events(admission, store, job, pairs, last_event_id):
+        async for event in _events(admission, job, pairs, last_event_id):
             yield event
 
     return routes
 
 
 async def _events(
-    admission: JobAdmission, store: JobStore, job: Status, with_pairs: bool, after: int | None
+    admission: JobAdmission, job: Status, with_pairs: bool, after: int | None
 ) -> AsyncIterator[ServerSentEvent]:
     """`progress` events with the job and one of its newest pairs, then one `done`; `pairs` in between, if asked for.
 
@@ -72,7 +73,7 @@ async def _events(
     # Without pairs only the newest result matters.
     sent = (after or 0) if with_pairs else max(after or 0, job.recorded - 1)
     while True:
-        async for result in store.results(job.id, sent):
+        async for result in admission.store.results(job.id, sent):
             sent += 1
             if new := public_pairs([result]):
                 latest = new[sent % len(new)]  # the labels in turn
@@ -89,18 +90,6 @@ async def _events(
         await admission.scheduler.next_change(POLL_S)
         # The state first, the results after it: the last event must come after the last pairs.
         job = await admission.scheduler.status(job.id) or job
-
-
-async def _pairs(store: JobStore, job: Status) -> AsyncIterator[dict[str, Any]]:
-    async for result in store.results(job.id):
-        for pair in public_pairs([result]):
-            yield pair
-
-
-async def _dino_pairs(store: JobStore, job: Status) -> list[RawPair]:
-    plan = await store.plan(job.id)
-    raw = [RawPair(pair["sentence1"], pair["sentence2"], pair["score"]) async for pair in _pairs(store, job)]
-    return dino_dataset(raw, seed=plan.seed if plan else 42)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -8,8 +8,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.plan import ResolvedPlan
 from shared import __version__
 
-EXAMPLES = 2
-"""Example pairs a label."""
+EXAMPLES_PER_LABEL = 2
 
 
 def dataset_card(
@@ -19,62 +18,43 @@ def dataset_card(
     task = plan.task
     decoding = ", ".join(f"{name} {value}" for name, value in plan.decoding.model_dump().items())
     sections = [
-        "---",
-        "language: en",
+        "---\nlanguage: en",
         "task_categories: [sentence-similarity]",
         "tags: [pairwright, synthetic, dino]",
         f"configs: [{{config_name: default, data_files: {json.dumps(files[-1])}}}]",
-        "---",
-        f"# Sentence pairs for the task `{task.task_name}`, written by a language model",
-        "",
+        f"---\n# Sentence pairs for the task `{task.task_name}`, written by a language model\n",
         "Every pair was written by the teacher below from an instruction a label, with self-debiasing decoding (DINO, "
         "Schick & Schütze 2021). No person wrote or labelled any of them: labels are wrong now and then. The licence "
-        "of the teacher may govern what is made with it.",
-        "",
-        "| | |",
-        "| --- | --- |",
+        "of the teacher may govern what is made with it.\n",
+        "| | |\n| --- | --- |",
         f"| teacher | `{teacher}` |",
         f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
         f"| pairs | {progress.accepted.total()} of {progress.requested} asked for ({progress.outcome}) |",
-        f"| first sentences | {_sources(plan)} |",
+        f"| first sentences | {f'{len(plan.inputs)} given' if plan.inputs else 'written by the teacher'} |",
         f"| exemplars in a prompt | {plan.exemplars} |",
         f"| decoding | {decoding} |",
         f"| seed | {plan.seed} |",
-        "",
-        "## Labels",
-        "",
-        "| label | score | counter-labels | pairs | instruction |",
-        "| --- | ---: | --- | ---: | --- |",
+        "\n## Labels\n",
+        "| label | score | counter-labels | pairs | instruction |\n| --- | ---: | --- | ---: | --- |",
         *(
             f"| {name} | {label.score:g} | {', '.join(label.counter_labels) or '-'} | {progress.accepted[name]} | "
             f"{_cell(label.instruction)} |"
             for name, label in task.labels.items()
         ),
-        "",
-        "## Thrown away",
-        "",
+        "\n## Thrown away\n",
         f"{progress.rejected.total()} of the sampled sentences, by reason: "
         + (", ".join(f"{reason} {count}" for reason, count in progress.rejected.most_common()) or "none"),
-        "",
-        "## Examples",
-        "",
-        "| label | sentence1 | sentence2 |",
-        "| --- | --- | --- |",
+        "\n## Examples\n",
+        "| label | sentence1 | sentence2 |\n| --- | --- | --- |",
         *(
             f"| {pair['label']} | {_cell(pair['sentence1'])} | {_cell(pair['sentence2'])} |"
             for name in task.labels
-            for pair in [pair for pair in pairs if pair["label"] == name][:EXAMPLES]
+            for pair in [pair for pair in pairs if pair["label"] == name][:EXAMPLES_PER_LABEL]
         ),
-        "",
-        "## Files",
-        "",
+        "\n## Files\n",
         *(f"- `{file}`{_description(file)}" for file in files),
     ]
     return "\n".join(sections) + "\n"
-
-
-def _sources(plan: ResolvedPlan) -> str:
-    return f"{len(plan.inputs)} given" if plan.inputs else "written by the teacher"
 
 
 def _description(file: str) -> str:

@@ -1,7 +1,4 @@
-"""`python -m services.generation generate`: the same pairs as a job's, into a file, without HTTP and Redis.
-
-What is done is kept in a journal beside the file, so the same command, run again, goes on where it was interrupted.
-"""
+"""`python -m services.generation generate`: the same pairs as a job's, into a file, without HTTP and Redis."""
 
 import json
 import sys
@@ -9,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.generation.commands import hub
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.journal import Journal
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.dino_postprocess import RawPair, dino_dataset
+from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult, public_pairs
 from services.generation.settings import GenerationSettings
+from shared.errors import Fatal, first_line
 from shared.process import claim_stdout, configure_logging
 from shared.settings import Settings, load
 
@@ -33,8 +31,7 @@ async def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
-    level = "WARNING" if common.log_level == "INFO" else common.log_level
-    configure_logging(level, common.log_format, "generation")
+    configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")
     plan, journal = prepare(options, common, own)
     with journal:
         progress = JobProgress(plan)
@@ -49,15 +46,14 @@ async def main(arguments: Sequence[str]) -> None:
                 await write(job, progress, PairGenerator(engine), journal, with_bar=common.log_format == "human")
             finally:
                 engine.stop()
-    summary = _finish(options, common, plan, progress, journal)
-    print(json.dumps(summary), file=stdout, flush=True)
+    print(json.dumps(_finish(options, common, plan, progress, journal)), file=stdout, flush=True)
 
 
 def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
     """The plan and its open journal. Raises `Fatal` for whatever can be wrong before the engine starts."""
     plan = make_plan(options, own.task_dir)
-    if options.push_to_hub:
-        hub.check_token()
+    if options.push_to_hub and not huggingface_hub.get_token():  # better before hours of work than after
+        raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
     return plan, Journal.open(options.out, plan, common.teacher)
 
 
@@ -65,12 +61,8 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
     """Write all work items that the journal hasn't got, recording them in order. Raises what the engine raises."""
     hashes = {record.pair.content_hash for result in journal.results for record in result.pairs.values()}
     writer = OrderedWriter(generator, job, progress)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pairs, {task.fields[rejected]} rejected"),
-        TimeRemainingColumn(),
-    )
+    words = TextColumn("pairs, {task.fields[rejected]} rejected")
+    columns = (BarColumn(), MofNCompleteColumn(), words, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not with_bar) as bar:
         bar_task = bar.add_task("", total=progress.requested, rejected=0)
         try:
@@ -79,8 +71,7 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
                     result = _answered(result.without_surplus(progress.room), hashes)
                     journal.add(result)
                     progress.record(result)
-                completed, rejected = progress.accepted.total(), progress.rejected.total()
-                bar.update(bar_task, completed=completed, rejected=rejected)
+                bar.update(bar_task, completed=progress.accepted.total(), rejected=progress.rejected.total())
         finally:
             await writer.stop()
 
@@ -101,14 +92,11 @@ def _finish(
     out, pairs = options.out, public_pairs(journal.results)
     files = [_write_lines(out, pairs)]
     if plan.preset == "dino":
-        raw = [RawPair(pair["sentence1"], pair["sentence2"], pair["score"]) for pair in pairs]
-        rows = [pair._asdict() for pair in dino_dataset(raw, plan.seed)]
-        files.append(_write_lines(out.with_suffix(f".postprocessed{out.suffix}"), rows))
-    card = out.with_suffix(".card.md")
-    names = [file.name for file in files]
+        files.append(_write_lines(out.with_suffix(f".postprocessed{out.suffix}"), dino_dataset(pairs, plan.seed)))
+    card, names = out.with_suffix(".card.md"), [file.name for file in files]
     card.write_text(dataset_card(plan, progress, common.teacher, names, pairs), encoding="utf-8")
     if options.push_to_hub:
-        hub.push(options.push_to_hub, files, card)
+        _push(options.push_to_hub, files, card)
     return {
         "state": progress.outcome,
         "requested": progress.requested,
@@ -127,3 +115,19 @@ def _write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     temporary.replace(file)
     return file
+
+
+def _push(repository: str, files: Sequence[Path], card: Path) -> None:
+    """Put the files and the card into a dataset repository, which is made if need be. Raises `Fatal`."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = HfApi()
+    uploads = {card: "README.md"} | {file: file.name for file in files}
+    try:
+        hub.create_repo(repository, repo_type="dataset", exist_ok=True)
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for file, name in uploads.items()]
+        hub.create_commit(repository, operations, commit_message="Pairs written by Pairwright", repo_type="dataset")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        problem = f"{repository}: {first_line(error)} (the files are on this disk all the same)"
+        raise Fatal(f"--push-to-hub: {problem}") from None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Self, TextIO
 
@@ -11,8 +12,6 @@ from pydantic import ValidationError
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
 from shared.errors import Fatal
-
-SUFFIX = ".journal"
 
 
 class Journal:
@@ -24,12 +23,11 @@ class Journal:
 
     @classmethod
     def open(cls, out: Path, plan: ResolvedPlan, teacher: str) -> "Journal":
-        """The journal of an output file, begun or gone on with.
+        """The journal of an output file, begun or gone on with; a line that a crash cut short is dropped.
 
-        A line that a crash cut short is dropped. Raises `Fatal` if the journal belongs to another plan, teacher or
-        program, or can't be written.
+        Raises `Fatal` if it belongs to another plan, teacher or program, or can't be written.
         """
-        path = out.with_name(out.name + SUFFIX)
+        path = out.with_name(out.name + ".journal")
         header = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest(), "teacher": teacher}
         try:
             if not path.exists():
@@ -37,7 +35,8 @@ class Journal:
                 journal = cls(path.open("x", encoding="utf-8"), [])
                 journal._write_line(json.dumps(header))
                 return journal
-            lines = _whole_lines(path)
+            with path.open("rb") as file:
+                lines = list(takewhile(_is_whole, file))
             difference = _difference(lines[0] if lines else b"null", header)
             if difference is None:
                 results = [WorkItemResult.model_validate_json(line) for line in lines[1:]]
@@ -47,10 +46,8 @@ class Journal:
             difference = "program"
         except OSError as error:
             raise Fatal(f"--out: {path}: {error.strerror}") from None
-        raise Fatal(
-            f"--out: {path} was begun with another {difference}: "
-            "give another --out, or remove the journal to begin anew"
-        )
+        advice = "give another --out, or remove the journal to begin anew"
+        raise Fatal(f"--out: {path} was begun with another {difference}: {advice}")
 
     def add(self, result: WorkItemResult) -> None:
         """Keep a result, durably."""
@@ -69,19 +66,12 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines up to the first that is not whole JSON."""
-    lines = []
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            lines.append(line)
-    return lines
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
 
 
 def _difference(line: bytes, header: dict[str, str]) -> str | None:
@@ -89,6 +79,5 @@ def _difference(line: bytes, header: dict[str, str]) -> str | None:
     begun = json.loads(line)
     if begun == header:
         return None
-    if not isinstance(begun, dict):
-        return "program"
-    return " and ".join(name for name in header if begun.get(name) != header[name]) or "program"
+    names = header if isinstance(begun, dict) else ()
+    return " and ".join(name for name in names if begun.get(name) != header[name]) or "program"

@@ -22,14 +22,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """What was asked for; `fields` are the plan's."""
 
     out: Path
     push_to_hub: str | None
     plan: Path | None
     inputs: Path | None
     fields: dict[str, Any]
-    """Fields of the plan."""
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -106,14 +105,10 @@ def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     except InvalidTask as error:
         raise Fatal(f"--task: {error}") from None
     except InvalidPlan as error:
-        raise Fatal(f"{_place(error.field)}{error.message}") from None
+        field, message = error.field, error.message
     except ValidationError as error:
-        where, message = first_problem(error)
-        raise Fatal(f"{_place(where)}{message}") from None
-
-
-def _place(field: str) -> str:
-    return f"--{field.replace('_', '-')}: " if field else ""
+        field, message = first_problem(error)
+    raise Fatal(f"--{field.replace('_', '-')}: {message}" if field else message)
 
 
 def read_inputs(file: Path) -> list[str]:

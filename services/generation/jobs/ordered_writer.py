@@ -7,8 +7,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.work_item import WorkItemResult
 
-WINDOW = 4096
-"""Items that may be written ahead of the last recorded one."""
+WINDOW = 4096  # items that may be written ahead of the last recorded one
 
 
 class OrderedWriter:
@@ -22,10 +21,7 @@ class OrderedWriter:
         self._tasks: deque[asyncio.Task[WorkItemResult]] = deque()
 
     async def take(self, most: int, wait_s: float | None = None) -> list[WorkItemResult]:
-        """The next results in order, 1 to `most` of them; none if the next is not written within `wait_s`.
-
-        Raises what the engine raises.
-        """
+        """The next results in order, up to `most`; [] if none comes within `wait_s`. Raises the engine's errors."""
         self._start_items()
         await asyncio.wait([self._tasks[0]], timeout=wait_s)
         results: list[WorkItemResult] = []

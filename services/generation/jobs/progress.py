@@ -1,12 +1,12 @@
-"""What a job still needs: pure bookkeeping, a function of its plan and of the results recorded so far, in their order.
+"""What a job still needs: a function of its plan and of the results recorded so far, in their order.
 
 The work is cut into *work items*, one a first sentence with all its labels, and items come in *passes*. The first pass
 is everything that is asked for. What it leaves missing makes the next: pairs that the dataset had already, or, where a
-number of accepted pairs is wanted, as many more first sentences as that should take. A pass depends on nothing but the
-results before it, and results are recorded in the items' order. So a job comes out the same, whatever the order in
-which its items were written, and after however many deaths.
+number of accepted pairs is wanted, as many more first sentences as that should take. So a job comes out the same,
+whatever the order in which its items were written, and after however many deaths.
 """
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,6 @@ from services.generation.pairs.work_item import WorkItem, WorkItemResult
 
 MAX_BOOST = 2.0
 """A pass may be this much larger than what is missing, to make up for what will be rejected."""
-
-Outcome = Literal["complete", "exhausted"]
 
 
 @dataclass(frozen=True)
@@ -37,44 +35,36 @@ class JobProgress:
     def __init__(self, plan: ResolvedPlan) -> None:
         self._plan = plan
         self.requested = plan.pairs_requested
-        self.recorded = 0
-        """Items whose results are in."""
-        self.total = 0
-        """Items that exist so far."""
-        self.accepted: Counter[str] = Counter()
-        """Pairs by label."""
-        self.rejected: Counter[str] = Counter()
-        """Samples by the reason for which they were thrown away."""
+        self.recorded, self.total = 0, 0
+        """Items whose results are in, and items that exist so far."""
+        self.accepted, self.rejected, self._asked = Counter[str](), Counter[str](), Counter[str]()
+        """Pairs by label, samples by the reason for which they were thrown away, and pairs asked for by label."""
         self.samples = 0
         """Second sentences sampled."""
         self.done = False
-        self._asked: Counter[str] = Counter()
         self._passes: list[_Pass] = []
         self._lost: list[WorkItem] = []
         self._add_pass(range(plan.first_sentences), dict.fromkeys(plan.label_names, plan.pairs_per_label))
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Literal["complete", "exhausted"]:
         """How the job ended. Only when `done`."""
         return "complete" if self.accepted.total() >= self.requested else "exhausted"
 
     def room(self, label: str) -> int:
         """How many more pairs of a label may be accepted."""
-        if self._plan.pairs is None:
-            return self.requested
-        return self._plan.pairs - self.accepted[label]
+        return self.requested if self._plan.pairs is None else self._plan.pairs - self.accepted[label]
 
     def work_item(self, index: int) -> WorkItem:
         """Item `index`, which must be below `total`."""
-        number_of_pass, current = next(
-            (number, one) for number, one in reversed(list(enumerate(self._passes))) if one.first <= index
-        )
-        if not isinstance(current.items, range):
-            return current.items[index - current.first]
-        number = current.items[index - current.first]
+        pass_number = bisect.bisect_right(self._passes, index, key=lambda one: one.first) - 1
+        current = self._passes[pass_number]
+        item = current.items[index - current.first]
+        if isinstance(item, WorkItem):
+            return item
         inputs = self._plan.inputs
-        sentence1 = inputs[number % len(inputs)] if inputs else None
-        return WorkItem(index, number, number_of_pass, current.wants, self._plan.attempts, sentence1)
+        sentence1 = inputs[item % len(inputs)] if inputs else None
+        return WorkItem(index, item, pass_number, current.wants, self._plan.attempts, sentence1)
 
     def record(self, result: WorkItemResult) -> None:
         """Enter what became of the next item."""
@@ -86,16 +76,8 @@ class JobProgress:
         self.samples += result.samples
         if result.lost and self._plan.pairs is None and item.attempts > 1:
             pairs = ((record.provenance.label, record.pair.sentence2) for record in result.pairs.values())
-            self._lost.append(
-                replace(
-                    item,
-                    pass_number=item.pass_number + 1,
-                    wants=dict(result.lost),
-                    attempts=item.attempts - 1,
-                    sentence1=result.sentence1,
-                    earlier=(*item.earlier, *pairs),
-                )
-            )
+            again = replace(item, pass_number=item.pass_number + 1, attempts=item.attempts - 1, wants=dict(result.lost))
+            self._lost.append(replace(again, sentence1=result.sentence1, earlier=(*item.earlier, *pairs)))
         if self.recorded == self.total:
             self._plan_next_pass()
 
@@ -103,15 +85,13 @@ class JobProgress:
         """All results so far are in: add the items that are still needed, or be done."""
         if self._plan.pairs is None:
             again, self._lost = self._lost, []
+            self.done = not again
             if again:
                 self._add_pass([replace(item, index=self.total + place) for place, item in enumerate(again)], {})
-            else:
-                self.done = True
             return
-        missing = {label: self._plan.pairs - self.accepted[label] for label in self._plan.label_names}
-        missing = {label: count for label, count in missing.items() if count > 0}
-        budget = self._plan.attempts * self.requested
-        left = budget - max(self.samples, self.recorded)  # an item whose first sentence failed has no samples
+        missing = {label: count for label in self._plan.label_names if (count := self.room(label)) > 0}
+        # An item whose first sentence failed has no samples.
+        left = self._plan.attempts * self.requested - max(self.samples, self.recorded)
         if not missing or left <= 0:
             self.done = True
             return

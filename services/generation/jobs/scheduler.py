@@ -1,7 +1,6 @@
 """Runs the dataset's open jobs, whichever service accepted them, oldest first and several at a time.
 
-A job is worked on by the one service that holds its lease. A dead engine fails no job: the process ends, and its jobs
-go on with the next process or with another service.
+A dead engine fails no job: the process ends, and its jobs go on with the next process or with another service.
 """
 
 import asyncio
@@ -17,6 +16,8 @@ from services.generation.jobs.status import Status
 from services.generation.jobs.worker import JobContext, JobWorker, LeaseLost, first_error
 from services.generation.pairs.plan import ResolvedPlan
 from shared import tracing
+from shared.backoff import pause
+from shared.errors import first_line
 from shared.heartbeat import Heartbeats
 from shared.logs import log_context
 
@@ -36,7 +37,8 @@ class JobScheduler:
     """All jobs of this process."""
 
     def __init__(self, context: JobContext, heartbeats: Heartbeats, *, max_open: int, max_running: int) -> None:
-        self._context, self._store, self._heartbeats = context, context.store, heartbeats
+        self._context, self._heartbeats = context, heartbeats
+        self.store, self.stream = context.store, context.stream
         self._max_open, self._max_running = max_open, max_running
         context.metrics.backlog_limit.set(context.stream.limit)
         self._owner = uuid.uuid4().hex
@@ -49,17 +51,12 @@ class JobScheduler:
         """Of the dataset, when last looked at."""
         self.engine_died = asyncio.Event()
 
-    # ---- for the API
-
     async def submit(self, plan: ResolvedPlan, key: str | None, request_id: str | None = None) -> Status:
-        """A durable, queued job, or the one that an earlier call with the same key made.
-
-        Raises `TooManyJobs`, `KeyReused` or redis errors.
-        """
+        """A durable, queued job; the same one for the same key. Raises `TooManyJobs`, `KeyReused` or redis errors."""
         status = Status("", task=plan.task.task_name, preset=plan.preset, requested=plan.pairs_requested)
         status.request_id, status.traceparent = request_id, tracing.traceparent()
-        status.id, new = await self._store.create(plan, status, key, self._max_open)
-        if not new and await self._store.plan(status.id) != plan:
+        status.id, new = await self.store.create(plan, status, key, self._max_open)
+        if not new and await self.store.plan(status.id) != plan:
             raise KeyReused
         self._wakeup.set()
         return await self.status(status.id) or status
@@ -68,7 +65,7 @@ class JobScheduler:
         """A job of this or any other service; None if there is none of this id."""
         worker = self._workers.get(id_)
         try:
-            return await self._store.status(id_)
+            return await self.store.status(id_)
         except (RedisError, OSError):
             if worker is None:
                 raise
@@ -78,7 +75,7 @@ class JobScheduler:
         """Stop a job. Pairs that were accepted stay. Returns once it has stopped, or after a few seconds."""
         if status.done:
             return
-        await self._store.request_cancel(status.id)
+        await self.store.request_cancel(status.id)
         self._wakeup.set()
         await self.wait(status.id, CANCEL_WAIT_S)
 
@@ -97,24 +94,18 @@ class JobScheduler:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait()
 
-    # ---- for the process
-
     async def run(self) -> None:
         """Run what is open, for ever."""
         while True:
             try:
-                ids = await self._store.open_ids()
+                ids = await self.store.open_ids()
                 self.open_jobs = len(ids)
                 for id_ in ids:
-                    if len(self._tasks) >= self._max_running:
-                        break
-                    if id_ not in self._tasks and id_ not in self._unreadable:
+                    if len(self._tasks) < self._max_running and not (id_ in self._tasks or id_ in self._unreadable):
                         await self._start(id_)
             except (RedisError, OSError) as error:
                 log.debug("can't look for jobs: %s", error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._wakeup.wait()
+            await pause(self._wakeup, LOOK_EVERY_S)
             self._wakeup.clear()
 
     async def post_heartbeats(self) -> None:
@@ -123,7 +114,7 @@ class JobScheduler:
         while True:
             try:
                 await self._heartbeats.post("generation", {"running_jobs": self.open_jobs})
-                metrics.backlog.set(await self._context.stream.backlog())
+                metrics.backlog.set(await self.stream.backlog())
                 metrics.redis_up.set(1)
             except (RedisError, OSError):
                 metrics.redis_up.set(0)
@@ -133,30 +124,29 @@ class JobScheduler:
 
     async def stop(self, within_s: float) -> None:
         """Leave all jobs where they are: other services, or the next one, go on with them."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
+        for task in (tasks := list(self._tasks.values())):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=within_s)
 
     async def _start(self, id_: str) -> None:
         """Work on a job, unless another service does."""
-        lease = self._store.lease(id_, self._owner)
+        lease = self.store.lease(id_, self._owner)
         epoch, _ = await lease.try_to_take()
         if not epoch:
             return
         try:
-            status, plan = await self._store.status(id_), await self._store.plan(id_)
+            status, plan = await self.store.status(id_), await self.store.plan(id_)
             if status is None or plan is None:
                 raise ValueError("a part of it is missing")
         except (ValueError, KeyError, TypeError) as error:
             # Written by another version, perhaps: it must not keep the others from running.
             self._unreadable.add(id_)
-            log.error("job %s can't be read and is left alone: %s", id_, str(error).splitlines()[0])
+            log.error("job %s can't be read and is left alone: %s", id_, first_line(error))
             await lease.release()
             return
         if status.done:
-            await self._store.delete_lease(id_)
+            await self.store.delete_lease(id_)
             return
         self._workers[id_] = JobWorker(self._context, status, plan, lease, self._notify)
         self._tasks[id_] = asyncio.create_task(self._work(self._workers[id_]), name=f"job-{id_}")

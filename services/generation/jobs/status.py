@@ -11,7 +11,7 @@ from services.generation.jobs.progress import JobProgress
 
 State = Literal["queued", "running", "complete", "exhausted", "failed", "cancelled"]
 FINISHED: frozenset[str] = frozenset({"complete", "exhausted", "failed", "cancelled"})
-OLD_FIELDS = {"work_items": "units", "error": "fault"}  # retired: remove in 0.3
+OLD_FIELDS = {"units": "work_items", "fault": "error"}  # retired: remove in 0.3
 
 
 @dataclass
@@ -23,7 +23,6 @@ class Status:
     task: str = ""
     preset: str = "default"
     requested: int = 0
-    """Pairs asked for."""
     accepted: Counter[str] = field(default_factory=Counter)
     """Pairs in the stream, by label."""
     rejected: Counter[str] = field(default_factory=Counter)
@@ -58,15 +57,9 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The job resource of the API."""
-        accepted = self.accepted.total()
-        rate = self.pairs_per_second
-        running = self.state == "running" and rate
+        accepted, rate = self.accepted.total(), self.pairs_per_second
         return {
-            "id": self.id,
-            "state": self.state,
-            "task": self.task,
-            "preset": self.preset,
-            "requested": self.requested,
+            **{name: getattr(self, name) for name in ("id", "state", "task", "preset", "requested")},
             "accepted": accepted,
             "accepted_by_label": dict(sorted(self.accepted.items())),
             "rejected": self.rejected.total(),
@@ -76,12 +69,10 @@ class Status:
             "work_items_done": self.recorded,
             "units": self.work_items,  # retired: remove in 0.3
             "units_done": self.recorded,  # retired: remove in 0.3
-            "created": self.created,
-            "started": self.started,
-            "finished": self.finished,
+            **{name: getattr(self, name) for name in ("created", "started", "finished")},
             "seconds": round((self.finished or time.time()) - self.started, 3) if self.started else 0.0,
             "pairs_per_second": rate,
-            "eta_seconds": round((self.requested - accepted) / rate, 1) if running and rate else None,
+            "eta_seconds": round((self.requested - accepted) / rate, 1) if rate and self.state == "running" else None,
             "waiting_for": self.waiting_for,
             "error": self.error,
             "fault": self.error,  # retired: remove in 0.3
@@ -89,16 +80,13 @@ class Status:
 
     def fields(self) -> list[str]:
         """Names and values in turn, as a Redis hash keeps them."""
-        kept = {name: json.dumps(value) for name, value in vars(self).items() if name != "id"}
-        return [part for item in kept.items() for part in item]
+        return [text for name, value in vars(self).items() if name != "id" for text in (name, json.dumps(value))]
 
     @classmethod
     def from_fields(cls, id_: str, fields: Mapping[str, str]) -> "Status":
         """The status in a Redis hash. Raises ValueError, KeyError or TypeError for what another version wrote."""
-        old = {
-            name: fields[before] for name, before in OLD_FIELDS.items() if before in fields
-        }  # retired: remove in 0.3
-        names = {name for name in cls.__dataclass_fields__ if name != "id"}
+        old = {new: fields[name] for name, new in OLD_FIELDS.items() if name in fields}  # retired: remove in 0.3
+        names = cls.__dataclass_fields__.keys() - {"id"}
         status = cls(id_, **{name: json.loads(text) for name, text in {**old, **fields}.items() if name in names})
         status.accepted, status.rejected = Counter(status.accepted), Counter(status.rejected)
         return status

@@ -8,8 +8,8 @@
     <dataset>:jobs:open           set of the ids that are not finished
     <dataset>:jobs:all            sorted set of all ids by the time they were created
 
-A lease that isn't renewed ends by itself, so the job of a dead service goes to another. Should two services work on a
-job for a moment, nothing is counted twice: the stream knows the owner of every pair, and a result has one place.
+Should two services work on a job for a moment, nothing is counted twice: the stream knows the owner of every pair, and
+a result has one place.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from services.generation.jobs import lua
 from services.generation.jobs.status import Status
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
@@ -28,11 +27,50 @@ from shared.lease import LEASE_S, Lease
 from shared.redis import key
 
 LEASE_KEYS = ("lease", "epoch")
-OLD_KEYS = ("drafts", "claims", "lead", "next")  # retired: remove in 0.3
-"""What a job of 0.1 may have left behind."""
+OLD_KEYS = ("drafts", "claims", "lead", "next")  # what a job of 0.1 may have left  # retired: remove in 0.3
 WHILE_OPEN = ("cancel", *LEASE_KEYS, *OLD_KEYS)
 """The keys of a job that only its being worked on needs."""
 PAGE = 500
+
+# KEYS: job, plan, open jobs, all jobs.  ARGV: plan, id, created, max open, then fields and values.
+# One step, so that a repeated request (or a reply that was lost) finds the whole job or none. -1: too many are open.
+CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[4]) then return -1 end
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
+redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('ZADD', KEYS[4], ARGV[3], ARGV[2])
+return 1
+"""
+
+# A finished job stays as it is: a call that was given up while it was on its way may arrive after the job's end.
+UNLESS_FINISHED = """
+local finished = {['"complete"'] = 1, ['"exhausted"'] = 1, ['"failed"'] = 1, ['"cancelled"'] = 1}
+if finished[redis.call('HGET', KEYS[1], 'state') or ''] then return 0 end
+"""
+
+# KEYS: job, open jobs, plan, results, then what only an open job needs.
+# ARGV: id, seconds to keep it or 0 while it is open, then fields and values.
+SAVE = f"""{UNLESS_FINISHED}
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if ARGV[2] ~= '0' then
+  redis.call('SREM', KEYS[2], ARGV[1])
+  for i = 5, #KEYS do redis.call('DEL', KEYS[i]) end
+  for _, i in ipairs({{1, 3, 4}}) do redis.call('EXPIRE', KEYS[i], ARGV[2]) end
+end
+return 1
+"""
+
+# KEYS: job, results.  ARGV: number of the first result, how many, the results, then fields and values of the job.
+# The place of a result is its number: an owner that was thought dead finds the place taken.
+RECORD = f"""{UNLESS_FINISHED}
+local first, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+if redis.call('LLEN', KEYS[2]) ~= first then return 0 end
+for i = 1, count do redis.call('RPUSH', KEYS[2], ARGV[2 + i]) end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3 + count))
+return 1
+"""
 
 
 class TooManyJobs(Exception):
@@ -46,17 +84,14 @@ class JobStore:
         self._redis, self._dataset = redis, dataset
         self._open, self._all = key(dataset, "jobs", "open"), key(dataset, "jobs", "all")
         self._keep_s, self._lease_s = max(1, int(keep_s)), lease_s
-        self._create, self._save, self._record = map(redis.register_script, (lua.CREATE, lua.SAVE, lua.RECORD))
-
-    # ---- jobs
+        self._create, self._save, self._record = map(redis.register_script, (CREATE, SAVE, RECORD))
 
     async def create(
         self, plan: ResolvedPlan, status: Status, client_key: str | None, max_open: int
     ) -> tuple[str, bool]:
-        """Make a job, durable when this returns. Returns its id and whether it is new.
+        """Make a job, durable when this returns, unless an earlier call with this `client_key` has made it.
 
-        With a `client_key`, the job of an earlier call with that key is found instead of made again.
-        Raises `TooManyJobs`.
+        Returns its id and whether it is new. Raises `TooManyJobs`.
         """
         id_ = uuid.uuid4().hex if client_key is None else hashlib.sha256(client_key.encode()).hexdigest()[:32]
         keys = [self._key(id_), self._key(id_, "plan"), self._open, self._all]
@@ -101,14 +136,10 @@ class JobStore:
         return bool(await self._redis.exists(self._key(id_, "cancel")))
 
     async def save(self, status: Status) -> None:
-        """Write the status, unless the job is finished; one that finishes leaves the open set and is forgotten after
-        its time."""
+        """Write the status, unless the job is finished; a finished one leaves the open set and expires later."""
         parts = ("plan", "records", *WHILE_OPEN)
         keys = [self._key(status.id), self._open, *(self._key(status.id, part) for part in parts)]
-        keep_s = self._keep_s if status.done else 0
-        await self._save(keys=keys, args=[status.id, keep_s, *status.fields()])
-
-    # ---- leases
+        await self._save(keys=keys, args=[status.id, self._keep_s if status.done else 0, *status.fields()])
 
     def lease(self, id_: str, owner: str) -> Lease:
         """The right to work on a job, not yet taken."""
@@ -119,13 +150,11 @@ class JobStore:
         """A finished job needs none: remove what may have been taken after its end."""
         await self._redis.delete(*(self._key(id_, part) for part in LEASE_KEYS))
 
-    # ---- results
-
     async def record(self, status: Status, first: int, results: Sequence[WorkItemResult]) -> bool:
         """Enter the results of work items `first` and following, with the status after them. False, and nothing done,
         if those places are taken or the job is finished."""
-        arguments: list[str | int] = [first, len(results), *(result.model_dump_json() for result in results)]
         keys = [self._key(status.id), self._key(status.id, "records")]
+        arguments: list[str | int] = [first, len(results), *(result.model_dump_json() for result in results)]
         return bool(await self._record(keys=keys, args=[*arguments, *status.fields()]))
 
     async def results(self, id_: str, first: int = 0) -> AsyncIterator[WorkItemResult]:

@@ -1,7 +1,4 @@
-"""Works on one job, for as long as this service holds its lease: writes the items and records the results in order.
-
-A lost Redis or a full stream pauses a job; it never fails one and loses nothing.
-"""
+"""Works on one job while this service holds its lease. A lost Redis or a full stream pauses it and loses nothing."""
 
 import asyncio
 import logging
@@ -28,17 +25,15 @@ from shared.lease import Lease
 from shared.stream import Append, Offer, PairStream
 
 log = logging.getLogger(__name__)
-
 Result = TypeVar("Result")
 OnChange = Callable[[], Awaitable[None]]
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 2.0
-POLL_S = 0.25
-"""How often to ask whether the job is cancelled."""
-BATCH = 64
-"""Results recorded in one step."""
+POLL_S = 0.25  # how often to ask whether the job is cancelled
+BATCH = 64  # results recorded in one step
 RATE_OVER_S = 30.0
 RELEASE_WITHIN_S = 1.0
+STREAM_FULL = "the trainer: the pair stream is full"
 ANSWERS = {Append.ACCEPTED: True, Append.DUPLICATE: False, Append.FULL: None}
 
 
@@ -127,6 +122,9 @@ class JobWorker:
             self._progress.record(result)
         self.status.update(self._progress)
         self.status.state, self.status.started = "running", self.status.started or time.time()
+        await self._save()
+
+    async def _save(self) -> None:
         await self._retry_until_up(lambda: self._store.save(self.status))
         await self._on_change()
 
@@ -177,11 +175,9 @@ class JobWorker:
             answers = await self._retry_until_up(lambda: self._context.stream.append(offers, tracing.traceparent()))
             if Append.FULL not in answers or await self._is_cancelled():
                 return answers
-            reason = "the trainer: the pair stream is full"
-            if self.status.waiting_for != reason:
-                self.status.waiting_for = reason
-                await self._retry_until_up(lambda: self._store.save(self.status))
-                await self._on_change()
+            if self.status.waiting_for != STREAM_FULL:
+                self.status.waiting_for = STREAM_FULL
+                await self._save()
             await asyncio.sleep(backoff.next_s())
 
     async def _finish(self, state: State) -> None:

@@ -1,28 +1,25 @@
-"""The original's post-processing of a finished dataset, for whoever wants its files: see `dino_dataset`.
+"""The original's post-processing of a finished dataset, for whoever wants its files.
 
-The trainer does not need this: it smooths and adds random pairs itself, to raw pairs, in each round (and without the
-original's leaks).
+The trainer smooths and adds random pairs itself, in each round, without the original's leaks.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 SMOOTHING = 0.2
 PAIRS_PER_SENTENCE_AND_LABEL = 2
 RANDOM_PAIRS_PER_SENTENCE = 2
 
 
-class RawPair(NamedTuple):
-    """A pair with the score of its label."""
-
+class _ScoredPair(NamedTuple):
     sentence1: str
     sentence2: str
     score: float
 
 
-def dino_dataset(pairs: Iterable[RawPair], seed: int = 42) -> list[RawPair]:
+def dino_dataset(pairs: Iterable[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
     """Shuffle, drop repetitions and identical sentences, smooth, thin out, add random pairs.
 
     Source: timoschick/dino, scripts/sts/postprocess_dataset.py. The scores become 0.8 y + 0.1; at most two pairs of a
@@ -30,23 +27,20 @@ def dino_dataset(pairs: Iterable[RawPair], seed: int = 42) -> list[RawPair]:
     sentences, its own not excepted. Unlike the original's, the result depends on the seed alone: its shuffle was undone
     by a `set`.
     """
-    shuffled = sorted(set(pairs))
+    shuffled = sorted({_ScoredPair(pair["sentence1"], pair["sentence2"], pair["score"]) for pair in pairs})
     generator = random.Random(seed)
     generator.shuffle(shuffled)
-    smoothed = [pair._replace(score=smooth(pair.score)) for pair in shuffled if pair.sentence1 != pair.sentence2]
-    kept: list[RawPair] = []
-    count: dict[tuple[str, float], int] = defaultdict(int)
-    for pair in smoothed:
-        count[pair.sentence1, pair.score] += 1
-        if count[pair.sentence1, pair.score] <= PAIRS_PER_SENTENCE_AND_LABEL:
-            kept.append(pair)
+    kept: list[_ScoredPair] = []
+    count: Counter[tuple[str, float]] = Counter()
+    for sentence1, sentence2, score in shuffled:
+        smoothed = _ScoredPair(sentence1, sentence2, smooth(score))
+        if sentence1 != sentence2 and count[sentence1, smoothed.score] < PAIRS_PER_SENTENCE_AND_LABEL:
+            count[sentence1, smoothed.score] += 1
+            kept.append(smoothed)
     partners = [pair.sentence2 for pair in kept]
-    sentences = dict.fromkeys(pair.sentence1 for pair in kept)
-    return kept + [
-        RawPair(sentence, generator.choice(partners), 0.0)
-        for sentence in sentences
-        for _ in range(RANDOM_PAIRS_PER_SENTENCE)
-    ]
+    for sentence1 in dict.fromkeys(pair.sentence1 for pair in kept):
+        kept += [_ScoredPair(sentence1, generator.choice(partners), 0.0) for _ in range(RANDOM_PAIRS_PER_SENTENCE)]
+    return [pair._asdict() for pair in kept]
 
 
 def smooth(score: float) -> float:

@@ -1,4 +1,4 @@
-"""What is wrong with a written sentence: small pure functions, each named as its rejections are counted."""
+"""What is wrong with a written sentence: small pure functions, by the names under which rejections are counted."""
 
 import difflib
 import re
@@ -25,7 +25,6 @@ class Draft:
 Filter = Callable[[Draft], bool]
 """True: throw the sentence away."""
 
-WRITTEN = "sentence|question|passage|query|answer"
 ECHO = re.compile(r"\b(task|sentence(?: [12])?|question|answer|query|passage|premise|hypothesis)\s*:", re.IGNORECASE)
 INSTRUCTION = re.compile(
     r"\bwrite (a|an|one|two|the) (\w+ )?(sentence|question|passage|query|answer)s?\b", re.IGNORECASE
@@ -38,18 +37,7 @@ NEAR, NEAR_LETTERS = 0.9, 2
 """Two normalised sentences count as one if this share of them is the same and at most so many letters are not."""
 
 
-def unclosed(draft: Draft) -> bool:
-    """The sentence was cut off by the token limit."""
-    return draft.end == "length"
-
-
-def line_break(draft: Draft) -> bool:
-    """A line break came before the closing quote."""
-    return draft.end == "line_break"
-
-
-def unreadable(draft: Draft) -> bool:
-    """Blank, too long, or with control characters or broken characters: it can't be a sentence of a pair."""
+def _unreadable(draft: Draft) -> bool:
     try:
         check_sentence(draft.text)
     except ValueError:
@@ -57,64 +45,39 @@ def unreadable(draft: Draft) -> bool:
     return "\ufffd" in draft.text
 
 
-def too_short(draft: Draft) -> bool:
-    """Fewer than two letters or digits."""
-    return sum(character.isalnum() for character in draft.text) < 2
-
-
-def echo(draft: Draft) -> bool:
-    """The teacher repeats the prompt's own words instead of writing."""
-    return bool(ECHO.search(draft.text) or INSTRUCTION.search(draft.text))
-
-
-def refusal(draft: Draft) -> bool:
-    """An instruct model talks about itself instead of writing."""
-    return bool(REFUSAL.search(draft.text))
-
-
-def exemplar(draft: Draft) -> bool:
-    """A sentence of the prompt's exemplars again."""
-    return normalised(draft.text) in draft.exemplars
-
-
-def identical(draft: Draft) -> bool:
-    """Sentence 1 again, to the letter (the original's `remove_identical_pairs`)."""
-    return draft.text == draft.sentence1
-
-
-def copy(draft: Draft) -> bool:
-    """Sentence 1 again, but for case, punctuation and white space: no label learns from it."""
-    return normalised(draft.sentence1) == normalised(draft.text)
-
-
-def near_copy(draft: Draft) -> bool:
-    """Sentence 1 again, but for articles or a letter or two."""
+def _near_copy(draft: Draft) -> bool:
     first, second = normalised(draft.sentence1), normalised(draft.text)
     if not first:
         return False
-    if without_articles(first) == without_articles(second):
+    if _without_articles(first) == _without_articles(second):
         return True
-    together = len(first) + len(second)
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     # The share of letters that match must be so high; its two upper bounds are quick to have.
-    share = max(NEAR, 1 - NEAR_LETTERS / together)
+    share = max(NEAR, 1 - NEAR_LETTERS / (len(first) + len(second)))
     return matcher.real_quick_ratio() >= share and matcher.quick_ratio() >= share and matcher.ratio() >= share
 
 
 ALL: Mapping[str, Filter] = {
-    rule.__name__: rule
-    for rule in (
-        unclosed,
-        line_break,
-        unreadable,
-        too_short,
-        echo,
-        refusal,
-        exemplar,
-        identical,
-        copy,
-        near_copy,
-    )
+    # The sentence was cut off by the token limit.
+    "unclosed": lambda draft: draft.end == "length",
+    # A line break came before the closing quote.
+    "line_break": lambda draft: draft.end == "line_break",
+    # Blank, too long, or with control characters or broken characters: it can't be a sentence of a pair.
+    "unreadable": _unreadable,
+    # Fewer than two letters or digits.
+    "too_short": lambda draft: sum(character.isalnum() for character in draft.text) < 2,
+    # The teacher repeats the prompt's own words instead of writing.
+    "echo": lambda draft: bool(ECHO.search(draft.text) or INSTRUCTION.search(draft.text)),
+    # An instruct model talks about itself instead of writing.
+    "refusal": lambda draft: bool(REFUSAL.search(draft.text)),
+    # A sentence of the prompt's exemplars again.
+    "exemplar": lambda draft: normalised(draft.text) in draft.exemplars,
+    # Sentence 1 again, to the letter (the original's `remove_identical_pairs`).
+    "identical": lambda draft: draft.text == draft.sentence1,
+    # Sentence 1 again, but for case, punctuation and white space: no label learns from it.
+    "copy": lambda draft: normalised(draft.sentence1) == normalised(draft.text),
+    # Sentence 1 again, but for articles or a letter or two.
+    "near_copy": _near_copy,
 }
 """By name, in the order in which they are asked."""
 ALWAYS = ("unclosed", "line_break", "unreadable")
@@ -136,6 +99,5 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", folded))
 
 
-def without_articles(text: str) -> str:
-    """A normalised sentence without `a`, `an` and `the`."""
+def _without_articles(text: str) -> str:
     return " ".join(word for word in text.split() if word not in ("a", "an", "the"))

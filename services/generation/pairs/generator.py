@@ -1,7 +1,6 @@
 """Writes one work item: a first sentence and, for each label, a partner: ask the engine, filter, ask again.
 
-A result depends on nothing but the plan and the work item: items can be written in any order, at the same time, on
-other machines or again after a crash, with the same pairs.
+A result depends on nothing but the plan and the item: in any order, on any machine, after any crash, the same pairs.
 """
 
 import asyncio
@@ -11,20 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.pairs import prompts
 from services.generation.pairs.filters import ALL, Draft, normalised, reject
 from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
-from services.generation.pairs.tasks import TaskSpec
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
 from shared.pairs import Pair, PairRecord, Provenance
 
 POOLS = Path(__file__).with_name("pools")
 SAME_EXEMPLARS = 32
 """So many first sentences in a row share their exemplars, so that their prompts share a cached prefix."""
+
+_Slot = tuple[str, int]
+"""A pair's place in a work item: label and number."""
+_Written = tuple[str, str]
+"""Label and sentence 2 of a pair that a first sentence has already."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +39,20 @@ class Job:
     dataset: str = ""
     teacher: str = ""
 
-    @property
-    def task(self) -> TaskSpec:
-        """What the labels ask for."""
-        return self.plan.task
-
-
-class _Slot(NamedTuple):
-    """A place for one pair in a work item."""
-
-    label: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.label}/{self.number}"
-
 
 class PairGenerator:
     """Writes work items with one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._topics, self._genres = _pool("topics"), _pool("genres")
+        texts = [(POOLS / f"{name}.txt").read_text(encoding="utf-8") for name in ("topics", "genres")]
+        self._topics, self._genres = (text.split("\n")[:-1] for text in texts)
         self._can_chat: bool | None = None
         """Whether the teacher has a chat template, once that has been asked for."""
 
     def items_in_flight(self, job: Job) -> int:
         """How many work items to write at one time so that the engine is full and a few samples wait."""
-        lanes = sum(1 + len(job.task.labels[label].counter_labels) for label in job.plan.label_names)
+        lanes = sum(1 + len(job.plan.task.labels[label].counter_labels) for label in job.plan.label_names)
         return max(2, 2 * self._engine.capacity // (lanes * job.plan.pairs_per_label))
 
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
@@ -74,26 +62,28 @@ class PairGenerator:
             result.sentence1 = await self._sentence1(job, item, result)
         if result.sentence1 is None:
             return result
-        missing = [_Slot(label, number) for label, count in item.wants.items() for number in range(count)]
+        missing = [(label, number) for label, count in item.wants.items() for number in range(count)]
         accepted = list(item.earlier)
         for attempt in range(item.attempts):
+            result.samples += len(missing)
             # All labels of a sentence at one time: a counter-label's prompt is another label's own.
-            seeds = [self._seed(job, item, slot, attempt) for slot in missing]
-            drafts = await self._drafts(job, item, result, missing, seeds)
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._sentence2(job, item, label, number, attempt, result.sentence1))
+                    for label, number in missing
+                ]
             # Filtered in the slots' order, whichever came first, so that the outcome does not depend on the engine.
-            tried = list(zip(missing, seeds, drafts, strict=True))
-            missing = [slot for slot, seed, draft in tried if not self._keep(job, result, slot, seed, draft, accepted)]
+            drafts = zip(missing, [task.result() for task in tasks], strict=True)
+            missing = [slot for slot, draft in drafts if not self._keep(job, result, slot, *draft, accepted)]
             if not missing:
                 break
         result.pairs = dict(sorted(result.pairs.items()))
         return result
 
-    # ---- sentence 1
-
     async def _sentence1(self, job: Job, item: WorkItem, result: WorkItemResult) -> str | None:
         plan, prompt = job.plan, self._sentence1_prompt(job, item.number)
         for attempt in range(plan.attempts):
-            seed = sample_seed(plan.seed, job.task.task_name, "sentence1", item.number, attempt)
+            seed = sample_seed(plan.seed, job.plan.task.task_name, "sentence1", item.number, attempt)
             draft = await self._draft(job, [prompt], seed, plan.sentence1_decoding)
             reason = _rejection(plan, draft)
             if reason is None and draft is not None:
@@ -102,7 +92,7 @@ class PairGenerator:
         return None
 
     def _sentence1_prompt(self, job: Job, number: int) -> Prompt:
-        plan, task = job.plan, job.task
+        plan, task = job.plan, job.plan.task
         if plan.sentence1_task is not None:
             labels = list(plan.sentence1_task.labels)
             return prompts.sentence1_prompt(plan.sentence1_task, labels[number % len(labels)])
@@ -116,71 +106,32 @@ class PairGenerator:
         topic, genre = _in_turn(topics, plan.seed, number), _in_turn(genres, plan.seed + 1, number)
         return prompts.topical_prompt(task, topic, genre, exemplars)
 
-    # ---- sentence 2
-
-    async def _drafts(
-        self, job: Job, item: WorkItem, result: WorkItemResult, slots: Sequence[_Slot], seeds: Sequence[int]
-    ) -> list[Draft | None]:
-        """One draft a slot, all at one time; None for a prompt that is too long."""
-        labels, sentence1 = job.task.labels, result.sentence1 or ""
-        result.samples += len(slots)
-
-        async def draft(slot: _Slot, seed: int) -> Draft | None:
-            names = (slot.label, *labels[slot.label].counter_labels)
-            pool = max(len(labels[name].exemplars) for name in names)
-            exemplars = self._exemplars(job, pool, item.number)
-            lanes = prompts.lanes_for_sentence2(job.task, slot.label, sentence1, exemplars)
-            return await self._draft(job, lanes, seed, job.plan.decoding, sentence1)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(draft(slot, seed)) for slot, seed in zip(slots, seeds, strict=True)]
-        return [task.result() for task in tasks]
-
-    def _seed(self, job: Job, item: WorkItem, slot: _Slot, attempt: int) -> int:
-        return sample_seed(
-            job.plan.seed, job.task.task_name, slot.label, item.number, item.pass_number, slot.number, attempt
-        )
+    async def _sentence2(
+        self, job: Job, item: WorkItem, label: str, number: int, attempt: int, sentence1: str
+    ) -> tuple[int, Draft | None]:
+        """A draft for pair `number` of a label, and its seed."""
+        plan, task = job.plan, job.plan.task
+        seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
+        pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
+        lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, item.number))
+        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
 
     def _keep(
-        self,
-        job: Job,
-        result: WorkItemResult,
-        slot: _Slot,
-        seed: int,
-        draft: Draft | None,
-        accepted: list[tuple[str, str]],
+        self, job: Job, result: WorkItemResult, slot: _Slot, seed: int, draft: Draft | None, accepted: list[_Written]
     ) -> bool:
-        """Accept a draft, or count why not. `accepted`: (label, sentence 2) of this first sentence so far."""
-        reason = self._reason_to_reject(job.plan, slot.label, draft, accepted)
+        """Accept a draft, or count why not."""
+        (label, number), task = slot, job.plan.task
+        reason = _rejection(job.plan, draft, label, accepted)
         if reason is not None or draft is None:
             result.rejected[reason or "prompt_too_long"] += 1
             return False
-        accepted.append((slot.label, draft.text))
-        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=job.task.labels[slot.label].score)
+        accepted.append((label, draft.text))
+        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=task.labels[label].score)
         provenance = Provenance(
-            dataset=job.dataset,
-            task=job.task.task_name,
-            label=slot.label,
-            job=job.id,
-            teacher=job.teacher,
-            seed=seed,
+            dataset=job.dataset, task=task.task_name, label=label, job=job.id, teacher=job.teacher, seed=seed
         )
-        result.pairs[str(slot)] = PairRecord(pair=pair, provenance=provenance)
+        result.pairs[f"{label}/{number}"] = PairRecord(pair=pair, provenance=provenance)
         return True
-
-    def _reason_to_reject(
-        self, plan: Plan, label: str, draft: Draft | None, accepted: list[tuple[str, str]]
-    ) -> str | None:
-        reason = _rejection(plan, draft)
-        if reason is not None or draft is None:
-            return reason
-        text = normalised(draft.text)
-        labels = {other for other, sentence2 in accepted if normalised(sentence2) == text}
-        if plan.asks("repeat") and label in labels:
-            return "repeat"
-        return "label_conflict" if plan.asks("label_conflict") and labels - {label} else None
-
-    # ---- both
 
     async def _draft(
         self, job: Job, lanes: Sequence[Prompt], seed: int, decoding: Decoding, sentence1: str = ""
@@ -206,15 +157,22 @@ class PairGenerator:
 
     def _exemplars(self, job: Job, pool: int, number: int) -> tuple[int, ...]:
         """Which exemplars a prompt shows: places in a pool."""
-        seed = sample_seed(job.plan.seed, job.task.task_name, "exemplars", number // SAME_EXEMPLARS)
-        return prompts.draw_exemplars(pool, job.plan.exemplars, seed)
+        seed = sample_seed(job.plan.seed, job.plan.task.task_name, "exemplars", number // SAME_EXEMPLARS)
+        return tuple(random.Random(seed).sample(range(pool), min(job.plan.exemplars, pool)))
 
 
-def _rejection(plan: Plan, draft: Draft | None) -> str | None:
-    """Why a draft can't stay by itself, whatever else was written."""
+def _rejection(plan: Plan, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:
+    """Why a draft can't stay beside what was accepted for its first sentence."""
     if draft is None:
         return "prompt_too_long"
-    return reject(draft, ALL if plan.filters is None else plan.filters)
+    reason = reject(draft, ALL if plan.filters is None else plan.filters)
+    if reason is not None:
+        return reason
+    text = normalised(draft.text)
+    labels = {other for other, sentence2 in accepted if normalised(sentence2) == text}
+    if plan.asks("repeat") and label in labels:
+        return "repeat"
+    return "label_conflict" if plan.asks("label_conflict") and labels - {label} else None
 
 
 def sample_seed(*parts: object) -> int:
@@ -232,7 +190,3 @@ def _in_turn(pool: Sequence[str], seed: int, number: int) -> str:
 @lru_cache(maxsize=64)
 def _order(size: int, seed: int, turn: int) -> list[int]:
     return random.Random(sample_seed(seed, "order", turn)).sample(range(size), size)
-
-
-def _pool(name: str) -> list[str]:
-    return (POOLS / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]

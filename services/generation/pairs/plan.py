@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from services.generation.decoding.base import Decoding
 from services.generation.pairs.filters import ALL, OF_A_SENTENCE1
 from services.generation.pairs.prompts import Form
-from services.generation.pairs.tasks import Tasks, TaskSpec, UnknownTask
+from services.generation.pairs.tasks import Tasks, TaskSpec
 from shared.pairs import Sentence
 
 MAX_INPUTS = 100_000
@@ -17,15 +17,8 @@ FILTERS = (*ALL, *OF_A_SENTENCE1)
 
 Preset = Literal["default", "dino"]
 
-DINO_DECODING = {
-    "decay_constant": 100.0,
-    "floor": 0.01,
-    "temperature": 1.0,
-    "top_k": 5,
-    "top_p": 0.9,
-    "max_tokens": 40,
-    "line_breaks": "reject",
-}
+# The original's values are the defaults of `Decoding`, but for line breaks.
+DINO_DECODING = {**Decoding().model_dump(), "line_breaks": "reject"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Ours. First sentences are drawn without top-k: they should differ from one another.
     "default": {"sentence1_decoding": {"top_k": 0}},
@@ -67,9 +60,7 @@ def _kind_of_task(value: object) -> str | None:
 Task = Annotated[
     Annotated[str, Tag("name")] | Annotated[TaskSpec, Tag("spec")],
     Discriminator(
-        _kind_of_task,
-        custom_error_type="task",
-        custom_error_message="give a task's name, or a task spec as an object",
+        _kind_of_task, custom_error_type="task", custom_error_message="give a task's name, or a task spec as an object"
     ),
 ]
 """A task by its name, or a spec of one's own."""
@@ -186,7 +177,6 @@ class ResolvedPlan(Plan):
 
 
 def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:
-    try:
-        return tasks.get(task)
-    except UnknownTask as error:
-        raise InvalidPlan(field, str(error)) from None
+    if isinstance(task, str) and task not in tasks:
+        raise InvalidPlan(field, f"there is no task {task!r}; known: {', '.join(sorted(tasks))}")
+    return tasks[task] if isinstance(task, str) else task

@@ -1,12 +1,10 @@
 """Prompt texts: pure functions from a task spec to what the teacher reads.
 
-A prompt is a few of the label's exemplars, each written out as the instruction with both sentences, then the
-instruction itself, ending in the opening quote of the sentence that the teacher shall write. The plain form is that
-text; the chat form is the same as messages: a question ends before the instruction's last line, which the assistant
-begins and the teacher goes on with.
+A prompt is a few of the label's exemplars, then the instruction itself, ending in the opening quote of the sentence
+that the teacher shall write. The plain form is that text. In the chat form a question ends before the instruction's
+last line, which the assistant begins and the teacher goes on with.
 """
 
-import random
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -60,13 +58,8 @@ def lanes_for_sentence2(
 
     `exemplars` are places in the labels' pools; those that a pool hasn't got are left out.
     """
-    names = (label, *task.labels[label].counter_labels)
-    return tuple(sentence2_prompt(task.labels[name], sentence1, exemplars) for name in names)
-
-
-def sentence2_prompt(label: Label, sentence1: str, exemplars: Sequence[int] = ()) -> Prompt:
-    """Ask for sentence 2 to a given sentence 1. Double quotes in it, which would end it, become single ones."""
-    return Prompt((*_exemplars(label, exemplars), Exchange(label.instruction.replace(X1, in_quotes(sentence1)))))
+    specs = [task.labels[name] for name in (label, *task.labels[label].counter_labels)]
+    return tuple(Prompt((*_exemplars(spec, exemplars), _exchange(spec, sentence1))) for spec in specs)
 
 
 def sentence1_prompt(task: TaskSpec, label: str, exemplars: Sequence[int] = ()) -> Prompt:
@@ -91,14 +84,13 @@ def topical_prompt(task: TaskSpec, topic: str, genre: str, exemplars: Sequence[i
 
 def _exemplars(label: Label, places: Sequence[int]) -> list[Exchange]:
     pool = [label.exemplars[place] for place in places if place < len(label.exemplars)]
-    return [Exchange(label.instruction.replace(X1, in_quotes(one.sentence1)), one.sentence2) for one in pool]
+    return [_exchange(label, one.sentence1, one.sentence2) for one in pool]
+
+
+def _exchange(label: Label, sentence1: str, sentence2: str = "") -> Exchange:
+    return Exchange(label.instruction.replace(X1, in_quotes(sentence1)), sentence2)
 
 
 def in_quotes(sentence: str) -> str:
-    """A sentence as it stands between double quotes in a prompt."""
+    """A sentence as it stands in a prompt: double quotes in it, which would end it, become single ones."""
     return sentence.replace('"', "'")
-
-
-def draw_exemplars(pool_size: int, count: int, seed: int) -> tuple[int, ...]:
-    """`count` different places in a pool (all of it if it is smaller), in an order of the seed's."""
-    return tuple(random.Random(seed).sample(range(pool_size), min(count, pool_size)))

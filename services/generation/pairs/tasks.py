@@ -1,19 +1,19 @@
 """Task specs: labels, one instruction a label, and which other labels count against it.
 
-The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`), with three
-additions: a label's `score`, its `exemplars` (pairs that show the teacher what is meant), and the task's `sentence1`,
-how the teacher is asked for first sentences. A spec without `<X1>`, such as the original's `sts-x1`, asks for first
-sentences only.
+The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`) with a label's
+`score` and `exemplars`, and with the task's `sentence1`: how the teacher is asked for first sentences. A spec without
+`<X1>`, such as the original's `sts-x1`, asks for first sentences only.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.errors import Fatal
 from shared.pairs import Score, Sentence
 
 X1, TOPIC, GENRE = "<X1>", "<TOPIC>", "<GENRE>"
@@ -21,12 +21,8 @@ BUILT_IN = Path(__file__).with_name("task_specs")
 MAX_EXEMPLARS = 64
 
 
-class InvalidTask(Exception):
+class InvalidTask(Fatal):
     """A task spec is wrong; the message says where and what."""
-
-
-class UnknownTask(Exception):
-    """No task of this name is loaded; the message lists those that are."""
 
 
 class Exemplar(NamedTuple):
@@ -104,14 +100,14 @@ class TaskSpec(BaseModel):
     @classmethod
     def _score_from_name(cls, value: object) -> object:
         """The original's specs have no scores: there a label's name is its score ("0.5")."""
-        labels = value.get("labels") if isinstance(value, Mapping) else None
-        if isinstance(value, Mapping) and isinstance(labels, Mapping):
-            scored = {}
-            for name, label in labels.items():
-                missing = isinstance(label, Mapping) and "score" not in label
-                scored[name] = {**label, "score": _number(str(name), label)} if missing else label
-            return {**value, "labels": scored}
-        return value
+        if not isinstance(value, Mapping) or not isinstance(labels := value.get("labels"), Mapping):
+            return value
+        scored = {
+            name: {"score": _number(str(name), label), **label}
+            for name, label in labels.items()
+            if isinstance(label, Mapping) and "score" not in label
+        }
+        return {**value, "labels": {**labels, **scored}}
 
     @model_validator(mode="after")
     def _labels_fit_together(self) -> Self:
@@ -134,38 +130,16 @@ def _number(name: str, label: Mapping[str, Any]) -> float:
     return float(name)
 
 
-class Tasks:
-    """The tasks that may be asked for, by name."""
-
-    def __init__(self, specs: Iterable[TaskSpec]) -> None:
-        self._specs = {spec.task_name: spec for spec in specs}
-
-    def __iter__(self) -> Iterator[TaskSpec]:
-        return iter(self._specs.values())
-
-    def get(self, task: str | TaskSpec) -> TaskSpec:
-        """The task of this name, or the spec itself where one was given. Raises `UnknownTask`."""
-        if isinstance(task, TaskSpec):
-            return task
-        try:
-            return self._specs[task]
-        except KeyError:
-            raise UnknownTask(f"there is no task {task!r}; known: {', '.join(sorted(self._specs))}") from None
-
-
-def load_tasks(folders: Iterable[Path]) -> Tasks:
-    """Every `*.json` of the folders; a later one of the same name replaces an earlier. Raises `InvalidTask`."""
-    specs = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise InvalidTask(f"{folder}: there is no such folder of task specs")
-        specs += [load_task(file) for file in sorted(folder.glob("*.json"))]
-    return Tasks(specs)
+Tasks = Mapping[str, TaskSpec]
+"""The tasks that may be asked for, by name."""
 
 
 def load_all_tasks(own: Path | None) -> Tasks:
-    """The built-in tasks, and those of a folder of the user's own. Raises `InvalidTask`."""
-    return load_tasks([BUILT_IN, *([own] if own else [])])
+    """The built-in tasks, and those of a folder of the user's own, which may replace them. Raises `InvalidTask`."""
+    if own is not None and not own.is_dir():
+        raise InvalidTask(f"{own}: there is no such folder of task specs")
+    files = [file for folder in (BUILT_IN, own) if folder is not None for file in sorted(folder.glob("*.json"))]
+    return {spec.task_name: spec for spec in map(load_task, files)}
 
 
 def load_task(file: Path) -> TaskSpec:
@@ -175,8 +149,7 @@ def load_task(file: Path) -> TaskSpec:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InvalidTask(f"{file}: {error}") from error
     except ValidationError as error:
-        where, message = first_problem(error)
-        raise InvalidTask(f"{file}: {where + ': ' if where else ''}{message}") from error
+        raise InvalidTask(f"{file}: {': '.join(filter(None, first_problem(error)))}") from error
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:

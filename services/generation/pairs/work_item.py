@@ -1,7 +1,4 @@
-"""The unit in which pairs are written: one first sentence with all its labels, and what became of it.
-
-A result is one JSON object in Redis and in the command's journal. This class is its only reader and writer.
-"""
+"""The unit in which pairs are written: one first sentence with all its labels, and what became of it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +30,7 @@ class WorkItem:
 
 
 class WorkItemResult(BaseModel):
-    """What became of a work item."""
+    """What became of a work item: one JSON object in Redis and in the command's journal."""
 
     sentence1: str | None = None
     pairs: dict[str, PairRecord] = {}
@@ -67,9 +64,9 @@ class WorkItemResult(BaseModel):
 
         `answers` has one for each pair, in order. None: the pair was not offered, because the job was cancelled.
         """
-        answered = [(slot, record, next(answers)) for slot, record in self.pairs.items()]
-        pairs = {slot: record for slot, record, new in answered if new}
-        lost = Counter(record.provenance.label for _, record, new in answered if new is False)
+        new = {slot: next(answers) for slot in self.pairs}
+        pairs = {slot: record for slot, record in self.pairs.items() if new[slot]}
+        lost = Counter(record.provenance.label for slot, record in self.pairs.items() if new[slot] is False)
         rejected = self.rejected + Counter(duplicate=lost.total())
         return self.model_copy(update={"pairs": pairs, "rejected": rejected, "lost": lost})
 
@@ -89,8 +86,5 @@ def _record_of_row(row: Mapping[str, Any]) -> dict[str, Any]:  # retired: remove
 
 def public_pairs(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
     """The results' pairs as people see them, in order."""
-    return [
-        {**record.pair.model_dump(), "label": record.provenance.label}
-        for result in results
-        for record in result.pairs.values()
-    ]
+    records = [record for result in results for record in result.pairs.values()]
+    return [{**record.pair.model_dump(), "label": record.provenance.label} for record in records]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.decoding.base import End
-from services.generation.pairs.dino_postprocess import RawPair, dino_dataset, smooth
+from services.generation.pairs.dino_postprocess import dino_dataset, smooth
 from services.generation.pairs.filters import ALL, Draft, normalised, reject
 
 LONG = "The committee has postponed its decision about the new school building in the north of the town"
@@ -72,20 +72,24 @@ def test_filters_never_fail(sentence1: str, text: str) -> None:
         assert normalised(sentence1) != normalised(text)
 
 
+def pair(sentence1: str, sentence2: str, score: float) -> dict[str, str | float]:
+    return {"sentence1": sentence1, "sentence2": sentence2, "score": score}
+
+
 def test_the_originals_post_processing() -> None:
     raw = [
-        *(RawPair(f"First {n}.", f"Same {n} {k}.", 1.0) for n in range(4) for k in range(3)),
-        *(RawPair(f"First {n}.", f"Near {n}.", 0.5) for n in range(4)),
-        *(RawPair(f"First {n}.", f"Far {n}.", 0.0) for n in range(4)),
-        RawPair("First 0.", "Near 0.", 0.5),
-        RawPair("First 1.", "First 1.", 1.0),
+        *(pair(f"First {n}.", f"Same {n} {k}.", 1.0) for n in range(4) for k in range(3)),
+        *(pair(f"First {n}.", f"Near {n}.", 0.5) for n in range(4)),
+        *(pair(f"First {n}.", f"Far {n}.", 0.0) for n in range(4)),
+        pair("First 0.", "Near 0.", 0.5),
+        pair("First 1.", "First 1.", 1.0),
     ]
     rows = dino_dataset(raw, seed=7)
     assert dino_dataset(raw[::-1], seed=7) == rows
     assert dino_dataset(raw, seed=8) != rows
     # Of three pairs of label 1 two stay; one of 0.5 and 0 each; and two random ones: for each of the four sentences.
-    assert Counter(row.score for row in rows) == {0.9: 8, 0.5: 4, 0.1: 4, 0.0: 8}
-    kept = {row.sentence2 for row in rows if row.score > 0}
-    assert all(row.sentence2 in kept for row in rows)
-    assert Counter(row.sentence1 for row in rows if row.score == 0.0) == {f"First {n}.": 2 for n in range(4)}
+    assert Counter(row["score"] for row in rows) == {0.9: 8, 0.5: 4, 0.1: 4, 0.0: 8}
+    kept = {row["sentence2"] for row in rows if row["score"] > 0}
+    assert all(row["sentence2"] in kept for row in rows)
+    assert Counter(row["sentence1"] for row in rows if row["score"] == 0.0) == {f"First {n}.": 2 for n in range(4)}
     assert [smooth(score) for score in (1.0, 0.5, 0.0)] == [0.9, 0.5, 0.1]

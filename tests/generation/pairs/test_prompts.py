@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from services.generation.decoding.vocabulary import cut
 from services.generation.pairs.filters import normalised
 from services.generation.pairs.generator import sample_seed
-from services.generation.pairs.plan import Plan, ResolvedPlan
+from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
-from services.generation.pairs.tasks import BUILT_IN, InvalidTask, UnknownTask, load_task, load_tasks
+from services.generation.pairs.tasks import InvalidTask, load_all_tasks, load_task
 
 ORIGINAL = {
     "task_name": "sts",
@@ -41,7 +41,7 @@ def test_the_original_spec_loads_with_scores_from_its_labels(tmp_path: Path) -> 
 
 
 def test_built_in_sts_is_the_papers() -> None:
-    sts = load_tasks([BUILT_IN]).get("sts")
+    sts = load_all_tasks(None)["sts"]
     assert {name: label.counter_labels for name, label in sts.labels.items()} == {
         "1": (),
         "0.5": ("1",),
@@ -85,8 +85,8 @@ def test_a_wrong_spec_names_the_place(tmp_path: Path, change: dict[str, object] 
 
 
 def test_unknown_task_lists_the_known() -> None:
-    with pytest.raises(UnknownTask, match=r"'nope'; known: nli, paraphrase, .*, sts, topic"):
-        load_tasks([BUILT_IN]).get("nope")
+    with pytest.raises(InvalidPlan, match=r"'nope'; known: nli, paraphrase, .*, sts, topic"):
+        Plan(task="nope", num_inputs=1).resolve(load_all_tasks(None))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_every_part_changes_the_seed() -> None:
     ],
 )
 def test_a_plan_counts_its_pairs(fields: dict[str, Any], pairs: int) -> None:
-    plan = Plan.model_validate(fields).resolve(load_tasks([BUILT_IN]))
+    plan = Plan.model_validate(fields).resolve(load_all_tasks(None))
     assert plan.pairs_requested == pairs
     assert plan.label_names == list(dict.fromkeys(fields.get("labels", ["1", "0.5", "0"])))
     assert ResolvedPlan.model_validate_json(plan.model_dump_json()) == plan
@@ -184,7 +184,7 @@ def test_the_originals_four_specs_load_unchanged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["sts", "paraphrase", "nli", "question-answer", "query-passage", "topic"])
 def test_built_in_tasks_are_whole(task: str) -> None:
-    spec = load_tasks([BUILT_IN]).get(task)
+    spec = load_all_tasks(None)[task]
     assert spec.description
     assert spec.sentence1 is not None
     sizes = {len(label.exemplars) for label in spec.labels.values()}
@@ -195,7 +195,7 @@ def test_built_in_tasks_are_whole(task: str) -> None:
 
 
 def test_the_chat_form_asks_and_lets_the_assistant_go_on() -> None:
-    sts = load_tasks([BUILT_IN]).get("sts")
+    sts = load_all_tasks(None)["sts"]
     prompt = lanes_for_sentence2(sts, "1", 'He said "no".', [0])[0]
     instruction = "Task: Write two sentences that mean the same thing."
     first, second = sts.labels["1"].exemplars[0]
