@@ -16,6 +16,7 @@ from services.embedding.serving.errors import EmptyInput, InvalidInput
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
+from shared import __version__
 
 Direction = Literal["Left", "left", "Right", "right"]
 
@@ -90,17 +91,13 @@ _NOT_READY = describe_errors(TeiError, 503)
 
 
 def router(
-    service: EmbeddingService,
-    versions: VersionRegistry,
-    settings: EmbeddingSettings,
-    metrics: Metrics,
-    code_version: str,
+    service: EmbeddingService, versions: VersionRegistry, settings: EmbeddingSettings, metrics: Metrics
 ) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
     _add_computing_routes(routes, service, metrics)
     _add_token_routes(routes, service, versions)
-    _add_information_routes(routes, versions, settings, code_version)
+    _add_information_routes(routes, versions, settings)
     return routes
 
 
@@ -178,9 +175,7 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: Ve
         return _json(orjson.dumps(texts), {VERSION_HEADER: encoder.version})
 
 
-def _add_information_routes(
-    routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings, code_version: str
-) -> None:
+def _add_information_routes(routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)
     @routes.get("/", include_in_schema=False)
@@ -205,7 +200,7 @@ def _add_information_routes(
             "max_client_batch_size": settings.max_client_inputs,
             "auto_truncate": True,
             "tokenization_workers": 1,
-            "version": code_version,
+            "version": __version__,
             "sha": None,
             "docker_label": None,
         }

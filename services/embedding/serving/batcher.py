@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
-from services.embedding.serving.admission import Admission, Limits, estimate_tokens
+from services.embedding.resources import cores
+from services.embedding.serving.admission import Admission, estimate_tokens
 from services.embedding.serving.cache import Cache
 from services.embedding.serving.errors import EncodingFailed
 from services.embedding.serving.queue import BatchQueue, QueuedInput, QueuedRequest, cost
+from services.embedding.settings import EmbeddingSettings
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,12 @@ TOKENISE_AT_ONCE = 512
 """Inputs tokenised before batches are cut again: a long backlog must not hold up the batch that could run now."""
 LEAST_SHARE = 128
 """Tokens that are worth a batch of their own: less isn't split over idle threads."""
+MOST_WORKERS = 4
+
+
+def workers(settings: EmbeddingSettings) -> int:
+    """Batches computed at one time. Several with few threads each beat one with many: no thread waits for another."""
+    return settings.workers or min(cores(), MOST_WORKERS)
 
 
 @dataclass(slots=True)
@@ -39,17 +47,12 @@ class _Batch:
 
 
 class Batcher:
-    """Computes what it is asked for, in batches. All methods belong to the event loop.
+    """Computes what it is asked for, in batches. All methods belong to the event loop."""
 
-    `max_batch_tokens` of 0 leaves the size of a batch to the encoder.
-    """
-
-    def __init__(
-        self, *, workers: int, max_batch_tokens: int, max_wait_s: float, limits: Limits, cache: Cache, metrics: Metrics
-    ) -> None:
-        self._workers, self._max_batch_tokens, self._max_wait_s = workers, max_batch_tokens, max_wait_s
-        self._cache, self._metrics = cache, metrics
-        self._admission = Admission(limits, metrics)
+    def __init__(self, settings: EmbeddingSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics, self._workers = settings, metrics, workers(settings)
+        self._cache = Cache(settings.cache_mib * 1024 * 1024)
+        self._admission = Admission(settings, metrics)
         self._idle = 0
         self._queues: dict[tuple[Encoder, EncodeOptions], BatchQueue] = {}
         self._arrival, self._ready = asyncio.Event(), asyncio.Event()
@@ -191,7 +194,7 @@ class Batcher:
             if not oldest:
                 return None
             _, queue = min(oldest, key=lambda pair: pair[0])
-            inputs = queue.cut(self._budget(queue), time.monotonic() - self._max_wait_s)
+            inputs = queue.cut(self._budget(queue), time.monotonic() - self._settings.max_wait_seconds)
             inputs = self._without_unreferenced(queue, inputs)
             if inputs:
                 now = time.monotonic()
@@ -203,7 +206,7 @@ class Batcher:
 
     def _budget(self, queue: BatchQueue) -> int:
         """Tokens of the next batch: less than the most when other threads would have nothing to do."""
-        budget = self._max_batch_tokens or queue.encoder.batch_tokens
+        budget = self._settings.max_batch_tokens or queue.encoder.batch_tokens
         if self._idle and queue.encoder.padded:
             budget = min(budget, max(LEAST_SHARE, math.ceil(queue.tokens / (self._idle + 1))))
         return budget

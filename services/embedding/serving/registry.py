@@ -13,6 +13,7 @@ from services.embedding.models.base import Encoder
 from services.embedding.resources import free_memory
 from services.embedding.serving.errors import NotReady, VersionNotServed
 from services.embedding.serving.loading import VersionLoader
+from services.embedding.settings import EmbeddingSettings
 from shared.backoff import pause
 from shared.logs import log_context
 from shared.model_store import BrokenVersion, NoVersion
@@ -28,13 +29,14 @@ SPARE_BYTES = 256 * 1024 * 1024
 class VersionRegistry:
     """The loaded versions of one store. All methods belong to the event loop; loading has a thread of its own."""
 
-    def __init__(self, loader: VersionLoader, *, poll_s: float, max_versions: int, metrics: Metrics) -> None:
+    def __init__(self, loader: VersionLoader, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.store = loader.store
         self.serving: Encoder | None = None
         self.loaded: dict[str, Encoder] = {}
         """By id; the one that was asked for last stands last."""
         self.failures = loader.failures
-        self._loader, self._poll_s, self._max_versions, self._metrics = loader, poll_s, max_versions, metrics
+        self._loader, self._metrics = loader, metrics
+        self._poll_s, self._max_versions = settings.poll_seconds, settings.max_versions
         self._targets: tuple[str, ...] = ()  # what the pointers name, the current version first
         self._lock = asyncio.Lock()
         self._wakeup = asyncio.Event()

@@ -14,6 +14,7 @@ from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.errors import CallerLeft, DeadlineExceeded, EmptyInput, EncodingFailed, InvalidInput
 from services.embedding.serving.queue import QueuedRequest
 from services.embedding.serving.registry import VersionRegistry
+from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
 
 RETRY_AFTER_S = 2
@@ -64,10 +65,10 @@ class EmbeddingService:
     """Checks a request against a version, computes it through the batcher and shapes the vectors."""
 
     def __init__(
-        self, versions: VersionRegistry, batcher: Batcher, metrics: Metrics, max_client_inputs: int, request_s: float
+        self, versions: VersionRegistry, batcher: Batcher, settings: EmbeddingSettings, metrics: Metrics
     ) -> None:
         self._versions, self._batcher, self._metrics = versions, batcher, metrics
-        self._max_client_inputs, self._request_s = max_client_inputs, request_s
+        self._max_inputs, self._request_s = settings.max_client_inputs, settings.request_seconds
 
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
         """The vectors. Raises `EmbeddingError`, or `CallerLeft`: then nothing more is computed."""
@@ -129,11 +130,10 @@ class EmbeddingService:
 
     def check_size(self, inputs: Sequence[object], field: str) -> None:
         """Raises `EmptyInput` or `InvalidInput`."""
-        most = self._max_client_inputs
         if not inputs:
             raise EmptyInput(f"`{field}` cannot be empty", field)
-        if len(inputs) > most:
-            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {most}"
+        if len(inputs) > self._max_inputs:
+            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {self._max_inputs}"
             raise InvalidInput(detail, field, "too_many_inputs")
 
 
