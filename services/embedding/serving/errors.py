@@ -7,12 +7,12 @@ class EmbeddingError(Exception):
     code: str | None = None
     """The error's name for programs, in OpenAI's style."""
 
-    def __init__(self, detail: str, field: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, detail: str, field: str | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        """`field` of the request is wrong; after `retry_after` seconds the same request may succeed."""
         super().__init__(detail)
-        self.field = field
-        """The request's field that is wrong."""
-        self.retry_after = retry_after
-        """Seconds after which the same request may succeed."""
+        self.field, self.code, self.retry_after = field, code or self.code, retry_after
 
 
 class EmptyInput(EmbeddingError):
@@ -23,10 +23,6 @@ class EmptyInput(EmbeddingError):
 
 class InvalidInput(EmbeddingError):
     """A field that the version or the service's limits don't allow."""
-
-    def __init__(self, detail: str, field: str, code: str | None = None) -> None:
-        super().__init__(detail, field)
-        self.code = code
 
 
 class VersionNotServed(EmbeddingError):

@@ -13,11 +13,9 @@ from services.embedding.models.base import EncodeOptions, Encoder, Side, Vectors
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.errors import CallerLeft, DeadlineExceeded, EmptyInput, EncodingFailed, InvalidInput
 from services.embedding.serving.queue import QueuedRequest
-from services.embedding.serving.registry import VersionRegistry
+from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
-
-RETRY_AFTER_S = 2
 
 WaitForLeaving = Callable[[], Awaitable[Any]]
 """Returns when the caller has left."""
@@ -53,12 +51,9 @@ class EmbedResult:
     """Texts that were longer than the version reads."""
     windows: int
     """Windows that were read, where the caller asked for them; otherwise 0."""
-    chars: int
     total_s: float
-    tokenise_s: float
-    queue_s: float
-    """Waiting, without the time in the tokeniser."""
-    inference_s: float
+    queued: QueuedRequest
+    """Has the other times."""
 
 
 class EmbeddingService:
@@ -111,22 +106,27 @@ class EmbeddingService:
             tokens=sum(counts),
             truncated=len(truncated),
             windows=len(texts) if request.chunk else 0,
-            chars=queued.chars,
             total_s=time.monotonic() - started_at,
-            tokenise_s=queued.tokenise_s,
-            queue_s=queued.queue_s,
-            inference_s=queued.inference_s,
+            queued=queued,
         )
 
     async def _compute(
         self, encoder: Encoder, texts: list[str], options: EncodeOptions, wait_for_leaving: WaitForLeaving
     ) -> QueuedRequest:
+        """Raises `CallerLeft` when the caller leaves first."""
         queued = self._batcher.submit(encoder, texts, options)
+        left = None if queued.done.done() else asyncio.ensure_future(wait_for_leaving())
         try:
-            await _done_or_left(queued.done, wait_for_leaving)
+            if left is not None:
+                await asyncio.wait({queued.done, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not queued.done.done():
+                raise CallerLeft
+            queued.done.result()
+            return queued
         finally:
+            if left is not None:
+                left.cancel()
             self._batcher.release(queued)
-        return queued
 
     def check_size(self, inputs: Sequence[object], field: str) -> None:
         """Raises `EmptyInput` or `InvalidInput`."""
@@ -176,17 +176,3 @@ def _shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
     if not np.isfinite(vectors).all():
         raise EncodingFailed("The model gave vectors that are no numbers for these inputs.")
     return vectors
-
-
-async def _done_or_left(done: asyncio.Future[None], wait_for_leaving: WaitForLeaving) -> None:
-    """Wait for the vectors. Raises `CallerLeft` when the caller leaves first."""
-    if done.done():
-        return done.result()
-    left: asyncio.Future[Any] = asyncio.ensure_future(wait_for_leaving())
-    try:
-        await asyncio.wait({done, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            raise CallerLeft
-        done.result()
-    finally:
-        left.cancel()
