@@ -23,7 +23,7 @@ WaitForLeaving = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """How a caller wants texts result. `field` is its protocol's name for them."""
+    """Texts, and how they are read. `field` is its protocol's name for them."""
 
     texts: list[str]
     version: str | None = None
