@@ -97,11 +97,9 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
         except (NoVersion, BrokenVersion) as error:
             raise Problem(404, "No such version", str(error)) from None
 
-    @routes.post(
-        "/versions/reload",
-        summary="Look at the store now; quarantined versions get another chance",
-        responses=_errors(401, 403, 503),
-    )
+    summary = "Look at the store now; quarantined versions get another chance"
+
+    @routes.post("/versions/reload", summary=summary, responses=_errors(401, 403, 503))
     async def _reload(request: Request, response: Response) -> VersionList:
         check_may_change(request, keys)
         await versions.reload()
@@ -115,11 +113,9 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
 
 
 def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
-    @routes.post(
-        "/versions/{id}/activate",
-        summary="Serve a version from now on: promotion, or rollback (`previous`)",
-        responses=_errors(401, 403, 404, 409),
-    )
+    summary = "Serve a version from now on: promotion, or rollback (`previous`)"
+
+    @routes.post("/versions/{id}/activate", summary=summary, responses=_errors(401, 403, 404, 409))
     async def _activate(id: str, request: Request, response: Response) -> Activation:
         check_may_change(request, keys)
         before = versions.serving.version if versions.serving else None

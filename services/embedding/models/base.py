@@ -80,7 +80,6 @@ class Encoder(ABC):
 
     @property
     def version(self) -> str:
-        """The version's id."""
         return self.manifest.id
 
     @abstractmethod
@@ -105,14 +104,11 @@ class Encoder(ABC):
 
 
 def smoke_test(encoder: Encoder) -> None:
-    """Warm the encoder up and compare its probe vectors with the manifest's. Raises `BrokenVersion`.
-
-    The hashes alone don't do: a folder published with a part missing has the right hashes and the wrong vectors.
-    """
-    options = EncodeOptions(prompt=encoder.default_prompt)
+    """Warm the encoder up and compare its probe vectors with the manifest's. Raises `BrokenVersion`."""
+    # Hashes alone don't do: a folder published with a part missing has the right hashes and the wrong vectors.
+    options, manifest = EncodeOptions(prompt=encoder.default_prompt), encoder.manifest
     for length in (*WARM_UP_TOKENS, encoder.max_tokens or 0):
         encoder.encode(encoder.tokenise([" ".join(["a"] * length)], options), options)
-    manifest = encoder.manifest
     expected = np.asarray(manifest.probe, dtype=np.float32)
     probe = encoder.encode(encoder.tokenise(PROBE_SENTENCES, options), options)
     if probe.shape != (len(PROBE_SENTENCES), manifest.dimensions) or expected.shape != probe.shape:
@@ -120,17 +116,15 @@ def smoke_test(encoder: Encoder) -> None:
             f"{manifest.id}: its probe is {list(probe.shape)}, the manifest says {manifest.dimensions} dimensions "
             f"and has {list(expected.shape)}"
         )
+    # Comparisons are written so that a NaN fails too.
     if encoder.precision != "float32":
-        cosine = least_cosine(probe, expected)
-        if not cosine >= LEAST_COSINE:
+        if not (cosine := least_cosine(probe, expected)) >= LEAST_COSINE:
             raise BrokenVersion(
                 f"{manifest.id}: in {encoder.precision} its probe vectors have a cosine of {cosine:.4f} to the exact "
                 f"ones (at least {LEAST_COSINE}); set PAIRWRIGHT_EMBEDDING_PRECISION=float32"
             )
         return
-    difference = float(np.abs(probe - expected).max())
-    # Written so that a NaN fails too.
-    if not difference <= PROBE_TOLERANCE:
+    if not (difference := float(np.abs(probe - expected).max())) <= PROBE_TOLERANCE:
         raise BrokenVersion(f"{manifest.id}: its probe vectors are off by {difference:.3g} (at most {PROBE_TOLERANCE})")
 
 

@@ -48,13 +48,11 @@ def load(folder: Path, manifest: Manifest, device: str, threads: int, precision:
 
 def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
     """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
-    on_cpu = model.device.type == "cpu"
-    int8 = manifest.int8
+    on_cpu, int8 = model.device.type == "cpu", manifest.int8
+    holds = on_cpu and int8 is not None and int8.holds
     if setting == "auto":
-        if not on_cpu:
-            return "bfloat16"
-        return "int8" if int8 is not None and int8.holds else "float32"
-    if setting == "int8" and (int8 is None or not int8.holds or not on_cpu):
+        return "int8" if holds else "float32" if on_cpu else "bfloat16"
+    if setting == "int8" and not holds:
         why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
         log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
         return "float32"

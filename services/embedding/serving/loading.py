@@ -26,9 +26,9 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
 class LoadFailure:
     """Why a version isn't served."""
 
-    reason: str
     backoff: Backoff
-    retry_at: float | None
+    reason: str = ""
+    retry_at: float | None = None
     """When to try again, in seconds of a monotonic clock; None for a damaged version, which can't mend."""
 
 
@@ -67,16 +67,13 @@ class VersionLoader:
         return encoder
 
     def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
-        failure = self.failures.get(version)
-        backoff = failure.backoff if failure else Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
-        if isinstance(error, BrokenVersion | NoVersion):
-            reason, retry_at, retry = str(error), None, ""
-        else:  # anything but damage (memory, disk, a device) may pass
-            wait = backoff.next_s()
-            reason, retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
+        failure = self.failures.setdefault(version, LoadFailure(Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)))
+        failure.reason, failure.retry_at, retry = str(error), None, ""
+        if not isinstance(error, BrokenVersion | NoVersion):  # anything but damage (memory, disk, a device) may pass
+            wait = failure.backoff.next_s()
+            failure.reason, failure.retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
             retry = f"; next try in {wait:.0f} s"
-        self.failures[version] = LoadFailure(reason, backoff, retry_at)
         self._metrics.quarantined.inc()
-        keeps_serving = serving.version if serving else "nothing"
+        serves = serving.version if serving else "nothing"
         with log_context(version=version):
-            log.error("version %s is quarantined: %s%s; %s keeps serving", version, reason, retry, keeps_serving)
+            log.error("version %s is quarantined: %s%s; %s keeps serving", version, failure.reason, retry, serves)

@@ -44,18 +44,15 @@ class VersionRegistry:
         metrics.degraded.set_function(lambda: bool(self._target_failures()))
 
     def get_loaded(self, name: str | None) -> Encoder:
-        """The encoder for a caller's `name`: a loaded id, or one of the names of the serving version.
-
-        Raises `NotReady` or `VersionNotServed`.
-        """
+        """The encoder for a loaded id or a name of the serving version. Raises `NotReady` or `VersionNotServed`."""
         if self.serving is None:
             raise NotReady(self._why_not_ready(), retry_after=RETRY_AFTER_S)
         if not name or name in SERVING_NAMES:
             return self.serving
-        if name in self.loaded:
-            self.loaded[name] = self.loaded.pop(name)
-            return self.loaded[name]
-        raise self._not_served(f"{name!r} isn't loaded; ")
+        if name not in self.loaded:
+            raise self._not_served(f"{name!r} isn't loaded; ")
+        self.loaded[name] = self.loaded.pop(name)
+        return self.loaded[name]
 
     async def get(self, name: str | None) -> Encoder:
         """As `get_loaded`, but a published version that isn't loaded is loaded, if there is room for it."""
@@ -94,10 +91,7 @@ class VersionRegistry:
         self._wakeup.set()
 
     async def refresh(self) -> None:
-        """Bring what is loaded in line with the store's pointers.
-
-        The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
-        """
+        """Bring what is loaded in line with the store's pointers."""
         async with self._lock:
             await self._refresh()
 
@@ -125,6 +119,7 @@ class VersionRegistry:
 
     async def _refresh(self) -> None:
         current, previous = self.store.current(), self.store.previous()
+        # The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
         keep_previous = self.serving is None or self._max_versions > 1
         pointers = (current, previous if keep_previous else None)
         self._targets = tuple(dict.fromkeys(version for version in pointers if version is not None))
@@ -140,7 +135,7 @@ class VersionRegistry:
                 self._serve(version)
         # Equal pointers are half a swap: the other half would name what is about to be dropped.
         if current != previous:
-            self._drop_pinned(self._room_for_pins() if _spare_memory() >= 0 else 0)
+            self._drop_pinned(self._room_for_pins() if free_memory() >= SPARE_BYTES else 0)
 
     async def _load(self, version: str) -> None:
         encoder = await self._loader.load(version, self.serving)
@@ -171,12 +166,8 @@ class VersionRegistry:
         self.serving = encoder
         self._metrics.serving.labels(version).set(1)
         with log_context(version=version):
-            log.info(
-                "serving version %s (%d dimensions, %s, %s)",
-                version, encoder.manifest.dimensions, encoder.backend, encoder.precision,
-            )  # fmt: skip
-
-    # ---- room
+            kind = f"{encoder.manifest.dimensions} dimensions, {encoder.backend}, {encoder.precision}"
+            log.info("serving version %s (%s)", version, kind)
 
     def _pinned(self) -> list[str]:
         """The loaded versions that only callers name; the one named longest ago is first."""
@@ -205,7 +196,7 @@ class VersionRegistry:
             size = sum(entry.size for entry in self.store.manifest(version).files.values())
         except (NoVersion, BrokenVersion):
             return True  # loading will say what is wrong
-        return _spare_memory() >= 2 * size
+        return free_memory() - SPARE_BYTES >= 2 * size
 
     def _drop(self, versions: list[str]) -> None:
         for version in versions:
@@ -213,8 +204,6 @@ class VersionRegistry:
         if versions:
             # A model is full of reference cycles: without this, 40 swaps of a 90 MB model kept 1.2 GB.
             gc.collect()
-
-    # ---- what callers are told
 
     def _not_served(self, reason: str) -> VersionNotServed:
         return VersionNotServed(f"{reason}there is {', '.join(['current', *self.loaded])}", "model")
@@ -240,8 +229,3 @@ class VersionRegistry:
         if self._targets:
             return f"loading {self._targets[0]}"
         return f"no version is published in {self.store.root} yet"
-
-
-def _spare_memory() -> int:
-    free = free_memory()
-    return 2**62 if free is None else free - SPARE_BYTES
