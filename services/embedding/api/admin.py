@@ -23,16 +23,11 @@ class VersionInfo(BaseModel):
     """One published version."""
 
     id: str
-    state: State
-    """`current` and `previous` as the store's pointers say; `quarantined` when this service refused it."""
-    reason: str | None = None
-    """Why it is quarantined."""
-    serving: bool
-    """It answers requests that name no version."""
-    loaded: bool
-    """It is in memory; another one is loaded when it is named in `model`."""
-    backend: str | None
-    """What computes it, `static`, `torch` or `onnx`; None while it isn't loaded."""
+    state: State  # `current` and `previous` are the store's pointers, `quarantined` is what this service refused
+    reason: str | None = None  # why it is quarantined
+    serving: bool  # it answers requests that name no version
+    loaded: bool  # in memory; another one is loaded when it is named in `model`
+    backend: str | None  # what computes it, `static`, `torch` or `onnx`; None while it isn't loaded
     precision: str | None
     round: int
     created: datetime
@@ -40,11 +35,9 @@ class VersionInfo(BaseModel):
     parent: str | None
     pairs: int
     dimensions: int
-    matryoshka: list[int]
-    """What `dimensions` may ask for beside the native size."""
+    matryoshka: list[int]  # what `dimensions` may ask for beside the native size
     scores: dict[str, float]
-    int8: Int8 | None
-    """How true its int8 export is; None when it has none."""
+    int8: Int8 | None  # how true its int8 export is; None when it has none
 
 
 class VersionList(BaseModel):
@@ -102,7 +95,7 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
     @routes.post("/versions/reload", summary=summary, responses=_errors(401, 403, 503))
     async def _reload(request: Request, response: Response) -> VersionList:
         check_may_change(request, keys)
-        await versions.reload()
+        await versions.refresh(retry_quarantined=True)
         if versions.serving is None:
             raise Problem(503, "Not ready", versions.state(), {"Retry-After": str(RETRY_AFTER_S)})
         response.headers[VERSION_HEADER] = versions.serving.version

@@ -18,14 +18,12 @@ from services.embedding.serving.service import EmbeddingService, EmbedRequest, f
 from services.embedding.settings import EmbeddingSettings
 from shared import __version__
 
-Direction = Literal["Left", "left", "Right", "right"]
-
 
 class Reading(LenientBody):
     """How texts are read. Nulls mean the defaults."""
 
     truncate: bool | None = True
-    truncation_direction: Direction | None = "Right"
+    truncation_direction: Literal["Left", "left", "Right", "right"] | None = "Right"
     prompt_name: str | None = None
 
     def embed_request(self, http: Request, texts: list[str], **more: Any) -> EmbedRequest:

@@ -27,7 +27,6 @@ NO_LIMIT = 1_000_000
 """transformers writes "no limit" as a huge number."""
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
 """On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
-STATIC_BATCH_TOKENS = 16_384
 
 
 def load(folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting) -> Encoder:
@@ -111,9 +110,8 @@ class _TorchEncoder(Encoder):
 
 def _tokens(encoding: Any, text: str, prompt_length: int) -> list[Token]:
     tokens = []
-    for id_, word, special, (start, stop) in zip(
-        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-    ):
+    rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+    for id_, word, special, (start, stop) in rows:
         if special:
             tokens.append(Token(id_, word, True, None, None))
             continue
@@ -126,7 +124,7 @@ class StaticEncoder(_TorchEncoder):
     """The mean of a text's token vectors. Its token ids are kept for encoding: tokenising is most of the work."""
 
     padded = False
-    batch_tokens = STATIC_BATCH_TOKENS
+    batch_tokens = 16_384
     max_tokens = None
     pooling = "mean"
     backend = "static"
@@ -156,6 +154,7 @@ class TransformerEncoder(_TorchEncoder):
     """
 
     padded = True
+    _ids_suffice = False
 
     def __init__(self, manifest: Manifest, model: Any, threads: int, folder: Path, precision: Precision) -> None:
         super().__init__(manifest, model, threads)
@@ -166,7 +165,6 @@ class TransformerEncoder(_TorchEncoder):
         self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
         self.precision, self.backend = precision, "torch"
         self._session: Any = None
-        self._ids_suffice = False
         self._ids_suffice = self._compare_ids()
         if precision == "bfloat16":
             model.bfloat16()

@@ -1,7 +1,7 @@
 """Which versions are loaded and which one serves: follow the store's pointers, never serve an untested version.
 
-A version goes live by one assignment, after it was verified, loaded beside the others, warmed up and smoke-tested. A
-request that holds the version before keeps it until done, so a swap fails nobody and mixes nothing.
+A version goes live by one assignment, once it is loaded and smoke-tested. A request that holds the version before keeps
+it until done, so a swap fails nobody and mixes nothing.
 """
 
 import asyncio
@@ -32,8 +32,7 @@ class VersionRegistry:
     def __init__(self, loader: VersionLoader, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.store = loader.store
         self.serving: Encoder | None = None
-        self.loaded: dict[str, Encoder] = {}
-        """By id; the one that was asked for last stands last."""
+        self.loaded: dict[str, Encoder] = {}  # by id; the one that was asked for last stands last
         self.failures = loader.failures
         self._loader, self._metrics = loader, metrics
         self._poll_s, self._max_versions = settings.poll_seconds, settings.max_versions
@@ -90,18 +89,15 @@ class VersionRegistry:
         """A hint that the pointers have changed: read them now."""
         self._wakeup.set()
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, retry_quarantined: bool = False) -> None:
         """Bring what is loaded in line with the store's pointers."""
+        if retry_quarantined:
+            self.failures.clear()
         async with self._lock:
             await self._refresh()
 
-    async def reload(self) -> None:
-        """Read the pointers now, and give quarantined versions another chance."""
-        self.failures.clear()
-        await self.refresh()
-
     async def activate(self, name: str) -> str:
-        """Load and smoke-test a version, point `current` at it and serve it; its id.
+        """Load a version, point `current` at it and serve it; its id.
 
         Raises `NoVersion`, `BrokenVersion` (then the pointer stays) or OSError for a store that can't be written.
         """

@@ -26,15 +26,13 @@ class EmbedRequest:
     """Texts, and how they are read. `field` is its protocol's name for them."""
 
     texts: list[str]
-    version: str | None = None
-    """A version's id; None for the one that serves."""
+    version: str | None = None  # an id; None for the version that serves
     prompt_name: str | None = None
     normalize: bool = True
     truncate: bool = True
     truncation_side: Side = "right"
     dimensions: int | None = None
-    chunk: bool = False
-    """Read a long text in windows and answer with their mean, instead of cutting it."""
+    chunk: bool = False  # read a long text in windows and answer with their mean, instead of cutting it
     field: str = "inputs"
 
 
@@ -42,18 +40,13 @@ class EmbedRequest:
 class EmbedResult:
     """The answer to an `EmbedRequest`."""
 
-    vectors: Vectors
-    """float32 [texts, dimensions]."""
+    vectors: Vectors  # float32 [texts, dimensions]
     version: str
-    tokens: int
-    """Tokens that were read, counted for every text of the request."""
-    truncated: int
-    """Texts that were longer than the version reads."""
-    windows: int
-    """Windows that were read, where the caller asked for them; otherwise 0."""
+    tokens: int  # that were read, counted for every text of the request
+    truncated: int  # texts that were longer than the version reads
+    windows: int  # that were read, where the caller asked for them; otherwise 0
     total_s: float
-    queued: QueuedRequest
-    """Has the other times."""
+    queued: QueuedRequest  # has the other times
 
 
 class EmbeddingService:
