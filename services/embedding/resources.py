@@ -27,8 +27,7 @@ def free_memory() -> int:
 
 def _sizes(file: Path, name: str) -> list[int]:
     """The numbers in the lines that begin with `name`."""
-    lines = map(str.split, _read(file).splitlines())
-    return [int(words[1]) for words in lines if words and words[0] == name]
+    return [int(line.split()[1]) for line in _read(file).splitlines() if line.split()[:1] == [name]]
 
 
 def _read(file: Path) -> str:

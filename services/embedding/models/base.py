@@ -24,22 +24,17 @@ LEAST_COSINE = 0.99
 class EncodeOptions:
     """How texts are read. Only texts with equal options can share a batch."""
 
-    prompt: str = ""
-    """Put before each text, as the version was trained."""
-    truncation_side: Side = "right"
-    """Which end of a text is cut when it is longer than the version reads."""
+    prompt: str = ""  # put before each text, as the version was trained
+    truncation_side: Side = "right"  # which end of a text is cut when it is longer than the version reads
 
 
 @dataclass(slots=True)
 class Tokens:
     """One text, tokenised."""
 
-    count: int
-    """Tokens that the version reads."""
-    total: int
-    """Tokens of the whole text; more than `count` when it was truncated."""
-    payload: Any
-    """What the encoder needs for `encode`."""
+    count: int  # tokens that the version reads
+    total: int  # tokens of the whole text; more than `count` when it was truncated
+    payload: Any  # what the encoder needs for `encode`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +43,22 @@ class Token:
 
     id: int
     text: str
-    special: bool
-    """It stands for no part of the text."""
-    start: int | None
+    special: bool  # it stands for no part of the text
+    start: int | None  # its characters in the text, without the prompt; None for special tokens
     stop: int | None
-    """Its characters in the text, without the prompt; None for special tokens."""
 
 
 class Encoder(ABC):
     """One version in memory. Its methods may be called from several threads at a time."""
 
-    padded: bool
-    """Whether a batch costs its longest text times its size, or only the sum of its tokens."""
-    batch_tokens: int
-    """Tokens of a batch, padding included, that suit what computes it."""
-    max_tokens: int | None
-    """The longest text that is read whole; None when there is no such limit."""
-    prompts: dict[str, str]
-    """The version's prompts by name."""
-    default_prompt: str
-    """The prompt of a caller who names none; mostly empty."""
-    pooling: str
-    """How token vectors become one, in text-embeddings-inference's word."""
-    backend: str
-    """What computes it: `static`, `torch` or `onnx`."""
-    precision: Precision
-    """How it computes; the vectors that it gives are float32."""
+    padded: bool  # whether a batch costs its longest text times its size, or only the sum of its tokens
+    batch_tokens: int  # tokens of a batch, padding included, that suit what computes it
+    max_tokens: int | None  # of the longest text that is read whole; None when there is no such limit
+    prompts: dict[str, str]  # the version's, by name
+    default_prompt: str  # of a caller who names none; mostly empty
+    pooling: str  # how token vectors become one, in text-embeddings-inference's word
+    backend: str  # what computes it: `static`, `torch` or `onnx`
+    precision: Precision  # how it computes; the vectors that it gives are float32
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,8 @@ class LoadFailure:
 
     backoff: Backoff
     reason: str = ""
-    retry_at: float | None = None
-    """When to try again, in seconds of a monotonic clock; None for a damaged version, which can't mend."""
+    retry_at: float = math.inf
+    """When to try again, in seconds of a monotonic clock; infinity for a damaged version, which can't mend."""
 
 
 class VersionLoader:
@@ -43,8 +44,7 @@ class VersionLoader:
 
     async def load(self, version: str, serving: Encoder | None) -> Encoder | None:
         """The version in memory; None for one that is quarantined. `serving` is what the log says serves meanwhile."""
-        failure = self.failures.get(version)
-        if failure is not None and (failure.retry_at is None or time.monotonic() < failure.retry_at):
+        if version in self.failures and time.monotonic() < self.failures[version].retry_at:
             return None
         started_at = time.perf_counter()
         try:
@@ -68,7 +68,7 @@ class VersionLoader:
 
     def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
         failure = self.failures.setdefault(version, LoadFailure(Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)))
-        failure.reason, failure.retry_at, retry = str(error), None, ""
+        failure.reason, failure.retry_at, retry = str(error), math.inf, ""
         if not isinstance(error, BrokenVersion | NoVersion):  # anything but damage (memory, disk, a device) may pass
             wait = failure.backoff.next_s()
             failure.reason, failure.retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait

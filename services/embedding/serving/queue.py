@@ -78,9 +78,6 @@ class BatchQueue:
         self._by_count: list[QueuedInput] = []
         self._by_age: deque[QueuedInput] = deque()  # those that left the queue are skipped
 
-    def __len__(self) -> int:
-        return len(self._by_count)
-
     @property
     def oldest(self) -> QueuedInput | None:
         """What is ready and waits longest."""
