@@ -9,9 +9,7 @@ from pydantic import BaseModel, Field
 from services.embedding.api.errors import describe_errors
 from services.embedding.api.requests import LenientBody, Texts, post
 from services.embedding.api.serialization import VERSION_HEADER, answer, base64_vectors, json_array, json_vectors
-from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
-from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult
 
 
@@ -68,9 +66,9 @@ class OpenAIErrorAnswer(BaseModel):
 _ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 429, 503, 504)
 
 
-def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
+def router(service: EmbeddingService) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["OpenAI"])
+    routes, versions = APIRouter(tags=["OpenAI"]), service.versions
 
     paths, summary = ("/v1/embeddings", "/embeddings"), "Texts to vectors, as OpenAI's clients ask for them"
 
@@ -80,7 +78,7 @@ def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metric
         request = EmbedRequest(body.input, version, dimensions=body.dimensions, chunk=chunk, field="input")
         result = await service.embed(request, http.receive)
         as_base64 = body.encoding_format == "base64"
-        with metrics.write_seconds.time():
+        with service.metrics.write_seconds.time():
             vectors = base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors)
             content = _content(result, vectors)
         return answer(content, result)

@@ -48,10 +48,8 @@ class LenientBody(BaseModel):
 
 
 async def read_json(request: Request) -> Any:
-    """The body's JSON, whatever its Content-Type says: some clients send none, or curl's default.
-
-    Raises `RequestValidationError`; NaN and lone surrogates are no JSON and are refused as such.
-    """
+    """The body's JSON. Raises `RequestValidationError`, also for NaN and lone surrogates: they are no JSON."""
+    # Whatever the Content-Type says: some clients send none, or curl's default.
     try:
         return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:

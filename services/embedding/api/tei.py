@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from services.embedding.api.errors import describe_errors
 from services.embedding.api.requests import LenientBody, Texts, parse, post, read_json
 from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, json_response, json_vectors
-from services.embedding.metrics import Metrics
 from services.embedding.models.base import Token
 from services.embedding.serving.errors import EmptyInput, InvalidInput
 from services.embedding.serving.registry import VersionRegistry
@@ -88,18 +87,16 @@ _ERRORS = describe_errors(TeiError, 400, 401, 404, 408, 413, 422, 429, 503, 504)
 _NOT_READY = describe_errors(TeiError, 503)
 
 
-def router(
-    service: EmbeddingService, versions: VersionRegistry, settings: EmbeddingSettings, metrics: Metrics
-) -> APIRouter:
+def router(service: EmbeddingService, settings: EmbeddingSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
-    _add_computing_routes(routes, service, metrics)
-    _add_token_routes(routes, service, versions)
-    _add_information_routes(routes, versions, settings)
+    _add_computing_routes(routes, service)
+    _add_token_routes(routes, service)
+    _add_information_routes(routes, service.versions, settings)
     return routes
 
 
-def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics: Metrics) -> None:
+def _add_computing_routes(routes: APIRouter, service: EmbeddingService) -> None:
     summary = "Texts to vectors: a bare nested list, also for a single text"
 
     @post(routes, ("/embed",), EmbedBody, list[list[float]], _ERRORS, summary)
@@ -107,7 +104,7 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         normalize, chunk = body.normalize is not False, bool(body.chunk)
         request = body.embed_request(http, body.inputs, normalize=normalize, dimensions=body.dimensions, chunk=chunk)
         result = await service.embed(request, http.receive)
-        with metrics.write_seconds.time():
+        with service.metrics.write_seconds.time():
             content = json_array(await json_vectors(result.vectors))
         return answer(content, result)
 
@@ -133,13 +130,13 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         return await _embed(http, parse(body, EmbedBody))
 
 
-def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: VersionRegistry) -> None:
+def _add_token_routes(routes: APIRouter, service: EmbeddingService) -> None:
     summary = "The tokens of texts, as the model reads them; nothing is truncated"
 
     @post(routes, ("/tokenize",), TokenizeBody, list[list[Token]], _ERRORS, summary)
     async def _tokenize(http: Request, body: TokenizeBody) -> Response:
         service.check_size(body.inputs, "inputs")
-        encoder = await versions.get(http.headers.get(VERSION_HEADER))
+        encoder = await service.versions.get(http.headers.get(VERSION_HEADER))
         prompt = find_prompt(encoder, body.prompt_name) if body.prompt_name is not None else ""
         tokens = await asyncio.to_thread(encoder.list_tokens, body.inputs, prompt, body.add_special_tokens is not False)
         return json_response(orjson.dumps(tokens), {VERSION_HEADER: encoder.version})
@@ -148,7 +145,7 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: Ve
     async def _decode(http: Request, body: DecodeBody) -> Response:
         rows: list[Any] = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
         service.check_size(rows if body.ids else [], "ids")
-        encoder = await versions.get(http.headers.get(VERSION_HEADER))
+        encoder = await service.versions.get(http.headers.get(VERSION_HEADER))
         try:
             texts = await asyncio.to_thread(encoder.decode, rows, body.skip_special_tokens is not False)
         except ValueError as error:

@@ -5,7 +5,8 @@ Importing this module takes seconds, so it is imported by the thread that loads 
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class _TorchEncoder(Encoder):
     def __init__(self, manifest: Manifest, model: Any, threads: int) -> None:
         super().__init__(manifest)
         self._model, self._threads = model, threads
+        self._forward: Callable[[dict[str, Any]], Any] = model
         self._thread = threading.local()
         self._tokenizer_lock = threading.Lock()
         tokenizer = model[0].tokenizer
@@ -82,9 +84,6 @@ class _TorchEncoder(Encoder):
             vectors = self._forward(features)["sentence_embedding"][:, : self._model.truncate_dim]
         array: Vectors = vectors.float().cpu().numpy()
         return array
-
-    def _forward(self, features: dict[str, Any]) -> Any:
-        return self._model(features)
 
     def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
         raw = self._raw_tokenizer
@@ -164,13 +163,12 @@ class TransformerEncoder(_TorchEncoder):
         self.pooling = modes[0] if modes and isinstance(modes[0], str) else "mixed"
         self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
         self.precision, self.backend = precision, "torch"
-        self._session: Any = None
         self._ids_suffice = self._compare_ids()
         if precision == "bfloat16":
             model.bfloat16()
         if precision == "int8" and manifest.int8 is not None and self._ids_suffice:
-            self._session = _onnx_session(folder / manifest.int8.file, threads)
-            self.backend = "onnx"
+            session = _onnx_session(folder / manifest.int8.file, threads)
+            self.backend, self._forward = "onnx", partial(_forward_onnx, session, list(model)[1:])
             model[0].model = None  # the exact weights aren't needed any more
         elif precision == "int8":
             self.precision = "float32"
@@ -232,15 +230,6 @@ class TransformerEncoder(_TorchEncoder):
             ids[place, part], mask[place, part] = row, 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
-    def _forward(self, features: dict[str, Any]) -> Any:
-        if self._session is None:
-            return self._model(features)
-        inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
-        features["token_embeddings"] = torch.from_numpy(self._session.run(None, inputs)[0])
-        for module in list(self._model)[1:]:
-            features = module(features)
-        return features
-
     def _compare_ids(self) -> bool:
         """Whether padding the ids ourselves gives what sentence-transformers gives, also with the version's prompts."""
         if self._model.tokenizer.pad_token_id is None:
@@ -266,6 +255,14 @@ def _onnx_session(file: Path, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # it grows to the largest batch and never shrinks
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _forward_onnx(session: Any, modules: list[Any], features: dict[str, Any]) -> Any:
+    inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+    features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
+    for module in modules:
+        features = module(features)
+    return features
 
 
 def _break_before(words: list[int | None], first: int, end: int) -> int:

@@ -125,8 +125,7 @@ class Batcher:
                 continue
             queue = min(queues, key=lambda queue: queue.arrivals[0].queued_at)
             inputs = [queue.arrivals.popleft() for _ in range(min(len(queue.arrivals), TOKENISE_AT_ONCE))]
-            inputs = self._without_unreferenced(queue, inputs)
-            if not inputs:
+            if not (inputs := self._without_unreferenced(queue, inputs)):
                 continue
             tokens, seconds = await loop.run_in_executor(pool, _attempt, _tokenise, queue, inputs)
             self._metrics.tokenise_seconds.observe(seconds)
@@ -172,10 +171,9 @@ class Batcher:
             if not oldest:
                 return None
             _, queue = min(oldest, key=lambda pair: pair[0])
-            inputs = queue.cut(self._budget(queue), time.monotonic() - self._settings.max_wait_seconds)
-            inputs = self._without_unreferenced(queue, inputs)
-            if inputs:
-                now = time.monotonic()
+            now = time.monotonic()
+            inputs = queue.cut(self._budget(queue), now - self._settings.max_wait_seconds)
+            if inputs := self._without_unreferenced(queue, inputs):
                 for request in {request for entry in inputs for request in entry.requests}:
                     if request.started_at is None:
                         request.started_at = now

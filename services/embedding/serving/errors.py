@@ -4,8 +4,7 @@
 class EmbeddingError(Exception):
     """A request that gets no vectors. The message says what is wrong and what to do."""
 
-    code: str | None
-    """The error's name for programs, in OpenAI's style."""
+    code: str | None  # the error's name for programs, in OpenAI's style
 
     def __init_subclass__(cls, code: str | None = None) -> None:
         cls.code = code

@@ -29,8 +29,7 @@ class LoadFailure:
 
     backoff: Backoff
     reason: str = ""
-    retry_at: float = math.inf
-    """When to try again, in seconds of a monotonic clock; infinity for a damaged version, which can't mend."""
+    retry_at: float = math.inf  # in seconds of a monotonic clock; infinity for a damaged version, which can't mend
 
 
 class VersionLoader:

@@ -55,7 +55,7 @@ class EmbeddingService:
     def __init__(
         self, versions: VersionRegistry, batcher: Batcher, settings: EmbeddingSettings, metrics: Metrics
     ) -> None:
-        self._versions, self._batcher, self._metrics = versions, batcher, metrics
+        self.versions, self.metrics, self._batcher = versions, metrics, batcher
         self._max_inputs, self._request_s = settings.max_client_inputs, settings.request_seconds
 
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
@@ -64,7 +64,7 @@ class EmbeddingService:
             async with asyncio.timeout(self._request_s):
                 return await self._embed(request, wait_for_leaving)
         except TimeoutError:
-            self._metrics.expired.inc()
+            self.metrics.expired.inc()
             detail = f"Not answered within {self._request_s:g} s. Send fewer or shorter inputs, or try again later."
             raise DeadlineExceeded(detail, retry_after=RETRY_AFTER_S) from None
 
@@ -74,7 +74,7 @@ class EmbeddingService:
             raise EmptyInput(f"`{request.field}` cannot be empty, nor contain an empty string", request.field)
         self.check_size(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
-        encoder = await self._versions.get(request.version)
+        encoder = await self.versions.get(request.version)
         dimensions = _dimensions(request, encoder)
         prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
         options = EncodeOptions(prompt, request.truncation_side)
@@ -86,7 +86,7 @@ class EmbeddingService:
             queued = await self._compute(encoder, texts, options, wait_for_leaving)
         vectors, tokens = queued.vectors, queued.tokens
         truncated = [text.total for text in tokens if text.total > text.count]
-        self._metrics.truncated.inc(len(truncated))
+        self.metrics.truncated.inc(len(truncated))
         if truncated and not request.truncate:
             limit = f"must have at most {encoder.max_tokens} tokens each; given: {max(truncated)}."
             raise InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
