@@ -22,7 +22,6 @@ from services.embedding.serving.queue import BatchQueue, QueuedInput, QueuedRequ
 from services.embedding.settings import EmbeddingSettings
 
 log = logging.getLogger(__name__)
-
 Result = TypeVar("Result")
 
 TOKENISE_AT_ONCE = 512
@@ -49,7 +48,7 @@ class Batcher:
         self._arrival, self._ready = asyncio.Event(), asyncio.Event()
 
     def submit(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> QueuedRequest:
-        """Queue the texts; those that wait already or are in the cache aren't computed again. Raises `Overloaded`.
+        """Queue the texts that neither wait already nor are in the cache. Raises `Overloaded`.
 
         The caller must `release` the request, answered or not.
         """

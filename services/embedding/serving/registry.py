@@ -116,8 +116,7 @@ class VersionRegistry:
     async def _refresh(self) -> None:
         current, previous = self.store.current(), self.store.previous()
         # The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
-        keep_previous = self.serving is None or self._max_versions > 1
-        pointers = (current, previous if keep_previous else None)
+        pointers = (current, previous if self.serving is None or self._max_versions > 1 else None)
         self._targets = tuple(dict.fromkeys(version for version in pointers if version is not None))
         for version in self._targets:
             if version not in self.loaded:
