@@ -86,9 +86,8 @@ def router(service: EmbeddingService) -> APIRouter:
     @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
-        serving = [_model("current", versions.get_loaded(None))]
-        loaded = [_model(encoder.version, encoder) for encoder in versions.loaded.values()]
-        return {"object": "list", "data": serving + loaded}
+        encoders = {"current": versions.get_loaded(None)} | versions.loaded
+        return {"object": "list", "data": [_model(name, encoder) for name, encoder in encoders.items()]}
 
     @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:

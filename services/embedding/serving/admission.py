@@ -17,8 +17,7 @@ class Admission:
 
     def __init__(self, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.inputs = self.chars = 0
-        self.tokens = 0
-        """Tokens that wait or are computed now, each distinct text once."""
+        self.tokens = 0  # that wait or are computed now, each distinct text once
         self._settings, self._refused = settings, metrics.refused
         self._tokens_per_s = 0.0  # of all threads together; 0 before the first batch
         metrics.queued_inputs.set_function(lambda: self.inputs)
