@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.embedding.__main__ import assemble as assemble_embedding
+from services.embedding.api.app import assemble as assemble_embedding
 from services.embedding.settings import EmbeddingSettings
 from services.generation.__main__ import assemble as assemble_generation
 from services.generation.decoding.transformers_engine import TransformersEngine

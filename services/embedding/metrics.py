@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""What the service counts, for Prometheus, beside the metrics of the HTTP edge."""
 
 from functools import partial
 
@@ -10,8 +10,6 @@ SECONDS = tuple(base * 10.0**power for power in range(-4, 1) for base in (1, 2, 
 
 
 class Metrics:
-    """The embedding service's own metrics, beside those of the HTTP edge."""
-
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         counter = partial(Counter, namespace="pairwright", subsystem="embedding", registry=registry)

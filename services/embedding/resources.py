@@ -1,6 +1,7 @@
 """What this process may use: cores and memory, as the machine and the container's limits say."""
 
 import os
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -15,20 +16,18 @@ def cores() -> int:
     return max(1, allowed)
 
 
-def free_memory() -> int | None:
-    """Bytes that may still be allocated; None where neither the machine nor a container's limit says."""
+def free_memory() -> int:
+    """Bytes that may still be allocated; `sys.maxsize` where neither the machine nor a container's limit says."""
     limits = [1024 * size for size in _sizes(Path("/proc/meminfo"), "MemAvailable:")]
     limit, used = _read(CGROUP / "memory.max"), _read(CGROUP / "memory.current")
     if limit.isdigit() and used.isdigit():
-        reclaimable = sum(_sizes(CGROUP / "memory.stat", "inactive_file"))
-        limits.append(int(limit) - int(used) + reclaimable)
-    return min(limits, default=None)
+        limits.append(int(limit) - int(used) + sum(_sizes(CGROUP / "memory.stat", "inactive_file")))  # reclaimable
+    return min(limits, default=sys.maxsize)
 
 
 def _sizes(file: Path, name: str) -> list[int]:
     """The numbers in the lines that begin with `name`."""
-    lines = map(str.split, _read(file).splitlines())
-    return [int(words[1]) for words in lines if words and words[0] == name]
+    return [int(line.split()[1]) for line in _read(file).splitlines() if line.split()[:1] == [name]]
 
 
 def _read(file: Path) -> str:

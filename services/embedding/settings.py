@@ -31,15 +31,12 @@ class EmbeddingSettings(BaseSettings):
     poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
     """How often the pointer to the current version is read."""
     max_versions: Annotated[int, Field(ge=1)] = 3
-    """Versions loaded at one time: the current one, the one before, and those that callers pin; fewer when memory is
-    short."""
+    """Versions loaded at one time: the current, the one before, and pinned ones; fewer when memory is short."""
     admin_keys: SecretStr = SecretStr("")
-    """Bearer keys that may activate versions, separated by commas. Without any, every API key may; without API keys,
-    callers on this machine."""
+    """Bearer keys that may activate versions, separated by commas; without, every API key or this machine's callers."""
 
     max_batch_tokens: Annotated[int, Field(ge=0)] = 0
-    """Tokens of one batch, with its padding; 0 takes what suits the version and the device. A longer single input is a
-    batch of its own."""
+    """Tokens of a batch, with padding, unless a single input is longer; 0 takes what suits version and device."""
     max_client_inputs: Annotated[int, Field(ge=1)] = 2048
     """Inputs of one request."""
     max_queue_inputs: Annotated[int, Field(ge=1)] = 32_768
@@ -69,12 +66,10 @@ class EmbeddingSettings(BaseSettings):
 
     @property
     def admins(self) -> tuple[str, ...]:
-        """The keys that may activate versions, without blanks."""
         return _split(self.admin_keys.get_secret_value())
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The web pages' origins, without blanks."""
         return _split(self.cors_origins)
 
 

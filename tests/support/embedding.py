@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from services.embedding.__main__ import assemble, load_version
+from services.embedding.__main__ import load_version
+from services.embedding.api.app import assemble
 from services.embedding.models.base import EncodeOptions, Encoder, Token, Tokens, Vectors
 from services.embedding.serving.loading import LoadModel
 from services.embedding.settings import EmbeddingSettings

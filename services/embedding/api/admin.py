@@ -23,16 +23,11 @@ class VersionInfo(BaseModel):
     """One published version."""
 
     id: str
-    state: State
-    """`current` and `previous` as the store's pointers say; `quarantined` when this service refused it."""
-    reason: str | None = None
-    """Why it is quarantined."""
-    serving: bool
-    """It answers requests that name no version."""
-    loaded: bool
-    """It is in memory; another one is loaded when it is named in `model`."""
-    backend: str | None
-    """What computes it, `static`, `torch` or `onnx`; None while it isn't loaded."""
+    state: State  # `current` and `previous` are the store's pointers, `quarantined` is what this service refused
+    reason: str | None = None  # why it is quarantined
+    serving: bool  # it answers requests that name no version
+    loaded: bool  # in memory; another one is loaded when it is named in `model`
+    backend: str | None  # what computes it, `static`, `torch` or `onnx`; None while it isn't loaded
     precision: str | None
     round: int
     created: datetime
@@ -40,11 +35,9 @@ class VersionInfo(BaseModel):
     parent: str | None
     pairs: int
     dimensions: int
-    matryoshka: list[int]
-    """What `dimensions` may ask for beside the native size."""
+    matryoshka: list[int]  # what `dimensions` may ask for beside the native size
     scores: dict[str, float]
-    int8: Int8 | None
-    """How true its int8 export is; None when it has none."""
+    int8: Int8 | None  # how true its int8 export is; None when it has none
 
 
 class VersionList(BaseModel):
@@ -65,14 +58,13 @@ def check_may_change(request: Request, keys: KeySet) -> None:
 
     Raises `Problem` 403.
     """
-    if not keys:
-        # A page in a local browser can post to loopback too; it can't leave out its origin.
-        if _is_local(request) and "origin" not in request.headers:
-            return
+    if keys:
+        if request.headers.get("authorization", "").partition(" ")[2].strip() not in keys:
+            raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
+    # A page in a local browser can post to loopback too; it can't leave out its origin.
+    elif "origin" in request.headers or not _is_local(request):
         detail = "Without keys, only callers on this machine may do this. Set PAIRWRIGHT_EMBEDDING_ADMIN_KEYS."
         raise Problem(403, "Forbidden", detail)
-    if request.headers.get("authorization", "").partition(" ")[2].strip() not in keys:
-        raise Problem(403, "Forbidden", "This key may not activate versions; send an admin key.")
 
 
 def _is_local(request: Request) -> bool:
@@ -85,20 +77,11 @@ def _is_local(request: Request) -> bool:
 def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
     """The routes. `keys` may change what serves."""
     routes = APIRouter(tags=["versions"])
-    _add_reading_routes(routes, versions)
-    _add_changing_routes(routes, versions, keys)
-    return routes
 
-
-def _list(versions: VersionRegistry) -> VersionList:
-    return VersionList(versions=[_info(versions, manifest) for manifest in versions.store.versions()])
-
-
-def _add_reading_routes(routes: APIRouter, versions: VersionRegistry) -> None:
     # Not async: they read manifests from disk.
     @routes.get("/versions", summary="Every published version, its scores and its state", responses=_errors(401))
     def _versions() -> VersionList:
-        return _list(versions)
+        return VersionList(versions=[_info(versions, manifest) for manifest in versions.store.versions()])
 
     @routes.get("/versions/{id}", summary="One version, or `current`, or `previous`", responses=_errors(401, 404))
     def _version(id: str) -> VersionInfo:
@@ -107,26 +90,25 @@ def _add_reading_routes(routes: APIRouter, versions: VersionRegistry) -> None:
         except (NoVersion, BrokenVersion) as error:
             raise Problem(404, "No such version", str(error)) from None
 
+    summary = "Look at the store now; quarantined versions get another chance"
 
-def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
-    @routes.post(
-        "/versions/reload",
-        summary="Look at the store now; quarantined versions get another chance",
-        responses=_errors(401, 403, 503),
-    )
+    @routes.post("/versions/reload", summary=summary, responses=_errors(401, 403, 503))
     async def _reload(request: Request, response: Response) -> VersionList:
         check_may_change(request, keys)
-        await versions.reload()
+        await versions.refresh(retry_quarantined=True)
         if versions.serving is None:
             raise Problem(503, "Not ready", versions.state(), {"Retry-After": str(RETRY_AFTER_S)})
         response.headers[VERSION_HEADER] = versions.serving.version
-        return await asyncio.to_thread(_list, versions)
+        return await asyncio.to_thread(_versions)
 
-    @routes.post(
-        "/versions/{id}/activate",
-        summary="Serve a version from now on: promotion, or rollback (`previous`)",
-        responses=_errors(401, 403, 404, 409),
-    )
+    _add_activation(routes, versions, keys)
+    return routes
+
+
+def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
+    summary = "Serve a version from now on: promotion, or rollback (`previous`)"
+
+    @routes.post("/versions/{id}/activate", summary=summary, responses=_errors(401, 403, 404, 409))
     async def _activate(id: str, request: Request, response: Response) -> Activation:
         check_may_change(request, keys)
         before = versions.serving.version if versions.serving else None
@@ -146,22 +128,16 @@ def _add_changing_routes(routes: APIRouter, versions: VersionRegistry, keys: Key
 def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
     failure, serving = versions.failures.get(manifest.id), versions.serving
     loaded = versions.loaded.get(manifest.id)
-    fields = {"id", "round", "created", "base", "parent", "pairs", "dimensions", "matryoshka", "scores", "int8"}
+    pointers: dict[str | None, State] = {versions.store.previous(): "previous", versions.store.current(): "current"}
     return VersionInfo(
-        **manifest.model_dump(include=fields),
-        state="quarantined" if failure else _pointer_state(versions, manifest.id),
+        **manifest.model_dump(include=set(VersionInfo.model_fields)),
+        state="quarantined" if failure else pointers.get(manifest.id, "published"),
         reason=failure.reason if failure else None,
         serving=serving is not None and serving.version == manifest.id,
         loaded=loaded is not None,
         backend=loaded.backend if loaded else None,
         precision=loaded.precision if loaded else None,
     )
-
-
-def _pointer_state(versions: VersionRegistry, version: str) -> State:
-    if version == versions.store.current():
-        return "current"
-    return "previous" if version == versions.store.previous() else "published"
 
 
 class ProblemDetails(BaseModel):

@@ -66,8 +66,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def _embedding_error(request: Request, error: errors.EmbeddingError) -> Response:
         status = STATUS[type(error)]
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        title = HTTPStatus(status).phrase
-        return render(request, Problem(status, title, str(error), headers, code=error.code, param=error.field))
+        title, extra = HTTPStatus(status).phrase, {"code": error.code, "param": error.field}
+        return render(request, Problem(status, title, str(error), headers, **extra))
 
     @app.exception_handler(errors.CallerLeft)
     @app.exception_handler(ClientDisconnect)
@@ -79,34 +79,23 @@ def render(request: Request, problem: Problem) -> Response:
     """`problem` in the words of the protocol that the path belongs to."""
     path = request.url.path
     if path in TEI_ROUTES:
-        return _tei(problem)
+        is_empty = problem.extra.get("code") == errors.EmptyInput.code
+        error_type = "Empty" if is_empty else NAMES.get(problem.status, INVALID)[0]
+        return JSONResponse({"error": problem.detail, "error_type": error_type}, problem.status, problem.headers)
     if path in OPENAI_ROUTES or path.startswith("/v1/"):
         return _openai(problem)
     return problem_details(request, problem)
-
-
-def _tei(problem: Problem) -> Response:
-    """text-embeddings-inference: `{"error", "error_type"}`."""
-    is_empty = problem.extra.get("code") == errors.EmptyInput.code
-    error_type = "Empty" if is_empty else NAMES.get(problem.status, INVALID)[0]
-    return JSONResponse({"error": problem.detail, "error_type": error_type}, problem.status, problem.headers)
 
 
 def _openai(problem: Problem) -> Response:
     """OpenAI: `{"error": {"message", "type", "param", "code"}}`, and 400 for every invalid field."""
     status = 400 if problem.status == 422 else problem.status
     _, error_type, code = NAMES.get(status, INVALID)
+    wrong = (problem.extra.get("errors") or [{}])[0].get("field")  # of a validation error, the first
     error = {
         "message": problem.detail,
         "type": error_type,
-        "param": problem.extra.get("param") or _first_field(problem),
+        "param": problem.extra.get("param") or (None if wrong == "body" else wrong),
         "code": problem.extra.get("code") or code,
     }
     return JSONResponse({"error": error}, status, problem.headers)
-
-
-def _first_field(problem: Problem) -> str | None:
-    """The first wrong field of a validation error."""
-    fields = problem.extra.get("errors") or [{}]
-    field = fields[0].get("field")
-    return field if isinstance(field, str) and field != "body" else None

@@ -7,17 +7,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from services.embedding.api.errors import describe_errors
-from services.embedding.api.requests import LenientBody, Texts, post, read_body
-from services.embedding.api.serialization import (
-    VERSION_HEADER,
-    answer_headers,
-    base64_vectors,
-    json_array,
-    json_vectors,
-)
-from services.embedding.metrics import Metrics
+from services.embedding.api.requests import LenientBody, Texts, post
+from services.embedding.api.serialization import VERSION_HEADER, answer, base64_vectors, json_array, json_vectors
 from services.embedding.models.base import Encoder
-from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult
 
 
@@ -30,12 +22,6 @@ class EmbeddingsBody(LenientBody):
     dimensions: int | None = None
     chunk: bool | None = False
     """Ours: read long texts in windows and answer with their mean."""
-
-    def embed_request(self, http: Request) -> EmbedRequest:
-        """The core's request for `input`."""
-        version = self.model or http.headers.get(VERSION_HEADER)
-        chunk = bool(self.chunk)
-        return EmbedRequest(self.input, version, dimensions=self.dimensions, chunk=chunk, field="input")
 
 
 class EmbeddingItem(BaseModel):
@@ -80,34 +66,28 @@ class OpenAIErrorAnswer(BaseModel):
 _ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 429, 503, 504)
 
 
-def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metrics) -> APIRouter:
+def router(service: EmbeddingService) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["OpenAI"])
+    routes, versions = APIRouter(tags=["OpenAI"]), service.versions
 
-    @routes.post("/embeddings", include_in_schema=False)
-    @post(
-        routes,
-        "/v1/embeddings",
-        EmbeddingsBody,
-        EmbeddingsAnswer,
-        _ERRORS,
-        "Texts to vectors, as OpenAI's clients ask for them",
-    )
-    async def _embeddings(http: Request) -> Response:
-        body = await read_body(http, EmbeddingsBody)
-        result = await service.embed(body.embed_request(http), http.receive)
+    paths, summary = ("/v1/embeddings", "/embeddings"), "Texts to vectors, as OpenAI's clients ask for them"
+
+    @post(routes, paths, EmbeddingsBody, EmbeddingsAnswer, _ERRORS, summary)
+    async def _embeddings(http: Request, body: EmbeddingsBody) -> Response:
+        version, chunk = body.model or http.headers.get(VERSION_HEADER), bool(body.chunk)
+        request = EmbedRequest(body.input, version, dimensions=body.dimensions, chunk=chunk, field="input")
+        result = await service.embed(request, http.receive)
         as_base64 = body.encoding_format == "base64"
-        with metrics.write_seconds.time():
+        with service.metrics.write_seconds.time():
             vectors = base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors)
-            content = _answer(result, vectors)
-        return Response(content, media_type="application/json", headers=answer_headers(result))
+            content = _content(result, vectors)
+        return answer(content, result)
 
     @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
-        serving = [_model("current", versions.get_loaded(None))]
-        loaded = [_model(encoder.version, encoder) for encoder in versions.loaded.values()]
-        return {"object": "list", "data": serving + loaded}
+        encoders = {"current": versions.get_loaded(None)} | versions.loaded
+        return {"object": "list", "data": [_model(name, encoder) for name, encoder in encoders.items()]}
 
     @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:
@@ -116,10 +96,9 @@ def router(service: EmbeddingService, versions: VersionRegistry, metrics: Metric
     return routes
 
 
-def _answer(result: EmbedResult, vectors: list[bytes]) -> bytes:
-    items = [
-        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, vector) for index, vector in enumerate(vectors)
-    ]
+def _content(result: EmbedResult, vectors: list[bytes]) -> bytes:
+    item = b'{"object":"embedding","index":%d,"embedding":%b}'
+    items = [item % (index, vector) for index, vector in enumerate(vectors)]
     usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
     rest = json.dumps({"model": result.version, "usage": usage}).encode()
     return b'{"object":"list","data":%b,%b' % (json_array(items), rest[1:])

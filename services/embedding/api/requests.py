@@ -8,8 +8,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 
+from services.embedding.api.errors import Responses
+
 Body = TypeVar("Body", bound=BaseModel)
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Body], Awaitable[Response]]
 
 NO_TOKEN_IDS = (
     "token ids are not accepted, because they mean something else in each tokenizer: send text "
@@ -45,16 +47,9 @@ class LenientBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-async def read_body(request: Request, model: type[Body]) -> Body:
-    """The body as `model`, whatever its Content-Type says: some clients send none, or curl's default.
-
-    Raises `RequestValidationError`.
-    """
-    return parse(await read_json(request), model)
-
-
 async def read_json(request: Request) -> Any:
-    """The body's JSON. Raises `RequestValidationError`; NaN and lone surrogates are no JSON and are refused as such."""
+    """The body's JSON. Raises `RequestValidationError`, also for NaN and lone surrogates: they are no JSON."""
+    # Whatever the Content-Type says: some clients send none, or curl's default.
     try:
         return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
     except ValueError as error:
@@ -70,23 +65,30 @@ def parse(body: Any, model: type[Body]) -> Body:
 
 
 def post(
-    routes: APIRouter,
-    path: str,
-    body: type[BaseModel],
-    answer: Any,
-    errors: dict[int | str, dict[str, Any]],
-    summary: str,
-) -> Callable[[Handler], Handler]:
-    """A route that reads its `body` with `read_body` and answers with ready bytes: this is what OpenAPI says of it."""
+    routes: APIRouter, paths: tuple[str, ...], body: type[Body], answer: Any, errors: Responses, summary: str
+) -> Callable[[Handler[Body]], Handler[Body]]:
+    """Routes to a handler of `body` that answers with ready bytes. OpenAPI names the first of `paths` only."""
     schema = body.model_json_schema()
     schema = _inline(schema, schema.pop("$defs", {}))
-    return routes.post(
-        path,
-        summary=summary,
-        response_class=Response,
-        responses={200: {"model": answer}, **errors},
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
-    )
+    content = {"required": True, "content": {"application/json": {"schema": schema}}}
+
+    def register(handler: Handler[Body]) -> Handler[Body]:
+        async def endpoint(request: Request) -> Response:
+            return await handler(request, parse(await read_json(request), body))
+
+        for path in paths:
+            routes.post(
+                path,
+                name=handler.__name__,
+                summary=summary,
+                response_class=Response,
+                responses={200: {"model": answer}, **errors},
+                openapi_extra={"requestBody": content},
+                include_in_schema=path == paths[0],
+            )(endpoint)
+        return handler
+
+    return register
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:

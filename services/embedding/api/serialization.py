@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import orjson
 import pybase64
+from fastapi import Response
 
 from services.embedding.models.base import Vectors
 from services.embedding.serving.service import EmbedResult
@@ -35,24 +36,26 @@ def json_array(items: Sequence[bytes]) -> bytes:
     return b"[" + b",".join(items) + b"]"
 
 
-def answer_headers(result: EmbedResult) -> dict[str, str]:
-    """What every answer says of itself: its version, and text-embeddings-inference's headers, in milliseconds."""
-    seconds = {
-        "x-compute-time": result.total_s,
-        "x-total-time": result.total_s,
-        "x-tokenization-time": result.tokenise_s,
-        "x-queue-time": result.queue_s,
-        "x-inference-time": result.inference_s,
-    }
+def json_response(content: bytes, headers: dict[str, str]) -> Response:
+    """`content` is JSON already."""
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def answer(content: bytes, result: EmbedResult) -> Response:
+    """JSON, with what it says of itself: its version, and text-embeddings-inference's headers, in milliseconds."""
     headers = {
         VERSION_HEADER: result.version,
         "x-compute-type": "cpu",
-        "x-compute-characters": str(result.chars),
+        "x-compute-characters": str(result.queued.chars),
         "x-compute-tokens": str(result.tokens),
-        **{name: str(round(value * 1000)) for name, value in seconds.items()},
+        "x-compute-time": str(round(result.total_s * 1000)),
+        "x-total-time": str(round(result.total_s * 1000)),
+        "x-tokenization-time": str(round(result.queued.tokenise_s * 1000)),
+        "x-queue-time": str(round(result.queued.queue_s * 1000)),
+        "x-inference-time": str(round(result.queued.inference_s * 1000)),
     }
     if result.truncated:
         headers["x-pairwright-truncated"] = str(result.truncated)
     if result.windows:
         headers["x-pairwright-windows"] = str(result.windows)
-    return headers
+    return json_response(content, headers)

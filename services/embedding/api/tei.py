@@ -8,23 +8,21 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from services.embedding.api.errors import describe_errors
-from services.embedding.api.requests import LenientBody, Texts, parse, post, read_body, read_json
-from services.embedding.api.serialization import VERSION_HEADER, answer_headers, json_array, json_vectors
-from services.embedding.metrics import Metrics
+from services.embedding.api.requests import LenientBody, Texts, parse, post, read_json
+from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, json_response, json_vectors
 from services.embedding.models.base import Token
 from services.embedding.serving.errors import EmptyInput, InvalidInput
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
-
-Direction = Literal["Left", "left", "Right", "right"]
+from shared import __version__
 
 
 class Reading(LenientBody):
     """How texts are read. Nulls mean the defaults."""
 
     truncate: bool | None = True
-    truncation_direction: Direction | None = "Right"
+    truncation_direction: Literal["Left", "left", "Right", "right"] | None = "Right"
     prompt_name: str | None = None
 
     def embed_request(self, http: Request, texts: list[str], **more: Any) -> EmbedRequest:
@@ -89,54 +87,38 @@ _ERRORS = describe_errors(TeiError, 400, 401, 404, 408, 413, 422, 429, 503, 504)
 _NOT_READY = describe_errors(TeiError, 503)
 
 
-def router(
-    service: EmbeddingService,
-    versions: VersionRegistry,
-    settings: EmbeddingSettings,
-    metrics: Metrics,
-    code_version: str,
-) -> APIRouter:
+def router(service: EmbeddingService, settings: EmbeddingSettings) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["text-embeddings-inference"])
-    _add_computing_routes(routes, service, metrics)
-    _add_token_routes(routes, service, versions)
-    _add_information_routes(routes, versions, settings, code_version)
+    _add_computing_routes(routes, service)
+    _add_token_routes(routes, service)
+    _add_information_routes(routes, service.versions, settings)
     return routes
 
 
-def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics: Metrics) -> None:
-    async def embed(http: Request, body: EmbedBody) -> Response:
+def _add_computing_routes(routes: APIRouter, service: EmbeddingService) -> None:
+    summary = "Texts to vectors: a bare nested list, also for a single text"
+
+    @post(routes, ("/embed",), EmbedBody, list[list[float]], _ERRORS, summary)
+    async def _embed(http: Request, body: EmbedBody) -> Response:
         normalize, chunk = body.normalize is not False, bool(body.chunk)
         request = body.embed_request(http, body.inputs, normalize=normalize, dimensions=body.dimensions, chunk=chunk)
         result = await service.embed(request, http.receive)
-        with metrics.write_seconds.time():
+        with service.metrics.write_seconds.time():
             content = json_array(await json_vectors(result.vectors))
-        return _json(content, answer_headers(result))
+        return answer(content, result)
 
-    async def similarity(http: Request, body: SimilarityBody) -> Response:
+    summary = "The cosine of one sentence with each of others"
+
+    @post(routes, ("/similarity",), SimilarityBody, list[float], _ERRORS, summary)
+    async def _similarity(http: Request, body: SimilarityBody) -> Response:
         texts = [body.inputs.source_sentence, *body.inputs.sentences]
         if not body.inputs.sentences:
             raise EmptyInput("`inputs.sentences` cannot be empty", "inputs")
         request = (body.parameters or Reading()).embed_request(http, texts)
         result = await service.embed(request, http.receive)
         cosines = result.vectors[1:] @ result.vectors[0]
-        content = orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY)
-        return _json(content, answer_headers(result))
-
-    @post(
-        routes,
-        "/embed",
-        EmbedBody,
-        list[list[float]],
-        _ERRORS,
-        "Texts to vectors: a bare nested list, also for a single text",
-    )
-    async def _embed(http: Request) -> Response:
-        return await embed(http, await read_body(http, EmbedBody))
-
-    @post(routes, "/similarity", SimilarityBody, list[float], _ERRORS, "The cosine of one sentence with each of others")
-    async def _similarity(http: Request) -> Response:
-        return await similarity(http, await read_body(http, SimilarityBody))
+        return answer(orjson.dumps(cosines.clip(-1, 1), option=orjson.OPT_SERIALIZE_NUMPY), result)
 
     @routes.post("/invocations", include_in_schema=False)
     @routes.post("/", include_in_schema=False)
@@ -144,43 +126,34 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService, metrics:
         # Clients of both kinds post to the root; the shape of `inputs` says which answer they want.
         body = await read_json(http)
         if isinstance(body, dict) and isinstance(body.get("inputs"), dict):
-            return await similarity(http, parse(body, SimilarityBody))
-        return await embed(http, parse(body, EmbedBody))
+            return await _similarity(http, parse(body, SimilarityBody))
+        return await _embed(http, parse(body, EmbedBody))
 
 
-def _add_token_routes(routes: APIRouter, service: EmbeddingService, versions: VersionRegistry) -> None:
-    @post(
-        routes,
-        "/tokenize",
-        TokenizeBody,
-        list[list[Token]],
-        _ERRORS,
-        "The tokens of texts, as the model reads them; nothing is truncated",
-    )
-    async def _tokenize(http: Request) -> Response:
-        body = await read_body(http, TokenizeBody)
+def _add_token_routes(routes: APIRouter, service: EmbeddingService) -> None:
+    summary = "The tokens of texts, as the model reads them; nothing is truncated"
+
+    @post(routes, ("/tokenize",), TokenizeBody, list[list[Token]], _ERRORS, summary)
+    async def _tokenize(http: Request, body: TokenizeBody) -> Response:
         service.check_size(body.inputs, "inputs")
-        encoder = await versions.get(http.headers.get(VERSION_HEADER))
+        encoder = await service.versions.get(http.headers.get(VERSION_HEADER))
         prompt = find_prompt(encoder, body.prompt_name) if body.prompt_name is not None else ""
         tokens = await asyncio.to_thread(encoder.list_tokens, body.inputs, prompt, body.add_special_tokens is not False)
-        return _json(orjson.dumps(tokens), {VERSION_HEADER: encoder.version})
+        return json_response(orjson.dumps(tokens), {VERSION_HEADER: encoder.version})
 
-    @post(routes, "/decode", DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
-    async def _decode(http: Request) -> Response:
-        body = await read_body(http, DecodeBody)
+    @post(routes, ("/decode",), DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
+    async def _decode(http: Request, body: DecodeBody) -> Response:
         rows: list[Any] = body.ids if body.ids and isinstance(body.ids[0], list) else [body.ids]
         service.check_size(rows if body.ids else [], "ids")
-        encoder = await versions.get(http.headers.get(VERSION_HEADER))
+        encoder = await service.versions.get(http.headers.get(VERSION_HEADER))
         try:
             texts = await asyncio.to_thread(encoder.decode, rows, body.skip_special_tokens is not False)
         except ValueError as error:
             raise InvalidInput(f"`ids`: {error}", "ids") from None
-        return _json(orjson.dumps(texts), {VERSION_HEADER: encoder.version})
+        return json_response(orjson.dumps(texts), {VERSION_HEADER: encoder.version})
 
 
-def _add_information_routes(
-    routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings, code_version: str
-) -> None:
+def _add_information_routes(routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)
     @routes.get("/", include_in_schema=False)
@@ -205,11 +178,7 @@ def _add_information_routes(
             "max_client_batch_size": settings.max_client_inputs,
             "auto_truncate": True,
             "tokenization_workers": 1,
-            "version": code_version,
+            "version": __version__,
             "sha": None,
             "docker_label": None,
         }
-
-
-def _json(content: bytes, headers: dict[str, str]) -> Response:
-    return Response(content, media_type="application/json", headers=headers)

@@ -24,22 +24,17 @@ LEAST_COSINE = 0.99
 class EncodeOptions:
     """How texts are read. Only texts with equal options can share a batch."""
 
-    prompt: str = ""
-    """Put before each text, as the version was trained."""
-    truncation_side: Side = "right"
-    """Which end of a text is cut when it is longer than the version reads."""
+    prompt: str = ""  # put before each text, as the version was trained
+    truncation_side: Side = "right"  # which end of a text is cut when it is longer than the version reads
 
 
 @dataclass(slots=True)
 class Tokens:
     """One text, tokenised."""
 
-    count: int
-    """Tokens that the version reads."""
-    total: int
-    """Tokens of the whole text; more than `count` when it was truncated."""
-    payload: Any
-    """What the encoder needs for `encode`."""
+    count: int  # tokens that the version reads
+    total: int  # tokens of the whole text; more than `count` when it was truncated
+    payload: Any  # what the encoder needs for `encode`
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +43,28 @@ class Token:
 
     id: int
     text: str
-    special: bool
-    """It stands for no part of the text."""
-    start: int | None
+    special: bool  # it stands for no part of the text
+    start: int | None  # its characters in the text, without the prompt; None for special tokens
     stop: int | None
-    """Its characters in the text, without the prompt; None for special tokens."""
 
 
 class Encoder(ABC):
     """One version in memory. Its methods may be called from several threads at a time."""
 
-    padded: bool
-    """Whether a batch costs its longest text times its size, or only the sum of its tokens."""
-    batch_tokens: int
-    """Tokens of a batch, padding included, that suit what computes it."""
-    max_tokens: int | None
-    """The longest text that is read whole; None when there is no such limit."""
-    prompts: dict[str, str]
-    """The version's prompts by name."""
-    default_prompt: str
-    """The prompt of a caller who names none; mostly empty."""
-    pooling: str
-    """How token vectors become one, in text-embeddings-inference's word."""
-    backend: str
-    """What computes it: `static`, `torch` or `onnx`."""
-    precision: Precision
-    """How it computes; the vectors that it gives are float32."""
+    padded: bool  # whether a batch costs its longest text times its size, or only the sum of its tokens
+    batch_tokens: int  # tokens of a batch, padding included, that suit what computes it
+    max_tokens: int | None  # of the longest text that is read whole; None when there is no such limit
+    prompts: dict[str, str]  # the version's, by name
+    default_prompt: str  # of a caller who names none; mostly empty
+    pooling: str  # how token vectors become one, in text-embeddings-inference's word
+    backend: str  # what computes it: `static`, `torch` or `onnx`
+    precision: Precision  # how it computes; the vectors that it gives are float32
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
 
     @property
     def version(self) -> str:
-        """The version's id."""
         return self.manifest.id
 
     @abstractmethod
@@ -105,14 +89,11 @@ class Encoder(ABC):
 
 
 def smoke_test(encoder: Encoder) -> None:
-    """Warm the encoder up and compare its probe vectors with the manifest's. Raises `BrokenVersion`.
-
-    The hashes alone don't do: a folder published with a part missing has the right hashes and the wrong vectors.
-    """
-    options = EncodeOptions(prompt=encoder.default_prompt)
+    """Warm the encoder up and compare its probe vectors with the manifest's. Raises `BrokenVersion`."""
+    # Hashes alone don't do: a folder published with a part missing has the right hashes and the wrong vectors.
+    options, manifest = EncodeOptions(prompt=encoder.default_prompt), encoder.manifest
     for length in (*WARM_UP_TOKENS, encoder.max_tokens or 0):
         encoder.encode(encoder.tokenise([" ".join(["a"] * length)], options), options)
-    manifest = encoder.manifest
     expected = np.asarray(manifest.probe, dtype=np.float32)
     probe = encoder.encode(encoder.tokenise(PROBE_SENTENCES, options), options)
     if probe.shape != (len(PROBE_SENTENCES), manifest.dimensions) or expected.shape != probe.shape:
@@ -120,17 +101,15 @@ def smoke_test(encoder: Encoder) -> None:
             f"{manifest.id}: its probe is {list(probe.shape)}, the manifest says {manifest.dimensions} dimensions "
             f"and has {list(expected.shape)}"
         )
+    # Comparisons are written so that a NaN fails too.
     if encoder.precision != "float32":
-        cosine = least_cosine(probe, expected)
-        if not cosine >= LEAST_COSINE:
+        if not (cosine := least_cosine(probe, expected)) >= LEAST_COSINE:
             raise BrokenVersion(
                 f"{manifest.id}: in {encoder.precision} its probe vectors have a cosine of {cosine:.4f} to the exact "
                 f"ones (at least {LEAST_COSINE}); set PAIRWRIGHT_EMBEDDING_PRECISION=float32"
             )
         return
-    difference = float(np.abs(probe - expected).max())
-    # Written so that a NaN fails too.
-    if not difference <= PROBE_TOLERANCE:
+    if not (difference := float(np.abs(probe - expected).max())) <= PROBE_TOLERANCE:
         raise BrokenVersion(f"{manifest.id}: its probe vectors are off by {difference:.3g} (at most {PROBE_TOLERANCE})")
 
 

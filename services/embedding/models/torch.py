@@ -1,11 +1,12 @@
-"""The only module that imports torch and sentence-transformers: a version's folder becomes an `Encoder`.
+"""The only module that imports torch, sentence-transformers and ONNX Runtime: a folder becomes an `Encoder`.
 
 Importing this module takes seconds, so it is imported by the thread that loads the first version.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from transformers.utils import logging as transformers_logging
 
 from services.embedding.models.base import EncodeOptions, Encoder, Precision, Token, Tokens, Vectors
-from services.embedding.models.onnx import OnnxSession
 from services.embedding.settings import PrecisionSetting
 from shared.manifest import PROBE_SENTENCES, Manifest
 from shared.model_store import BrokenVersion
@@ -28,7 +28,6 @@ NO_LIMIT = 1_000_000
 """transformers writes "no limit" as a huge number."""
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
 """On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
-STATIC_BATCH_TOKENS = 16_384
 
 
 def load(folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting) -> Encoder:
@@ -49,13 +48,11 @@ def load(folder: Path, manifest: Manifest, device: str, threads: int, precision:
 
 def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
     """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
-    on_cpu = model.device.type == "cpu"
-    int8 = manifest.int8
+    on_cpu, int8 = model.device.type == "cpu", manifest.int8
+    holds = on_cpu and int8 is not None and int8.holds
     if setting == "auto":
-        if not on_cpu:
-            return "bfloat16"
-        return "int8" if int8 is not None and int8.holds else "float32"
-    if setting == "int8" and (int8 is None or not int8.holds or not on_cpu):
+        return "int8" if holds else "float32" if on_cpu else "bfloat16"
+    if setting == "int8" and not holds:
         why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
         log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
         return "float32"
@@ -63,13 +60,16 @@ def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Pre
 
 
 class _TorchEncoder(Encoder):
-    """What both kinds share: prompts, showing tokens, and running the model's modules."""
+    """What both kinds share."""
 
     def __init__(self, manifest: Manifest, model: Any, threads: int) -> None:
         super().__init__(manifest)
         self._model, self._threads = model, threads
+        self._forward: Callable[[dict[str, Any]], Any] = model
         self._thread = threading.local()
         self._tokenizer_lock = threading.Lock()
+        tokenizer = model[0].tokenizer
+        self._raw_tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # the `tokenizers` library's own
         self.prompts = {name: prompt or "" for name, prompt in model.prompts.items()}
         self.default_prompt = self.prompts.get(model.default_prompt_name, "")
 
@@ -77,27 +77,16 @@ class _TorchEncoder(Encoder):
         if self._threads and not hasattr(self._thread, "ready"):
             torch.set_num_threads(self._threads)  # OpenMP counts for each thread by itself
             self._thread.ready = True
-        device = self._model.device
-        features = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()
-        }
+        for name, value in features.items():
+            if isinstance(value, torch.Tensor):
+                features[name] = value.to(self._model.device)
         with torch.inference_mode():
             vectors = self._forward(features)["sentence_embedding"][:, : self._model.truncate_dim]
         array: Vectors = vectors.float().cpu().numpy()
         return array
 
-    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        outputs: dict[str, Any] = self._model(features)
-        return outputs
-
-    def _raw_tokenizer(self) -> Any:
-        """The `tokenizers` library's own."""
-        tokenizer = self._model[0].tokenizer
-        return getattr(tokenizer, "backend_tokenizer", tokenizer)
-
     def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        """See `Encoder`."""
-        raw = self._raw_tokenizer()
+        raw = self._raw_tokenizer
         with self._tokenizer_lock:
             truncation, padding = raw.truncation, raw.padding
             raw.no_truncation()
@@ -110,8 +99,7 @@ class _TorchEncoder(Encoder):
         return [_tokens(encoding, text, len(prompt)) for encoding, text in zip(encodings, texts, strict=True)]
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
-        """See `Encoder`."""
-        raw = self._raw_tokenizer()
+        raw = self._raw_tokenizer
         size = raw.get_vocab_size(with_added_tokens=True)
         if any(not 0 <= id_ < size for row in ids for id_ in row):
             raise ValueError(f"token ids must be from 0 to {size - 1}")
@@ -121,9 +109,8 @@ class _TorchEncoder(Encoder):
 
 def _tokens(encoding: Any, text: str, prompt_length: int) -> list[Token]:
     tokens = []
-    for id_, word, special, (start, stop) in zip(
-        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-    ):
+    rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+    for id_, word, special, (start, stop) in rows:
         if special:
             tokens.append(Token(id_, word, True, None, None))
             continue
@@ -136,27 +123,25 @@ class StaticEncoder(_TorchEncoder):
     """The mean of a text's token vectors. Its token ids are kept for encoding: tokenising is most of the work."""
 
     padded = False
-    batch_tokens = STATIC_BATCH_TOKENS
+    batch_tokens = 16_384
     max_tokens = None
     pooling = "mean"
     backend = "static"
     precision: Precision = "float32"
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
-        """See `Encoder`. Nothing is truncated."""
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
         # "fast" leaves out the offsets into the text; the ids are those of sentence-transformers.
         encodings = self._model[0].tokenizer.encode_batch_fast(prompted, add_special_tokens=False)
         return [Tokens(len(ids), len(ids), ids) for ids in (encoding.ids for encoding in encodings)]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002
-        """See `Encoder`. A text of unknown tokens only gives a zero vector."""
+        # A text of unknown tokens only gives a zero vector.
         flat = np.fromiter(chain.from_iterable(tokens.payload for tokens in batch), dtype=np.int64)
         offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
         return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
 
     def windows(self, text: str, options: EncodeOptions) -> list[str]:  # noqa: ARG002
-        """See `Encoder`."""
         return [text]
 
 
@@ -168,6 +153,7 @@ class TransformerEncoder(_TorchEncoder):
     """
 
     padded = True
+    _ids_suffice = False
 
     def __init__(self, manifest: Manifest, model: Any, threads: int, folder: Path, precision: Precision) -> None:
         super().__init__(manifest, model, threads)
@@ -177,20 +163,17 @@ class TransformerEncoder(_TorchEncoder):
         self.pooling = modes[0] if modes and isinstance(modes[0], str) else "mixed"
         self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
         self.precision, self.backend = precision, "torch"
-        self._session: OnnxSession | None = None
-        self._ids_suffice = False
         self._ids_suffice = self._compare_ids()
         if precision == "bfloat16":
             model.bfloat16()
         if precision == "int8" and manifest.int8 is not None and self._ids_suffice:
-            self._session = OnnxSession(folder / manifest.int8.file, threads)
-            self.backend = "onnx"
+            session = _onnx_session(folder / manifest.int8.file, threads)
+            self.backend, self._forward = "onnx", partial(_forward_onnx, session, list(model)[1:])
             model[0].model = None  # the exact weights aren't needed any more
         elif precision == "int8":
             self.precision = "float32"
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
-        """See `Encoder`."""
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
         with self._tokenizer_lock:
             ids = self._ids(prompted, options.truncation_side, self.max_tokens)
@@ -204,7 +187,6 @@ class TransformerEncoder(_TorchEncoder):
         ]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
-        """See `Encoder`."""
         if self._ids_suffice:
             return self._run(self._pad([tokens.payload for tokens in batch]))
         with self._tokenizer_lock:
@@ -213,13 +195,11 @@ class TransformerEncoder(_TorchEncoder):
         return self._run(features)
 
     def windows(self, text: str, options: EncodeOptions) -> list[str]:
-        """See `Encoder`. A window is filled up to a tenth before its end at least, so that words stay whole."""
         if self.max_tokens is None:
             return [text]
-        tokenizer = self._model.tokenizer
         with self._tokenizer_lock:
             room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
-            encoding = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+            encoding = self._model.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
         words = encoding.word_ids()
         if room < 1 or len(words) <= room:
             return [text]
@@ -244,36 +224,45 @@ class TransformerEncoder(_TorchEncoder):
         tokenizer = self._model.tokenizer
         longest = max(map(len, rows))
         ids = np.full((len(rows), longest), tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for row, (place, own) in zip(rows, enumerate(ids), strict=True):
+        mask = np.zeros_like(ids)
+        for place, row in enumerate(rows):
             part = slice(0, len(row)) if tokenizer.padding_side == "right" else slice(longest - len(row), longest)
-            own[part] = row
-            mask[place, part] = 1
+            ids[place, part], mask[place, part] = row, 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-    def _forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        if self._session is None:
-            return super()._forward(features)
-        features["token_embeddings"] = torch.from_numpy(
-            self._session.run(features["input_ids"].numpy(), features["attention_mask"].numpy())
-        )
-        for module in list(self._model)[1:]:
-            features = module(features)
-        return features
 
     def _compare_ids(self) -> bool:
         """Whether padding the ids ourselves gives what sentence-transformers gives, also with the version's prompts."""
         if self._model.tokenizer.pad_token_id is None:
             return False
         for prompt in {"", self.default_prompt, *self.prompts.values()}:
-            options = EncodeOptions(prompt)
-            texts = list(PROBE_SENTENCES)
             with self._tokenizer_lock:
-                own = self._run(self._pad(self._ids([prompt + text for text in texts], "right", self.max_tokens)))
-            theirs = self.encode([Tokens(0, 0, text) for text in texts], options)
+                ids = self._ids([prompt + text for text in PROBE_SENTENCES], "right", self.max_tokens)
+            own = self._run(self._pad(ids))
+            theirs = self.encode([Tokens(0, 0, text) for text in PROBE_SENTENCES], EncodeOptions(prompt))
             if not np.allclose(own, theirs, atol=1e-5):
                 return False
         return True
+
+
+def _onnx_session(file: Path, threads: int) -> Any:
+    """An int8 transformer from token ids to token vectors. Several threads may run it at a time."""
+    import onnxruntime  # half a second, and versions without int8 need none of it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take the cores from the event loop: measured, it halves the throughput of 2 cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False  # it grows to the largest batch and never shrinks
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _forward_onnx(session: Any, modules: list[Any], features: dict[str, Any]) -> Any:
+    inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+    features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
+    for module in modules:
+        features = module(features)
+    return features
 
 
 def _break_before(words: list[int | None], first: int, end: int) -> int:

@@ -8,54 +8,47 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import TypeVar
 
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
-from services.embedding.serving.admission import Admission, Limits, estimate_tokens
+from services.embedding.resources import cores
+from services.embedding.serving.admission import Admission, estimate_tokens
 from services.embedding.serving.cache import Cache
 from services.embedding.serving.errors import EncodingFailed
 from services.embedding.serving.queue import BatchQueue, QueuedInput, QueuedRequest, cost
+from services.embedding.settings import EmbeddingSettings
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 TOKENISE_AT_ONCE = 512
 """Inputs tokenised before batches are cut again: a long backlog must not hold up the batch that could run now."""
 LEAST_SHARE = 128
 """Tokens that are worth a batch of their own: less isn't split over idle threads."""
+MOST_WORKERS = 4
 
 
-@dataclass(slots=True)
-class _Batch:
-    queue: BatchQueue
-    inputs: list[QueuedInput]
-    vectors: Vectors | None = None
-    error: BaseException | None = None
-    seconds: float = 0.0
-    computed: int = 0
-    """Tokens, padding included."""
+def workers(settings: EmbeddingSettings) -> int:
+    """Batches computed at one time. Several with few threads each beat one with many: no thread waits for another."""
+    return settings.workers or min(cores(), MOST_WORKERS)
 
 
 class Batcher:
-    """Computes what it is asked for, in batches. All methods belong to the event loop.
+    """Computes what it is asked for, in batches. All methods belong to the event loop."""
 
-    `max_batch_tokens` of 0 leaves the size of a batch to the encoder.
-    """
-
-    def __init__(
-        self, *, workers: int, max_batch_tokens: int, max_wait_s: float, limits: Limits, cache: Cache, metrics: Metrics
-    ) -> None:
-        self._workers, self._max_batch_tokens, self._max_wait_s = workers, max_batch_tokens, max_wait_s
-        self._cache, self._metrics = cache, metrics
-        self._admission = Admission(limits, metrics)
+    def __init__(self, settings: EmbeddingSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics, self._workers = settings, metrics, workers(settings)
+        self._cache = Cache(settings.cache_mib * 1024 * 1024)
+        self._admission = Admission(settings, metrics)
         self._idle = 0
         self._queues: dict[tuple[Encoder, EncodeOptions], BatchQueue] = {}
         self._arrival, self._ready = asyncio.Event(), asyncio.Event()
 
     def submit(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> QueuedRequest:
-        """Queue the texts; those that wait already or are in the cache aren't computed again. Raises `Overloaded`.
+        """Queue the texts that neither wait already nor are in the cache. Raises `Overloaded`.
 
         The caller must `release` the request, answered or not.
         """
@@ -69,8 +62,10 @@ class Batcher:
         hits = misses = 0
         for text in texts:
             entry = queue.pending.get(text)
-            if entry is None and (entry := self._cached(encoder, options, text)) is not None:
+            if entry is None and (cached := self._cache.get(encoder.version, options, text)) is not None:
                 hits += 1
+                tokens = cached.tokens
+                entry = QueuedInput(text, 0.0, tokens, tokens.count, dequeued=True, vector=cached.vector)
             if entry is None:
                 misses += 1
                 entry = queue.pending[text] = QueuedInput(text, now, count=estimate_tokens(text, encoder))
@@ -119,15 +114,6 @@ class Batcher:
         if not queue.pending:
             self._queues.pop((queue.encoder, queue.options), None)
 
-    def _cached(self, encoder: Encoder, options: EncodeOptions, text: str) -> QueuedInput | None:
-        entry = self._cache.get(encoder.version, options, text)
-        if entry is None:
-            return None
-        tokens = Tokens(entry.count, entry.total, None)
-        return QueuedInput(text, 0.0, tokens, entry.count, dequeued=True, vector=entry.vector)
-
-    # ---- tokenising
-
     async def _tokenise_arrivals(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -138,27 +124,20 @@ class Batcher:
                 continue
             queue = min(queues, key=lambda queue: queue.arrivals[0].queued_at)
             inputs = [queue.arrivals.popleft() for _ in range(min(len(queue.arrivals), TOKENISE_AT_ONCE))]
-            inputs = self._without_unreferenced(queue, inputs)
-            if inputs:
-                started_at = time.monotonic()
-                error = await loop.run_in_executor(pool, _tokenise, queue, inputs)
-                self._finish_tokenising(queue, inputs, error, time.monotonic() - started_at)
-
-    def _finish_tokenising(
-        self, queue: BatchQueue, inputs: list[QueuedInput], error: BaseException | None, seconds: float
-    ) -> None:
-        self._metrics.tokenise_seconds.observe(seconds)
-        if error is not None:
-            self._settle(_Batch(queue, inputs, error=error))
-            return
-        for entry in inputs:
-            assert entry.tokens is not None
-            self._admission.tokens += entry.tokens.count - entry.count
-            entry.count = entry.tokens.count
-            for request in entry.requests:
-                request.tokenise_s = seconds
-        queue.add(inputs)
-        self._ready.set()
+            if not (inputs := self._without_unreferenced(queue, inputs)):
+                continue
+            tokens, seconds = await loop.run_in_executor(pool, _attempt, _tokenise, queue, inputs)
+            self._metrics.tokenise_seconds.observe(seconds)
+            if tokens is None:
+                self._settle(queue, inputs, None)
+                continue
+            for entry, own in zip(inputs, tokens, strict=True):
+                self._admission.tokens += own.count - entry.count
+                entry.tokens, entry.count = own, own.count
+                for request in entry.requests:
+                    request.tokenise_s = seconds
+            queue.add(inputs)
+            self._ready.set()
 
     def _without_unreferenced(self, queue: BatchQueue, inputs: list[QueuedInput]) -> list[QueuedInput]:
         """Forget the inputs whose callers all left."""
@@ -168,8 +147,6 @@ class Batcher:
                 self._admission.tokens -= entry.count
         self._drop_if_empty(queue)
         return [entry for entry in inputs if entry.references]
-
-    # ---- computing
 
     async def _compute_batches(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
@@ -181,88 +158,82 @@ class Batcher:
                 await self._ready.wait()
                 self._idle -= 1
                 continue
-            await loop.run_in_executor(pool, _compute, batch)
-            self._settle(batch)
+            vectors, seconds = await loop.run_in_executor(pool, _attempt, _encode, *batch)
+            self._settle(*batch, vectors)
+            if vectors is not None:
+                self._observe(*batch, seconds)
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self) -> tuple[BatchQueue, list[QueuedInput]] | None:
         """Out of the queue whose input waits longest."""
         while True:
             oldest = [(entry.queued_at, queue) for queue in self._queues.values() if (entry := queue.oldest)]
             if not oldest:
                 return None
             _, queue = min(oldest, key=lambda pair: pair[0])
-            inputs = queue.cut(self._budget(queue), time.monotonic() - self._max_wait_s)
-            inputs = self._without_unreferenced(queue, inputs)
-            if inputs:
-                now = time.monotonic()
+            now = time.monotonic()
+            inputs = queue.cut(self._budget(queue), now - self._settings.max_wait_seconds)
+            if inputs := self._without_unreferenced(queue, inputs):
                 for request in {request for entry in inputs for request in entry.requests}:
                     if request.started_at is None:
                         request.started_at = now
                         self._metrics.queue_seconds.observe(now - request.queued_at)
-                return _Batch(queue, inputs)
+                return queue, inputs
 
     def _budget(self, queue: BatchQueue) -> int:
         """Tokens of the next batch: less than the most when other threads would have nothing to do."""
-        budget = self._max_batch_tokens or queue.encoder.batch_tokens
+        budget = self._settings.max_batch_tokens or queue.encoder.batch_tokens
         if self._idle and queue.encoder.padded:
             budget = min(budget, max(LEAST_SHARE, math.ceil(queue.tokens / (self._idle + 1))))
         return budget
 
-    def _settle(self, batch: _Batch) -> None:
-        """Answer the requests whose last input this was."""
-        queue, now = batch.queue, time.monotonic()
-        for place, entry in enumerate(batch.inputs):
+    def _settle(self, queue: BatchQueue, inputs: list[QueuedInput], vectors: Vectors | None) -> None:
+        """Answer the requests whose last input this was; without vectors, with an error."""
+        now = time.monotonic()
+        for place, entry in enumerate(inputs):
             self._admission.tokens -= entry.count
             del queue.pending[entry.text]
-            if batch.vectors is not None and entry.tokens is not None:
-                entry.vector = batch.vectors[place]
+            if vectors is not None and entry.tokens is not None:
+                entry.vector = vectors[place]
                 self._cache.put(queue.encoder.version, queue.options, entry.text, entry.tokens, entry.vector)
             for request in entry.requests:
                 request.pending -= 1
                 if request.done.done():
                     continue
-                if batch.error is not None:
-                    request.done.set_exception(
-                        EncodingFailed("The model failed on these inputs; the log has the details.")
-                    )
+                if vectors is None:
+                    detail = "The model failed on these inputs; the log has the details."
+                    request.done.set_exception(EncodingFailed(detail))
                 elif not request.pending:
                     request.finished_at = now
                     request.done.set_result(None)
         self._drop_if_empty(queue)
-        if batch.vectors is not None:
-            self._observe(batch)
 
-    def _observe(self, batch: _Batch) -> None:
-        metrics, total = self._metrics, sum(entry.count for entry in batch.inputs)
-        metrics.encode_seconds.observe(batch.seconds)
-        metrics.batch_inputs.observe(len(batch.inputs))
-        metrics.batch_tokens.observe(batch.computed)
-        metrics.padding_tokens.inc(batch.computed - total)
+    def _observe(self, queue: BatchQueue, inputs: list[QueuedInput], seconds: float) -> None:
+        metrics, counts = self._metrics, [entry.count for entry in inputs]
+        total = sum(counts)
+        computed = cost(len(counts), max(counts), total, queue.encoder.padded)
+        metrics.encode_seconds.observe(seconds)
+        metrics.batch_inputs.observe(len(counts))
+        metrics.batch_tokens.observe(computed)
+        metrics.padding_tokens.inc(computed - total)
         metrics.tokens.inc(total)
-        self._admission.observe_speed(total * self._workers / max(batch.seconds, 1e-6))
+        self._admission.observe_speed(total * self._workers / max(seconds, 1e-6))
 
 
-def _tokenise(queue: BatchQueue, inputs: Sequence[QueuedInput]) -> BaseException | None:
-    """In the tokeniser's thread. What went wrong, if anything."""
+def _tokenise(queue: BatchQueue, inputs: Sequence[QueuedInput]) -> list[Tokens]:
+    return queue.encoder.tokenise([entry.text for entry in inputs], queue.options)
+
+
+def _encode(queue: BatchQueue, inputs: Sequence[QueuedInput]) -> Vectors:
+    return queue.encoder.encode([entry.tokens for entry in inputs if entry.tokens is not None], queue.options)
+
+
+def _attempt(
+    work: Callable[[BatchQueue, list[QueuedInput]], Result], queue: BatchQueue, inputs: list[QueuedInput]
+) -> tuple[Result | None, float]:
+    """In a thread: what `work` returns, None once its error is logged, and the seconds that it took."""
+    started_at = time.perf_counter()
     try:
-        tokens = queue.encoder.tokenise([entry.text for entry in inputs], queue.options)
-        for entry, own in zip(inputs, tokens, strict=True):
-            entry.tokens = own
-    except BaseException as error:  # a panic inside the tokenizers library is no Exception
-        log.exception("%s: tokenising %d texts failed", queue.encoder.version, len(inputs))
-        return error
-    return None
-
-
-def _compute(batch: _Batch) -> None:
-    """In one of the inference threads."""
-    started_at, encoder = time.perf_counter(), batch.queue.encoder
-    counts = [entry.count for entry in batch.inputs]
-    batch.computed = cost(len(counts), max(counts), sum(counts), encoder.padded)
-    try:
-        tokens = [entry.tokens for entry in batch.inputs if entry.tokens is not None]
-        batch.vectors = encoder.encode(tokens, batch.queue.options)
-    except BaseException as error:
-        log.exception("%s: a batch of %d failed", encoder.version, len(batch.inputs))
-        batch.error = error
-    batch.seconds = time.perf_counter() - started_at
+        return work(queue, inputs), time.perf_counter() - started_at
+    except BaseException:  # a panic inside the tokenizers library is no Exception
+        log.exception("%s: %s %d inputs failed", queue.encoder.version, work.__name__.strip("_"), len(inputs))
+        return None, time.perf_counter() - started_at

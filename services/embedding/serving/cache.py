@@ -1,6 +1,6 @@
 """Vectors that were computed before, by version and text, as many as fit into so many bytes."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
@@ -10,35 +10,20 @@ OVERHEAD = 400
 """Bytes of an entry beside its vector and text, about."""
 
 
-Key = tuple[str, str, str, str]
-"""version, prompt, truncation side, text"""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A text's vector and its tokens."""
+class Entry(NamedTuple):
+    """A text's vector, float32 [dimensions] as the model gave it, its tokens without a payload, and about its bytes."""
 
     vector: Vectors
-    """float32 [dimensions], as the model gave it: fewer dimensions or unit length come after."""
-    count: int
-    total: int
+    tokens: Tokens
     size: int
-    """Bytes, about."""
 
 
 class Cache:
     """Least recently used entries go first. A version's id names its content, so entries never grow stale."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._entries: LRUCache[Key, Entry] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def bytes(self) -> int:
-        """What the entries take up, about."""
-        return int(self._entries.currsize)
+        # By version, prompt, truncation side and text.
+        self._entries: LRUCache[tuple[str, ...], Entry] = LRUCache(max_bytes, getsizeof=lambda entry: entry.size)
 
     def get(self, version: str, options: EncodeOptions, text: str) -> Entry | None:
         """What was put under the same version, options and text, if it is still there."""
@@ -49,6 +34,6 @@ class Cache:
     def put(self, version: str, options: EncodeOptions, text: str, tokens: Tokens, vector: Vectors) -> None:
         """Keep a vector; it is copied, so that it doesn't keep its whole batch alive."""
         size = OVERHEAD + vector.nbytes + 4 * len(text)
-        key = (version, options.prompt, options.truncation_side, text)
         if size <= self._entries.maxsize:
-            self._entries[key] = Entry(vector.copy(), tokens.count, tokens.total, size)
+            key = (version, options.prompt, options.truncation_side, text)
+            self._entries[key] = Entry(vector.copy(), Tokens(tokens.count, tokens.total, None), size)

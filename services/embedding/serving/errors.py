@@ -4,53 +4,41 @@
 class EmbeddingError(Exception):
     """A request that gets no vectors. The message says what is wrong and what to do."""
 
-    code: str | None = None
-    """The error's name for programs, in OpenAI's style."""
+    code: str | None  # the error's name for programs, in OpenAI's style
 
-    def __init__(self, detail: str, field: str | None = None, retry_after: int | None = None) -> None:
+    def __init_subclass__(cls, code: str | None = None) -> None:
+        cls.code = code
+
+    def __init__(
+        self, detail: str, field: str | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
+        """`field` of the request is wrong; after `retry_after` seconds the same request may succeed."""
         super().__init__(detail)
-        self.field = field
-        """The request's field that is wrong."""
-        self.retry_after = retry_after
-        """Seconds after which the same request may succeed."""
+        self.field, self.code, self.retry_after = field, code or self.code, retry_after
 
 
-class EmptyInput(EmbeddingError):
+class EmptyInput(EmbeddingError, code="empty_input"):
     """No input, or an empty one."""
-
-    code = "empty_input"
 
 
 class InvalidInput(EmbeddingError):
     """A field that the version or the service's limits don't allow."""
 
-    def __init__(self, detail: str, field: str, code: str | None = None) -> None:
-        super().__init__(detail, field)
-        self.code = code
 
-
-class VersionNotServed(EmbeddingError):
+class VersionNotServed(EmbeddingError, code="model_not_found"):
     """The version that the caller named can't be had. The message lists what can."""
 
-    code = "model_not_found"
 
-
-class NotReady(EmbeddingError):
+class NotReady(EmbeddingError, code="not_ready"):
     """No version is loaded at all. The message says why."""
 
-    code = "not_ready"
 
-
-class Overloaded(EmbeddingError):
+class Overloaded(EmbeddingError, code="overloaded"):
     """Too much is waiting already."""
 
-    code = "overloaded"
 
-
-class DeadlineExceeded(EmbeddingError):
+class DeadlineExceeded(EmbeddingError, code="deadline_exceeded"):
     """The request was not answered in time."""
-
-    code = "deadline_exceeded"
 
 
 class EncodingFailed(EmbeddingError):

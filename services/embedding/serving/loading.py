@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,9 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
 class LoadFailure:
     """Why a version isn't served."""
 
-    reason: str
     backoff: Backoff
-    retry_at: float | None
-    """When to try again, in seconds of a monotonic clock; None for a damaged version, which can't mend."""
+    reason: str = ""
+    retry_at: float = math.inf  # in seconds of a monotonic clock; infinity for a damaged version, which can't mend
 
 
 class VersionLoader:
@@ -43,8 +43,7 @@ class VersionLoader:
 
     async def load(self, version: str, serving: Encoder | None) -> Encoder | None:
         """The version in memory; None for one that is quarantined. `serving` is what the log says serves meanwhile."""
-        failure = self.failures.get(version)
-        if failure is not None and (failure.retry_at is None or time.monotonic() < failure.retry_at):
+        if version in self.failures and time.monotonic() < self.failures[version].retry_at:
             return None
         started_at = time.perf_counter()
         try:
@@ -67,16 +66,13 @@ class VersionLoader:
         return encoder
 
     def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
-        failure = self.failures.get(version)
-        backoff = failure.backoff if failure else Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
-        if isinstance(error, BrokenVersion | NoVersion):
-            reason, retry_at, retry = str(error), None, ""
-        else:  # anything but damage (memory, disk, a device) may pass
-            wait = backoff.next_s()
-            reason, retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
+        failure = self.failures.setdefault(version, LoadFailure(Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)))
+        failure.reason, failure.retry_at, retry = str(error), math.inf, ""
+        if not isinstance(error, BrokenVersion | NoVersion):  # anything but damage (memory, disk, a device) may pass
+            wait = failure.backoff.next_s()
+            failure.reason, failure.retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
             retry = f"; next try in {wait:.0f} s"
-        self.failures[version] = LoadFailure(reason, backoff, retry_at)
         self._metrics.quarantined.inc()
-        keeps_serving = serving.version if serving else "nothing"
+        serves = serving.version if serving else "nothing"
         with log_context(version=version):
-            log.error("version %s is quarantined: %s%s; %s keeps serving", version, reason, retry, keeps_serving)
+            log.error("version %s is quarantined: %s%s; %s keeps serving", version, failure.reason, retry, serves)

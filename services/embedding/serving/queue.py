@@ -20,15 +20,11 @@ class QueuedRequest:
 
     chars: int
     done: asyncio.Future[None]
-    queued_at: float
-    """In seconds of a monotonic clock, as all times here."""
+    queued_at: float  # in seconds of a monotonic clock, as all times here
     inputs: "list[QueuedInput]" = field(default_factory=list)
-    pending: int = 0
-    """Inputs without a vector yet."""
-    tokenise_s: float = 0.0
-    """Time in the tokeniser, with what was tokenised at the same time."""
-    started_at: float | None = None
-    """Start of its first batch; None when others' batches or the cache held all of it."""
+    pending: int = 0  # inputs without a vector yet
+    tokenise_s: float = 0.0  # time in the tokeniser, with what was tokenised at the same time
+    started_at: float | None = None  # of its first batch; None when others' batches or the cache held all of it
     finished_at: float | None = None
 
     @property
@@ -59,14 +55,10 @@ class QueuedInput:
     text: str
     queued_at: float
     tokens: Tokens | None = None
-    count: int = 0
-    """Tokens that it costs: estimated until it is tokenised."""
-    references: int = 0
-    """Requests that still need it; at 0 it isn't computed."""
-    requests: list[QueuedRequest] = field(default_factory=list)
-    """Those that wait for its vector."""
-    dequeued: bool = False
-    """It left the queue, in a batch or dropped."""
+    count: int = 0  # tokens that it costs: estimated until it is tokenised
+    references: int = 0  # requests that still need it; at 0 it isn't computed
+    requests: list[QueuedRequest] = field(default_factory=list)  # those that wait for its vector
+    dequeued: bool = False  # it left the queue, in a batch or dropped
     vector: Vectors | None = None
 
 
@@ -80,17 +72,11 @@ class BatchQueue:
 
     def __init__(self, encoder: Encoder, options: EncodeOptions) -> None:
         self.encoder, self.options = encoder, options
-        self.pending: dict[str, QueuedInput] = {}
-        """Every text that has no vector yet."""
-        self.arrivals: deque[QueuedInput] = deque()
-        """Not tokenised yet, oldest first."""
-        self.tokens = 0
-        """Tokens of what is ready."""
+        self.pending: dict[str, QueuedInput] = {}  # every text that has no vector yet
+        self.arrivals: deque[QueuedInput] = deque()  # not tokenised yet, oldest first
+        self.tokens = 0  # of what is ready
         self._by_count: list[QueuedInput] = []
         self._by_age: deque[QueuedInput] = deque()  # those that left the queue are skipped
-
-    def __len__(self) -> int:
-        return len(self._by_count)
 
     @property
     def oldest(self) -> QueuedInput | None:
@@ -112,9 +98,8 @@ class BatchQueue:
     def cut(self, budget: int, overdue_before: float) -> list[QueuedInput]:
         """The next batch: inputs of neighbouring length, at most `budget` tokens together; [] when nothing is ready.
 
-        Short inputs go first, because that finishes most requests soonest. One that waits since before
-        `overdue_before` goes before all, with the longest inputs that add no padding to it. A single input may exceed
-        the budget.
+        Short inputs go first: that finishes most requests soonest. One that waits since before `overdue_before` goes
+        before all, with the longest inputs that add no padding to it. A single input may exceed the budget.
         """
         oldest = self.oldest
         if oldest is None:

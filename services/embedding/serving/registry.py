@@ -1,7 +1,7 @@
 """Which versions are loaded and which one serves: follow the store's pointers, never serve an untested version.
 
-A version goes live by one assignment, after it was verified, loaded beside the others, warmed up and smoke-tested. A
-request that holds the version before keeps it until done, so a swap fails nobody and mixes nothing.
+A version goes live by one assignment, once it is loaded and smoke-tested. A request that holds the version before keeps
+it until done, so a swap fails nobody and mixes nothing.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from services.embedding.models.base import Encoder
 from services.embedding.resources import free_memory
 from services.embedding.serving.errors import NotReady, VersionNotServed
 from services.embedding.serving.loading import VersionLoader
+from services.embedding.settings import EmbeddingSettings
 from shared.backoff import pause
 from shared.logs import log_context
 from shared.model_store import BrokenVersion, NoVersion
@@ -28,13 +29,13 @@ SPARE_BYTES = 256 * 1024 * 1024
 class VersionRegistry:
     """The loaded versions of one store. All methods belong to the event loop; loading has a thread of its own."""
 
-    def __init__(self, loader: VersionLoader, *, poll_s: float, max_versions: int, metrics: Metrics) -> None:
+    def __init__(self, loader: VersionLoader, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.store = loader.store
         self.serving: Encoder | None = None
-        self.loaded: dict[str, Encoder] = {}
-        """By id; the one that was asked for last stands last."""
+        self.loaded: dict[str, Encoder] = {}  # by id; the one that was asked for last stands last
         self.failures = loader.failures
-        self._loader, self._poll_s, self._max_versions, self._metrics = loader, poll_s, max_versions, metrics
+        self._loader, self._metrics = loader, metrics
+        self._poll_s, self._max_versions = settings.poll_seconds, settings.max_versions
         self._targets: tuple[str, ...] = ()  # what the pointers name, the current version first
         self._lock = asyncio.Lock()
         self._wakeup = asyncio.Event()
@@ -42,18 +43,15 @@ class VersionRegistry:
         metrics.degraded.set_function(lambda: bool(self._target_failures()))
 
     def get_loaded(self, name: str | None) -> Encoder:
-        """The encoder for a caller's `name`: a loaded id, or one of the names of the serving version.
-
-        Raises `NotReady` or `VersionNotServed`.
-        """
+        """The encoder for a loaded id or a name of the serving version. Raises `NotReady` or `VersionNotServed`."""
         if self.serving is None:
             raise NotReady(self._why_not_ready(), retry_after=RETRY_AFTER_S)
         if not name or name in SERVING_NAMES:
             return self.serving
-        if name in self.loaded:
-            self.loaded[name] = self.loaded.pop(name)
-            return self.loaded[name]
-        raise self._not_served(f"{name!r} isn't loaded; ")
+        if name not in self.loaded:
+            raise self._not_served(f"{name!r} isn't loaded; ")
+        self.loaded[name] = self.loaded.pop(name)
+        return self.loaded[name]
 
     async def get(self, name: str | None) -> Encoder:
         """As `get_loaded`, but a published version that isn't loaded is loaded, if there is room for it."""
@@ -91,21 +89,15 @@ class VersionRegistry:
         """A hint that the pointers have changed: read them now."""
         self._wakeup.set()
 
-    async def refresh(self) -> None:
-        """Bring what is loaded in line with the store's pointers.
-
-        The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
-        """
+    async def refresh(self, *, retry_quarantined: bool = False) -> None:
+        """Bring what is loaded in line with the store's pointers."""
+        if retry_quarantined:
+            self.failures.clear()
         async with self._lock:
             await self._refresh()
 
-    async def reload(self) -> None:
-        """Read the pointers now, and give quarantined versions another chance."""
-        self.failures.clear()
-        await self.refresh()
-
     async def activate(self, name: str) -> str:
-        """Load and smoke-test a version, point `current` at it and serve it; its id.
+        """Load a version, point `current` at it and serve it; its id.
 
         Raises `NoVersion`, `BrokenVersion` (then the pointer stays) or OSError for a store that can't be written.
         """
@@ -123,8 +115,8 @@ class VersionRegistry:
 
     async def _refresh(self) -> None:
         current, previous = self.store.current(), self.store.previous()
-        keep_previous = self.serving is None or self._max_versions > 1
-        pointers = (current, previous if keep_previous else None)
+        # The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
+        pointers = (current, previous if self.serving is None or self._max_versions > 1 else None)
         self._targets = tuple(dict.fromkeys(version for version in pointers if version is not None))
         for version in self._targets:
             if version not in self.loaded:
@@ -138,7 +130,7 @@ class VersionRegistry:
                 self._serve(version)
         # Equal pointers are half a swap: the other half would name what is about to be dropped.
         if current != previous:
-            self._drop_pinned(self._room_for_pins() if _spare_memory() >= 0 else 0)
+            self._drop_pinned(self._room_for_pins() if free_memory() >= SPARE_BYTES else 0)
 
     async def _load(self, version: str) -> None:
         encoder = await self._loader.load(version, self.serving)
@@ -169,12 +161,8 @@ class VersionRegistry:
         self.serving = encoder
         self._metrics.serving.labels(version).set(1)
         with log_context(version=version):
-            log.info(
-                "serving version %s (%d dimensions, %s, %s)",
-                version, encoder.manifest.dimensions, encoder.backend, encoder.precision,
-            )  # fmt: skip
-
-    # ---- room
+            kind = f"{encoder.manifest.dimensions} dimensions, {encoder.backend}, {encoder.precision}"
+            log.info("serving version %s (%s)", version, kind)
 
     def _pinned(self) -> list[str]:
         """The loaded versions that only callers name; the one named longest ago is first."""
@@ -203,7 +191,7 @@ class VersionRegistry:
             size = sum(entry.size for entry in self.store.manifest(version).files.values())
         except (NoVersion, BrokenVersion):
             return True  # loading will say what is wrong
-        return _spare_memory() >= 2 * size
+        return free_memory() - SPARE_BYTES >= 2 * size
 
     def _drop(self, versions: list[str]) -> None:
         for version in versions:
@@ -211,8 +199,6 @@ class VersionRegistry:
         if versions:
             # A model is full of reference cycles: without this, 40 swaps of a 90 MB model kept 1.2 GB.
             gc.collect()
-
-    # ---- what callers are told
 
     def _not_served(self, reason: str) -> VersionNotServed:
         return VersionNotServed(f"{reason}there is {', '.join(['current', *self.loaded])}", "model")
@@ -238,8 +224,3 @@ class VersionRegistry:
         if self._targets:
             return f"loading {self._targets[0]}"
         return f"no version is published in {self.store.root} yet"
-
-
-def _spare_memory() -> int:
-    free = free_memory()
-    return 2**62 if free is None else free - SPARE_BYTES

@@ -13,10 +13,9 @@ from services.embedding.models.base import EncodeOptions, Encoder, Side, Vectors
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.errors import CallerLeft, DeadlineExceeded, EmptyInput, EncodingFailed, InvalidInput
 from services.embedding.serving.queue import QueuedRequest
-from services.embedding.serving.registry import VersionRegistry
+from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
+from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
-
-RETRY_AFTER_S = 2
 
 WaitForLeaving = Callable[[], Awaitable[Any]]
 """Returns when the caller has left."""
@@ -24,18 +23,16 @@ WaitForLeaving = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """How a caller wants texts result. `field` is its protocol's name for them."""
+    """Texts, and how they are read. `field` is its protocol's name for them."""
 
     texts: list[str]
-    version: str | None = None
-    """A version's id; None for the one that serves."""
+    version: str | None = None  # an id; None for the version that serves
     prompt_name: str | None = None
     normalize: bool = True
     truncate: bool = True
     truncation_side: Side = "right"
     dimensions: int | None = None
-    chunk: bool = False
-    """Read a long text in windows and answer with their mean, instead of cutting it."""
+    chunk: bool = False  # read a long text in windows and answer with their mean, instead of cutting it
     field: str = "inputs"
 
 
@@ -43,31 +40,23 @@ class EmbedRequest:
 class EmbedResult:
     """The answer to an `EmbedRequest`."""
 
-    vectors: Vectors
-    """float32 [texts, dimensions]."""
+    vectors: Vectors  # float32 [texts, dimensions]
     version: str
-    tokens: int
-    """Tokens that were read, counted for every text of the request."""
-    truncated: int
-    """Texts that were longer than the version reads."""
-    windows: int
-    """Windows that were read, where the caller asked for them; otherwise 0."""
-    chars: int
+    tokens: int  # that were read, counted for every text of the request
+    truncated: int  # texts that were longer than the version reads
+    windows: int  # that were read, where the caller asked for them; otherwise 0
     total_s: float
-    tokenise_s: float
-    queue_s: float
-    """Waiting, without the time in the tokeniser."""
-    inference_s: float
+    queued: QueuedRequest  # has the other times
 
 
 class EmbeddingService:
     """Checks a request against a version, computes it through the batcher and shapes the vectors."""
 
     def __init__(
-        self, versions: VersionRegistry, batcher: Batcher, metrics: Metrics, max_client_inputs: int, request_s: float
+        self, versions: VersionRegistry, batcher: Batcher, settings: EmbeddingSettings, metrics: Metrics
     ) -> None:
-        self._versions, self._batcher, self._metrics = versions, batcher, metrics
-        self._max_client_inputs, self._request_s = max_client_inputs, request_s
+        self.versions, self.metrics, self._batcher = versions, metrics, batcher
+        self._max_inputs, self._request_s = settings.max_client_inputs, settings.request_seconds
 
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
         """The vectors. Raises `EmbeddingError`, or `CallerLeft`: then nothing more is computed."""
@@ -75,7 +64,7 @@ class EmbeddingService:
             async with asyncio.timeout(self._request_s):
                 return await self._embed(request, wait_for_leaving)
         except TimeoutError:
-            self._metrics.expired.inc()
+            self.metrics.expired.inc()
             detail = f"Not answered within {self._request_s:g} s. Send fewer or shorter inputs, or try again later."
             raise DeadlineExceeded(detail, retry_after=RETRY_AFTER_S) from None
 
@@ -85,7 +74,7 @@ class EmbeddingService:
             raise EmptyInput(f"`{request.field}` cannot be empty, nor contain an empty string", request.field)
         self.check_size(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
-        encoder = await self._versions.get(request.version)
+        encoder = await self.versions.get(request.version)
         dimensions = _dimensions(request, encoder)
         prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
         options = EncodeOptions(prompt, request.truncation_side)
@@ -97,7 +86,7 @@ class EmbeddingService:
             queued = await self._compute(encoder, texts, options, wait_for_leaving)
         vectors, tokens = queued.vectors, queued.tokens
         truncated = [text.total for text in tokens if text.total > text.count]
-        self._metrics.truncated.inc(len(truncated))
+        self.metrics.truncated.inc(len(truncated))
         if truncated and not request.truncate:
             limit = f"must have at most {encoder.max_tokens} tokens each; given: {max(truncated)}."
             raise InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
@@ -110,30 +99,34 @@ class EmbeddingService:
             tokens=sum(counts),
             truncated=len(truncated),
             windows=len(texts) if request.chunk else 0,
-            chars=queued.chars,
             total_s=time.monotonic() - started_at,
-            tokenise_s=queued.tokenise_s,
-            queue_s=queued.queue_s,
-            inference_s=queued.inference_s,
+            queued=queued,
         )
 
     async def _compute(
         self, encoder: Encoder, texts: list[str], options: EncodeOptions, wait_for_leaving: WaitForLeaving
     ) -> QueuedRequest:
+        """Raises `CallerLeft` when the caller leaves first."""
         queued = self._batcher.submit(encoder, texts, options)
+        left = None if queued.done.done() else asyncio.ensure_future(wait_for_leaving())
         try:
-            await _done_or_left(queued.done, wait_for_leaving)
+            if left is not None:
+                await asyncio.wait({queued.done, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not queued.done.done():
+                raise CallerLeft
+            queued.done.result()
+            return queued
         finally:
+            if left is not None:
+                left.cancel()
             self._batcher.release(queued)
-        return queued
 
     def check_size(self, inputs: Sequence[object], field: str) -> None:
         """Raises `EmptyInput` or `InvalidInput`."""
-        most = self._max_client_inputs
         if not inputs:
             raise EmptyInput(f"`{field}` cannot be empty", field)
-        if len(inputs) > most:
-            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {most}"
+        if len(inputs) > self._max_inputs:
+            detail = f"`{field}`: batch size {len(inputs)} > maximum allowed batch size {self._max_inputs}"
             raise InvalidInput(detail, field, "too_many_inputs")
 
 
@@ -176,17 +169,3 @@ def _shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
     if not np.isfinite(vectors).all():
         raise EncodingFailed("The model gave vectors that are no numbers for these inputs.")
     return vectors
-
-
-async def _done_or_left(done: asyncio.Future[None], wait_for_leaving: WaitForLeaving) -> None:
-    """Wait for the vectors. Raises `CallerLeft` when the caller leaves first."""
-    if done.done():
-        return done.result()
-    left: asyncio.Future[Any] = asyncio.ensure_future(wait_for_leaving())
-    try:
-        await asyncio.wait({done, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            raise CallerLeft
-        done.result()
-    finally:
-        left.cancel()
