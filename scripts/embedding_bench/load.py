@@ -6,20 +6,22 @@
 import asyncio
 import dataclasses
 import json
+import random
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import count
+from typing import Any, Literal
 
 import aiohttp
 import uvloop
 
-from scripts.benchmark import printed_json
-from scripts.embedding_bench.texts import Lengths, texts
+from scripts.stack import printed_json, sentences
 
-MOST_BODIES = 4000
-MOST_TEXTS = 60_000
+Lengths = Literal["short", "mixed"]
+
+_seeds = count(1)
 
 
 @dataclass
@@ -42,9 +44,22 @@ def run(plan: Plan) -> dict[str, float]:
     return printed_json(["-m", "scripts.embedding_bench.load"], input=json.dumps(asdict(plan)))
 
 
+def texts(lengths: Lengths, number: int) -> list[str]:
+    """Texts of random words, never the same twice: no server's cache may help it.
+
+    Short: 6 to 14 words. Mixed: log-normal, 20 on average, 3 to 160.
+    """
+    words, chance = " ".join(sentences()).split(), random.Random(next(_seeds))
+    result = []
+    for _ in range(number):
+        size = chance.randint(6, 14) if lengths == "short" else round(min(160, max(3, chance.lognormvariate(2.7, 0.8))))
+        result.append(" ".join(chance.choices(words, k=size)))
+    return result
+
+
 def bodies(plan: Plan) -> list[bytes]:
     """Requests, of unlike texts."""
-    number = min(MOST_BODIES, max(plan.connections * 2, MOST_TEXTS // plan.inputs))
+    number = min(4000, max(plan.connections * 2, 60_000 // plan.inputs))
     pool = texts(plan.lengths, number * plan.inputs)
     return [
         json.dumps({plan.field: pool[start : start + plan.inputs], **plan.extra}).encode()
