@@ -24,7 +24,7 @@ import httpx
 
 from scripts import benchmark
 from scripts.embedding_bench import servers
-from scripts.embedding_bench.load import Lengths, run, texts
+from scripts.embedding_bench.load import Lengths, texts
 from scripts.embedding_bench.servers import Server, Unavailable
 from scripts.stack import prepare_teacher
 from shared.errors import Fatal
@@ -85,12 +85,12 @@ class Bench:
         """Measure one row."""
         with server.awake():
             before = server.cpu_seconds()
-            measured = run(server.plan(inputs, connections, lengths, self.seconds))
+            setting = {"inputs": inputs, "connections": connections, "lengths": lengths}
+            measured = server.measure(**setting, seconds=self.seconds)
             cpu = server.cpu_seconds() - before
         # What the others on a shared machine take changes this least.
         measured["sentences_cpu_s"] = measured["requests"] * inputs / max(cpu, 0.01)
-        setting = {"server": server.name, "inputs": inputs, "connections": connections, "lengths": lengths}
-        self.add({**setting, **measured, **more})
+        self.add({"server": server.name, **setting, **measured, **more})
 
     def add(self, row: Row) -> None:
         """Keep and print a row."""
@@ -138,7 +138,7 @@ def running(bench: Bench, home: Path, model: Path, cache: Path, logs: Path) -> I
                 continue
             started.append(server)
             with server.awake():
-                run(server.plan(32, 4, "mixed", 3.0))  # warm-up
+                server.measure(inputs=32, connections=4, lengths="mixed", seconds=3.0)  # warm-up
         yield started
 
 

@@ -94,14 +94,13 @@ def original(settings: Settings, labels: dict[str, Any], dtype: str, inputs: int
 @contextlib.contextmanager
 def generation(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Client]]:
     """The generation service with an engine, ready, and a client of it."""
-    keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
 
     def is_ready(stack: Stack) -> bool:
         return not stack.not_ready("generation")
 
     with (
         running(settings, "generation", is_ready, 300.0, PAIRWRIGHT_GENERATION_ENGINE=engine) as stack,
-        httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=660) as client,
+        stack.client("generation", timeout_s=660) as client,
     ):
         yield stack, client
 

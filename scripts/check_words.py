@@ -43,12 +43,7 @@ def findings() -> Iterator[str]:
                     yield f"{name}:{number}: {match[0]!r} is retired: say {instead}"
 
 
-def main() -> None:
-    """Print the findings; exit with 1 when there are any."""
+if __name__ == "__main__":
     lines = list(findings())
     print("\n".join(lines) or "no retired word")
     sys.exit(bool(lines))
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from scripts.stack import Stack, prepare_teacher, printed_json, run_command, sentences
+from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher, printed_json, run_command, sentences
 from shared.errors import Fatal
 from shared.heartbeat import Heartbeats
 from shared.manifest import Manifest
@@ -33,7 +33,6 @@ from shared.redis import command_client
 from shared.settings import Settings, load
 
 START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
-SERVICES = ("generation", "embedding")
 Result = TypeVar("Result")
 QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
 
@@ -44,16 +43,13 @@ class Demo:
     def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
         self.stack, self.sentences, self.console = stack, sentences, console
         self.store, self.dataset = ModelStore(settings.models_dir), settings.dataset
-        keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
-        self.generation, self.embedding = (
-            httpx.Client(base_url=stack.url(service), headers=keys, timeout=30) for service in SERVICES
-        )
+        self.generation, self.embedding = (stack.client(service, timeout_s=30) for service in HTTP_SERVICES)
 
     def wait_until_ready(self) -> None:
         """Both services ready, the untrained base student published and served."""
 
         def is_ready() -> bool:
-            waiting = {service: self.stack.not_ready(service) for service in SERVICES}
+            waiting = {service: self.stack.not_ready(service) for service in HTTP_SERVICES}
             line = "; ".join(f"{service}: {reason}" for service, reason in waiting.items() if reason)
             status.update(textwrap.shorten(f"starting: {line}", self.console.width - 4, placeholder=" ..."))
             return not line
@@ -112,25 +108,21 @@ class Demo:
     def _follow(self, url: str, progress: Progress) -> dict[str, Any] | None:
         """Follow the job's server-sent events. The job at its end; None when the connection is lost before."""
         printed, event = 0.0, ""
-        try:
-            with self.generation.stream("GET", url, timeout=60) as answer:
-                for line in answer.iter_lines():
-                    name, _, value = line.partition(": ")
-                    if name == "event":
-                        event = value
-                    if name != "data":
-                        continue
+        with contextlib.suppress(httpx.HTTPError), self.generation.stream("GET", url, timeout=60) as answer:
+            for line in answer.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
                     job: dict[str, Any] = json.loads(value)
                     rate = f"{job['pairs_per_second'] or 0:.1f}/s, {job['rejected']} samples rejected"
                     progress.update(progress.task_ids[0], completed=job["accepted"], rate=rate)
-                    if job["latest"] and (event == "done" or time.monotonic() - printed > 2.0):
-                        printed, pair = time.monotonic(), job["latest"]
+                    if (pair := job["latest"]) and (event == "done" or time.monotonic() - printed > 2.0):
+                        printed = time.monotonic()
                         text = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
                         progress.print(text, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
                     if event == "done":
                         return job
-        except httpx.HTTPError:
-            pass
         return None
 
     def _poll(self, call: Callable[[], Result | None], within_s: float, failure: str) -> Result:
@@ -144,7 +136,6 @@ class Demo:
         raise Fatal(f"{failure} within {within_s:.0f} s; see the logs in {self.stack.logs}")
 
     async def _trainer_status(self) -> dict[str, Any]:
-        """The trainer's heartbeat; {} while it is away."""
         async with command_client(self.stack.redis_url) as redis:
             with contextlib.suppress(RedisError, OSError):
                 return await Heartbeats(redis, self.dataset).read("trainer")
@@ -192,12 +183,10 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
         )
         console.print(scores_table(manifest, before or {}, after or {}))
         demo.print_nearest()
-        console.print(
-            f"It answered at {stack.url('generation')}/docs and {stack.url('embedding')}/docs. To go on serving it:\n"
-            f"  PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} make up",
-            markup=False,
-            soft_wrap=True,
-        )
+        pages = " and ".join(f"{stack.url(service)}/docs" for service in HTTP_SERVICES)
+        command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} make up"
+        text = f"It answered at {pages}. To go on serving it:\n  {command}"
+        console.print(text, markup=False, soft_wrap=True)
     steps = dict(zip(("setup", "generate", "train", "swap"), itertools.pairwise(marks), strict=True))
     return {
         "pairs": job["accepted"],

@@ -28,8 +28,7 @@ from shared.settings import Settings
 from shared.supervisor import SupervisedProcess
 
 SERVICES = ("trainer", "embedding", "generation")
-HTTP_SERVICES = {"generation", "embedding"}
-STOP_WITHIN_S = 20.0
+HTTP_SERVICES = ("generation", "embedding")
 
 
 class Stack:
@@ -38,7 +37,7 @@ class Stack:
     def __init__(
         self, settings: Settings, environment: Mapping[str, str] | None = None, services: Sequence[str] = SERVICES
     ) -> None:
-        self.home = settings.home.expanduser().resolve()
+        self.settings, self.home = settings, settings.home.expanduser().resolve()
         self.logs = self.home / "logs"
         self._queue = None if settings.redis_url else EmbeddedServer(settings.queue_dir)
         self.redis_url = settings.redis_url or (self._queue.url if self._queue else "")
@@ -65,14 +64,19 @@ class Stack:
         host = self.environment.get(f"PAIRWRIGHT_{service.upper()}_HOST", "127.0.0.1")
         return f"http://{host}:{port(service, self.environment)}"
 
+    def client(self, service: str, timeout_s: float) -> httpx.Client:
+        """A client of an HTTP service, with a key if keys are set."""
+        keys = {"Authorization": f"Bearer {self.settings.keys[0]}"} if self.settings.keys else {}
+        return httpx.Client(base_url=self.url(service), headers=keys, timeout=timeout_s)
+
     def pids(self) -> list[int]:
         """The process ids of the services, and of the queue if it is ours."""
-        return [part.pid for part in (*self._children, self._queue) if part and part.pid]
+        return [pid for part in (*self._children, self._queue) if part and (pid := part.pid)]
 
     def __enter__(self) -> Self:
         for child in self._children:
             if child.name in HTTP_SERVICES:
-                self._require_free_port(child.name)
+                _require_free_port(child.name, port(child.name, self.environment))
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,16 +109,6 @@ class Stack:
         if self.error is not None:
             raise Fatal(self.error)
 
-    def _require_free_port(self, service: str) -> None:
-        number = port(service, self.environment)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", number))
-            except OSError as error:
-                advice = f"Free it or set {port_setting(service)}."
-                raise Fatal(f"port {number} for {service}: {error.strerror}. {advice}") from None
-
     def _supervise(self) -> None:
         while not self._stopping.wait(0.1):
             for child in self._children:
@@ -123,9 +117,19 @@ class Stack:
                     self.error = f"{child.name} can't start: {child.last_log_line()}"
         for child in self._children:
             child.terminate()
-        deadline = time.monotonic() + STOP_WITHIN_S
+        deadline = time.monotonic() + 20.0
         for child in self._children:
             child.end(deadline - time.monotonic())
+
+
+def _require_free_port(service: str, number: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            advice = f"Free it or set {port_setting(service)}."
+            raise Fatal(f"port {number} for {service}: {error.strerror}. {advice}") from None
 
 
 def _require_answer(redis_url: str) -> None:

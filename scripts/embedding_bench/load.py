@@ -4,44 +4,22 @@
 """
 
 import asyncio
-import dataclasses
+import itertools
 import json
 import random
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Any, Literal
 
 import aiohttp
 import uvloop
 
-from scripts.stack import printed_json, sentences
+from scripts.stack import sentences
 
 Lengths = Literal["short", "mixed"]
 
-_seeds = count(1)
-
-
-@dataclass
-class Plan:
-    """One measurement."""
-
-    url: str
-    field: str
-    """What the server calls its inputs."""
-    inputs: int
-    connections: int
-    lengths: Lengths
-    seconds: float
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Other fields of the body."""
-
-
-def run(plan: Plan) -> dict[str, float]:
-    """Run the plan in a process of its own: requests_s, sentences_s, p50_ms, p99_ms, failed."""
-    return printed_json(["-m", "scripts.embedding_bench.load"], input=json.dumps(asdict(plan)))
+_seeds = itertools.count(1)
 
 
 def texts(lengths: Lengths, number: int) -> list[str]:
@@ -57,41 +35,39 @@ def texts(lengths: Lengths, number: int) -> list[str]:
     return result
 
 
-def bodies(plan: Plan) -> list[bytes]:
-    """Requests, of unlike texts."""
-    number = min(4000, max(plan.connections * 2, 60_000 // plan.inputs))
-    pool = texts(plan.lengths, number * plan.inputs)
-    return [
-        json.dumps({plan.field: pool[start : start + plan.inputs], **plan.extra}).encode()
-        for start in range(0, len(pool), plan.inputs)
-    ]
+async def measure(
+    url: str, field: str, extra: dict[str, Any], inputs: int, connections: int, lengths: Lengths, seconds: float
+) -> dict[str, float]:
+    """Ask until the time is up; requests that are in flight then are waited for and counted with their time.
 
-
-async def measure(plan: Plan) -> dict[str, float]:
-    """Ask until the time is up; requests that are in flight then are waited for and counted with their time."""
-    prepared = iter(bodies(plan) * 1000)
+    `field` is what the server calls its inputs, `extra` the other fields of the body.
+    """
+    number = min(4000, max(connections * 2, 60_000 // inputs))
+    pool = texts(lengths, number * inputs)
+    batches = [pool[start : start + inputs] for start in range(0, len(pool), inputs)]
+    prepared = itertools.cycle([json.dumps({field: batch, **extra}).encode() for batch in batches])
     latencies: list[float] = []
     failed = 0
-    connector = aiohttp.TCPConnector(limit=plan.connections, keepalive_timeout=60)
+    connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=60)
     async with aiohttp.ClientSession(connector=connector, headers={"Content-Type": "application/json"}) as session:
 
         async def connection(end: float) -> None:
             nonlocal failed
             while time.perf_counter() < end:
                 began = time.perf_counter()
-                async with session.post(plan.url, data=next(prepared)) as answer:
+                async with session.post(url, data=next(prepared)) as answer:
                     content = await answer.read()
                 failed += answer.status != 200 or len(content) < 100
                 latencies.append(time.perf_counter() - began)
 
         began = time.perf_counter()
-        await asyncio.gather(*(connection(began + plan.seconds) for _ in range(plan.connections)))
+        await asyncio.gather(*(connection(began + seconds) for _ in range(connections)))
         took = time.perf_counter() - began
     ordered = sorted(latencies)
     return {
         "requests": len(ordered),
         "requests_s": len(ordered) / took,
-        "sentences_s": len(ordered) * plan.inputs / took,
+        "sentences_s": len(ordered) * inputs / took,
         "p50_ms": 1000 * statistics.median(ordered),
         "p99_ms": 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))],
         "failed": failed,
@@ -99,4 +75,4 @@ async def measure(plan: Plan) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(measure(Plan(**json.load(sys.stdin))))))
+    print(json.dumps(uvloop.run(measure(**json.load(sys.stdin)))))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 
 from scripts.benchmark import processes
-from scripts.embedding_bench.load import Lengths, Plan
+from scripts.stack import printed_json
 from shared.process import ROOT
 
 INFINITY = "infinity-emb[server,torch]==0.0.78"
@@ -41,9 +42,10 @@ class Server:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Other fields of the body."""
 
-    def plan(self, inputs: int, connections: int, lengths: Lengths, seconds: float) -> Plan:
-        """A measurement of this server."""
-        return Plan(self.base + self.path, self.field, inputs, connections, lengths, seconds, self.extra)
+    def measure(self, **plan: Any) -> dict[str, float]:
+        """Run the load generator: requests, requests_s, sentences_s, p50_ms, p99_ms, failed. `plan`: its arguments."""
+        plan |= {"url": self.base + self.path, "field": self.field, "extra": self.extra}
+        return printed_json(["-m", "scripts.embedding_bench.load"], input=json.dumps(plan))
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
