@@ -50,8 +50,8 @@ def fetch_minilm(cache: Path) -> Path:
 def publish(home: Path, student: str) -> None:
     """Have the trainer publish `student` untrained in `home`. Raises `Fatal`."""
     settings = load(Settings).model_copy(update={"home": home, "redis_url": None, "dataset": "default"})
-    current = ModelStore(settings.models_dir).current
-    with benchmark.running(settings, "trainer", lambda _: current(), 180.0, PAIRWRIGHT_STUDENT=student):
+    store = ModelStore(settings.models_dir)
+    with benchmark.running(settings, "trainer", lambda _: store.current(), PAIRWRIGHT_STUDENT=student):
         pass
 
 

@@ -94,12 +94,9 @@ def original(settings: Settings, labels: dict[str, Any], dtype: str, inputs: int
 @contextlib.contextmanager
 def generation(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Client]]:
     """The generation service with an engine, ready, and a client of it."""
-
-    def is_ready(stack: Stack) -> bool:
-        return not stack.not_ready("generation")
-
+    engine_setting = {"PAIRWRIGHT_GENERATION_ENGINE": engine}
     with (
-        running(settings, "generation", is_ready, 300.0, PAIRWRIGHT_GENERATION_ENGINE=engine) as stack,
+        running(settings, "generation", lambda stack: not stack.not_ready("generation"), **engine_setting) as stack,
         stack.client("generation", timeout_s=660) as client,
     ):
         yield stack, client

@@ -15,16 +15,15 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from scripts.benchmark import make_pairs
-from shared.pairs import Pair, PairRecord, Provenance
+from shared.pairs import PairRecord, Provenance
 from shared.queue import EmbeddedServer
 from shared.redis import command_client, reading_client
 from shared.stream import Offer, PairStream
 
 
 def _offers(count: int) -> Iterator[Offer]:
-    for number, row in enumerate(make_pairs(count)):
+    for number, pair in enumerate(make_pairs(count)):
         provenance = Provenance(dataset="bench", task="sts", label="1", job="0" * 32, teacher="default", seed=number)
-        pair = Pair(sentence1=str(row["sentence1"]), sentence2=str(row["sentence2"]), score=float(row["score"]))
         yield Offer(PairRecord(pair=pair, provenance=provenance), owner=f"{'0' * 32}:{number}")
 
 

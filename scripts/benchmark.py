@@ -14,6 +14,7 @@ import psutil
 
 from scripts.stack import Stack, run_command, sentences
 from shared.errors import Fatal
+from shared.pairs import Pair
 from shared.process import configure_logging
 from shared.settings import Settings
 
@@ -26,15 +27,15 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def running(
-    settings: Settings, service: str, ready: Callable[[Stack], object], within_s: float, **environment: str
+    settings: Settings, service: str, is_ready: Callable[[Stack], object], **environment: str
 ) -> Iterator[Stack]:
-    """The queue and one service, once `ready` gives something. Raises `Fatal`."""
+    """The queue and one service, once `is_ready` says something true. Raises `Fatal`."""
     with Stack(settings, {"PAIRWRIGHT_DATASET": settings.dataset, **environment}, services=(service,)) as stack:
-        deadline = time.monotonic() + within_s
-        while not ready(stack):
+        deadline = time.monotonic() + 300
+        while not is_ready(stack):
             stack.check()
             if time.monotonic() > deadline:
-                raise Fatal(f"{service} was not ready within {within_s:.0f} s; see {stack.logs}")
+                raise Fatal(f"{service} was not ready within 300 s; see {stack.logs}")
             time.sleep(0.2)
         yield stack
 
@@ -94,7 +95,7 @@ def peak_memory(
         thread.join()
 
 
-def make_pairs(count: int) -> Iterator[dict[str, str | float]]:
+def make_pairs(count: int) -> Iterator[Pair]:
     """`count` different pairs in groups of three: nearly the same words (1), half of them (0.5), others (0)."""
     words = sorted(set(re.findall(r"[a-z]+", "\n".join(sentences()).lower())))
     generator = random.Random(0)
@@ -105,4 +106,4 @@ def make_pairs(count: int) -> Iterator[dict[str, str | float]]:
         near, middle = first[1:], first[:half] + other[half:]
         generator.shuffle(near)
         for score, partner in ((1.0, near), (0.5, middle), (0.0, other))[: count - number]:
-            yield {"sentence1": " ".join(first), "sentence2": " ".join(partner), "score": score}
+            yield Pair(sentence1=" ".join(first), sentence2=" ".join(partner), score=score)
