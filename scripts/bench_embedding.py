@@ -25,7 +25,7 @@ import httpx
 from scripts import benchmark
 from scripts.embedding_bench import servers
 from scripts.embedding_bench.load import Lengths, texts
-from scripts.embedding_bench.servers import Server, Unavailable
+from scripts.embedding_bench.servers import Server
 from scripts.stack import prepare_teacher
 from shared.errors import Fatal
 from shared.model_store import ModelStore
@@ -133,7 +133,7 @@ def running(bench: Bench, home: Path, model: Path, cache: Path, logs: Path) -> I
         for name, start in starts.items():
             try:
                 server = stack.enter_context(contextlib.closing(start()))
-            except Unavailable as error:
+            except Fatal as error:
                 bench.skip(name, str(error))
                 continue
             started.append(server)

@@ -32,7 +32,6 @@ from shared.process import configure_logging
 from shared.redis import command_client
 from shared.settings import Settings, load
 
-START_WITHIN_S, TRAIN_WITHIN_S, SWAP_WITHIN_S = 300.0, 900.0, 120.0
 Result = TypeVar("Result")
 QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
 
@@ -55,7 +54,7 @@ class Demo:
             return not line
 
         with self.console.status("starting") as status:
-            self._poll(is_ready, START_WITHIN_S, "the services did not become ready")
+            self._poll(is_ready, 300, "the services did not become ready")
 
     def generate(self) -> dict[str, Any]:
         """Ask for pairs over HTTP and follow the job's events to its end. Returns the finished job."""
@@ -66,7 +65,7 @@ class Demo:
         with Progress(TextColumn("pairs"), *columns, console=self.console) as progress:
             progress.add_task("pairs", total=answer.json()["requested"], rate="")
             url = f"{answer.headers['location']}/events"
-            job = self._poll(lambda: self._follow(url, progress), TRAIN_WITHIN_S, "the job's events can't be read")
+            job = self._poll(lambda: self._follow(url, progress), 900, "the job's events can't be read")
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
             raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['error']}")
         return job
@@ -83,7 +82,7 @@ class Demo:
             return manifest if manifest is not None and manifest.round > 0 else None
 
         with self.console.status("training") as status:
-            return self._poll(trained_version, TRAIN_WITHIN_S, "no version was published")
+            return self._poll(trained_version, 900, "no version was published")
 
     def wait_for_swap(self, version: str) -> None:
         """`/embed` answers with the version."""
@@ -92,7 +91,7 @@ class Demo:
             answer = self.embedding.post("/embed", json={"inputs": QUERIES[0]})
             return answer.status_code == 200 and answer.headers["x-pairwright-version"] == version
 
-        self._poll(is_served, SWAP_WITHIN_S, f"/embed did not take up {version}")
+        self._poll(is_served, 120, f"/embed did not take up {version}")
 
     def print_nearest(self) -> None:
         """For a few queries, the nearest two of the demo's sentences, by vectors from `/embed`."""
@@ -125,7 +124,7 @@ class Demo:
                         return job
         return None
 
-    def _poll(self, call: Callable[[], Result | None], within_s: float, failure: str) -> Result:
+    def _poll(self, call: Callable[[], Result | None], within_s: int, failure: str) -> Result:
         """The first true result of `call`. Raises `Fatal` after `within_s`, or at once when the stack has given up."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
@@ -133,7 +132,7 @@ class Demo:
             if result := call():
                 return result
             time.sleep(0.2)
-        raise Fatal(f"{failure} within {within_s:.0f} s; see the logs in {self.stack.logs}")
+        raise Fatal(f"{failure} within {within_s} s; see the logs in {self.stack.logs}")
 
     async def _trainer_status(self) -> dict[str, Any]:
         async with command_client(self.stack.redis_url) as redis:
@@ -188,16 +187,10 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
         text = f"It answered at {pages}. To go on serving it:\n  {command}"
         console.print(text, markup=False, soft_wrap=True)
     steps = dict(zip(("setup", "generate", "train", "swap"), itertools.pairwise(marks), strict=True))
-    return {
-        "pairs": job["accepted"],
-        "rejected": job["rejected"],
-        "version": manifest.id,
-        "spearman_before": manifest.scores.get("dev_before"),
-        "spearman_after": manifest.scores.get("dev_after"),
-        "sts_before": before,
-        "sts_after": after,
-        "seconds": {step: round(end - start, 1) for step, (start, end) in steps.items()},
-    }
+    result = {"pairs": job["accepted"], "rejected": job["rejected"], "version": manifest.id}
+    result |= {f"spearman_{when}": manifest.scores.get(f"dev_{when}") for when in ("before", "after")}
+    seconds = {step: round(end - start, 1) for step, (start, end) in steps.items()}
+    return result | {"sts_before": before, "sts_after": after, "seconds": seconds}
 
 
 def demo_settings() -> Settings:

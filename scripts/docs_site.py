@@ -72,13 +72,8 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    """Write the pages and build the site."""
+if __name__ == "__main__":
     shutil.rmtree(PAGES, ignore_errors=True)
     write_pages(PAGES)
     zensical = Path(sys.executable).with_name("zensical")
     sys.exit(subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT).returncode)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,14 +19,11 @@ import httpx
 
 from scripts.benchmark import processes
 from scripts.stack import printed_json
+from shared.errors import Fatal
 from shared.process import ROOT
 
 INFINITY = "infinity-emb[server,torch]==0.0.78"
 PORTS = count(18_300)
-
-
-class Unavailable(Exception):
-    """This server can't be measured here; the message says why."""
 
 
 @dataclass
@@ -79,7 +76,7 @@ def start(
     name: str, command: Sequence[str], port: int, logs: Path, path: str = "/embed", field: str = "inputs",
     environment: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None, health: str = "/health",
 ) -> Server:  # fmt: skip
-    """Start a server and wait until it is healthy. Raises `Unavailable`."""
+    """Start a server and wait until it is healthy. Raises `Fatal`."""
     log, environment = logs / f"{name}.log", {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -93,7 +90,7 @@ def start(
                 return server
         time.sleep(0.3)
     server.close()
-    raise Unavailable(f"did not start: {_last_line(log.read_text(errors='replace'))}")
+    raise Fatal(f"did not start: {_last_line(log.read_text(errors='replace'))}")
 
 
 def _last_line(output: str) -> str:
@@ -135,7 +132,7 @@ def infinity(model: Path, cache: Path, logs: Path) -> Server:
         ):
             done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise Unavailable(f"did not install: {_last_line(done.stderr)}")
+                raise Fatal(f"did not install: {_last_line(done.stderr)}")
     command = [str(program), "v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu"]
     environment = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"}
     options = ["--no-bettertransformer", "--log-level", "warning"]
