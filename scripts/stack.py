@@ -45,17 +45,13 @@ class Stack:
         self.environment = {**os.environ, **(environment or {}), **own}
         self.error: str | None = None
         self._stopping = threading.Event()
-        self._children = [
-            SupervisedProcess(
-                service,
-                [sys.executable, "-m", f"services.{service}"],
-                self.logs / f"{service}.log",
-                self.environment,
-                backoff=Backoff(0.5, 30.0),
-                healthy_after_s=60.0,
+        self._children: list[SupervisedProcess] = []
+        for name in services:
+            command, log = [sys.executable, "-m", f"services.{name}"], self.logs / f"{name}.log"
+            child = SupervisedProcess(
+                name, command, log, self.environment, backoff=Backoff(0.5, 30), healthy_after_s=60
             )
-            for service in services
-        ]
+            self._children.append(child)
         # Children are tied to the thread that starts them: one thread starts them all and lives as long as we do.
         self._supervisor = threading.Thread(target=self._supervise, name="stack", daemon=True)
 
