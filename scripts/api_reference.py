@@ -14,8 +14,7 @@ from services.generation.settings import GenerationSettings
 from shared.redis import command_client
 from shared.settings import Settings
 
-NOWHERE = "unix:///nowhere"
-"""No app asks Redis or the disk for its OpenAPI document."""
+NOWHERE = "unix:///nowhere"  # no app asks Redis or the disk for its OpenAPI document
 
 Schema = Mapping[str, Any]
 
@@ -51,10 +50,8 @@ def _operation(operation: Schema) -> Iterator[str]:
     if parameters := operation.get("parameters"):
         yield from _head("parameter", "in", "type", "default", "meaning")
         for one in parameters:
-            where = one["in"] + (", required" if one.get("required") else "")
-            yield _row(
-                f"`{one['name']}`", where, kind(one["schema"]), _default(one["schema"]), one.get("description", "")
-            )
+            where, schema = one["in"] + (", required" if one.get("required") else ""), one["schema"]
+            yield _row(f"`{one['name']}`", where, kind(schema), _default(schema), one.get("description", ""))
         yield ""
     if body := _json_schema(operation.get("requestBody", {})):
         yield from (f"Body: {kind(body) if '$ref' in body else body.get('title', kind(body))}", "", *_schema(body), "")

@@ -56,8 +56,7 @@ class Original:
         return tokens.gather(1, torch.multinomial(kept, 1)).squeeze(1)
 
 
-def main() -> None:
-    """Write all samples, print sentences a second."""
+if __name__ == "__main__":
     teacher, dtype = sys.argv[1:]
     samples: list[list[str]] = json.load(sys.stdin)
     original = Original(teacher, dtype)
@@ -67,7 +66,3 @@ def main() -> None:
         written = sum(len(original.write(prompts)) for prompts in samples)
     seconds = time.monotonic() - began
     print(json.dumps({"pairs_s": written / seconds, "tokens_s": written * TOKENS / seconds}))
-
-
-if __name__ == "__main__":
-    main()

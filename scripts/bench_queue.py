@@ -63,12 +63,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.aof"))
 
 
-def main() -> None:
-    """Run on a private server."""
+if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     with tempfile.TemporaryDirectory() as folder, open_queue(None, Path(folder)) as url:
         asyncio.run(bench(url, Path(folder), count))
-
-
-if __name__ == "__main__":
-    main()

@@ -29,10 +29,9 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 def main() -> None:
     """Write, then embed. Raises `Fatal`."""
     parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and embed it.")
-    parser.add_argument("--words", type=int, default=10_500, help="about so many words, one each (%(default)s)")
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / ".pairwright" / "corpus", help="for what is in the making (%(default)s)"
-    )
+    parser.add_argument("--words", type=int, default=10_500, help="a sentence about each (%(default)s)")
+    folder = ROOT / ".pairwright" / "corpus"
+    parser.add_argument("--folder", type=Path, default=folder, help="for what is in the making (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     inputs, plan, pairs = (options.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
