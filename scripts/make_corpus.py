@@ -29,7 +29,7 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 def main() -> None:
     """Write, then embed. Raises `Fatal`."""
     parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and embed it.")
-    parser.add_argument("--words", type=int, default=10_500, help="a sentence about each (%(default)s)")
+    parser.add_argument("--words", type=int, default=10_500, help="so many words, a sentence about each (%(default)s)")
     folder = ROOT / ".pairwright" / "corpus"
     parser.add_argument("--folder", type=Path, default=folder, help="for what is in the making (%(default)s)")
     options = parser.parse_args()
