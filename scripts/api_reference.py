@@ -14,8 +14,7 @@ from services.generation.settings import GenerationSettings
 from shared.redis import command_client
 from shared.settings import Settings
 
-NOWHERE = "unix:///nowhere"
-"""No app asks Redis or the disk for its OpenAPI document."""
+NOWHERE = "unix:///nowhere"  # no app asks Redis or the disk for its OpenAPI document
 
 Schema = Mapping[str, Any]
 
@@ -36,57 +35,41 @@ def _load_nothing(*_: Any) -> Any:
 def page(service: str, document: Schema) -> str:
     """The reference of one service: its routes, then the schemas that they name."""
     intro = document["info"]["description"]
-    parts = [f"# API: {service}", "", intro, "", "Written from the service's OpenAPI document (`/openapi.json`).", ""]
+    lines = [f"# API: {service}", "", intro, "", "Written from the service's OpenAPI document (`/openapi.json`).", ""]
     # What all services have (`/livez` and so on) comes last.
-    routes = sorted(document["paths"].items(), key=lambda route: "operations" in str(route[1]))
-    for path, operations in routes:
+    for path, operations in sorted(document["paths"].items(), key=lambda route: "operations" in str(route[1])):
         for method, operation in operations.items():
-            parts += _operation(f"{method.upper()} {path}", operation)
-    parts += ["## Schemas", ""]
+            lines += [f"## `{method.upper()} {path}`", "", operation.get("summary", ""), "", *_operation(operation)]
+    lines += ["## Schemas", ""]
     for name, schema in document.get("components", {}).get("schemas", {}).items():
-        parts += [f"### {name}", "", *_described(schema), *_fields(schema), ""]
-    return "\n".join(parts)
+        lines += [f"### {name}", "", *_schema(schema), ""]
+    return "\n".join(lines)
 
 
-def _operation(title: str, operation: Schema) -> Iterator[str]:
-    yield from (f"## `{title}`", "", operation.get("summary", ""), "")
-    parameters = operation.get("parameters", [])
-    if parameters:
-        yield from ("| parameter | in | type | default | meaning |", "| --- | --- | --- | --- | --- |")
+def _operation(operation: Schema) -> Iterator[str]:
+    if parameters := operation.get("parameters"):
+        yield from _head("parameter", "in", "type", "default", "meaning")
         for one in parameters:
-            schema = one["schema"]
-            where = one["in"] + (", required" if one.get("required") else "")
+            where, schema = one["in"] + (", required" if one.get("required") else ""), one["schema"]
             yield _row(f"`{one['name']}`", where, kind(schema), _default(schema), one.get("description", ""))
         yield ""
-    body = _json_schema(operation.get("requestBody", {}))
-    if body is not None:
-        yield from (
-            f"Body: {kind(body) if '$ref' in body else body.get('title', kind(body))}",
-            "",
-            *_described(body),
-            *_fields(body),
-            "",
-        )
-    yield from ("| status | answer | content |", "| --- | --- | --- |")
+    if body := _json_schema(operation.get("requestBody", {})):
+        yield from (f"Body: {kind(body) if '$ref' in body else body.get('title', kind(body))}", "", *_schema(body), "")
+    yield from _head("status", "answer", "content")
     for status, answer in operation["responses"].items():
-        types = ", ".join(f"`{media}`" for media in answer.get("content", {}))
-        schema = _json_schema(answer)
-        named = f"{types}: {kind(schema)}" if schema and "$ref" in schema else types
-        yield _row(status, answer.get("description", ""), named)
+        types, schema = ", ".join(f"`{media}`" for media in answer.get("content", {})), _json_schema(answer)
+        yield _row(status, answer.get("description", ""), f"{types}: {kind(schema)}" if "$ref" in schema else types)
     yield ""
 
 
-def _described(schema: Schema) -> list[str]:
-    return [schema["description"], ""] if "description" in schema else []
-
-
-def _fields(schema: Schema) -> Iterator[str]:
-    if not schema.get("properties"):
-        return
-    yield from ("| field | type | default | meaning |", "| --- | --- | --- | --- |")
-    for name, field in schema["properties"].items():
-        default = "required" if name in schema.get("required", ()) else _default(field)
-        yield _row(f"`{name}`", kind(field), default, field.get("description", ""))
+def _schema(schema: Schema) -> Iterator[str]:
+    if "description" in schema:
+        yield from (schema["description"], "")
+    if fields := schema.get("properties"):
+        yield from _head("field", "type", "default", "meaning")
+        for name, field in fields.items():
+            default = "required" if name in schema.get("required", ()) else _default(field)
+            yield _row(f"`{name}`", kind(field), default, field.get("description", ""))
 
 
 def kind(schema: Schema) -> str:
@@ -94,9 +77,8 @@ def kind(schema: Schema) -> str:
     if "$ref" in schema:
         name = str(schema["$ref"]).rsplit("/", 1)[-1]
         return f"[{name}](#{name.lower()})"
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            return " or ".join(kind(one) for one in schema[union])
+    if union := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(map(kind, union))
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
@@ -107,23 +89,23 @@ def kind(schema: Schema) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    least, most = schema.get("minimum"), schema.get("maximum")
-    if least is None and most is None:
-        return ""
-    return f" ({_number(least)} to {_number(most)})" if None not in (least, most) else f" (from {_number(least)})"
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.10g}" if value is not None else "any"
+    least, most = (f"{schema[bound]:,.10g}" if bound in schema else "" for bound in ("minimum", "maximum"))
+    if least and most:
+        return f" ({least} to {most})"
+    return f" (from {least})" if least else f" (up to {most})" if most else ""
 
 
 def _default(schema: Schema) -> str:
     return f"`{json.dumps(schema['default'])}`" if "default" in schema else ""
 
 
-def _json_schema(holder: Schema) -> Schema | None:
-    content: Schema = holder.get("content", {}).get("application/json", {})
-    return content.get("schema")
+def _json_schema(holder: Schema) -> Schema:
+    schema: Schema = holder.get("content", {}).get("application/json", {}).get("schema", {})
+    return schema
+
+
+def _head(*cells: str) -> tuple[str, str]:
+    return _row(*cells), _row(*["---"] * len(cells))
 
 
 def _row(*cells: str) -> str:

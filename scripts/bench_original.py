@@ -2,8 +2,7 @@
 
 `python -m scripts.bench_original TEACHER DTYPE` reads a JSON list of samples from stdin, each the prompts of its lanes,
 the label's own first. As timoschick/dino does: one first sentence and label at a time, two samples of it together, the
-counter prompts as further rows of that batch, always 40 tokens, the text cut at the first quote afterwards. The last
-line is one JSON object.
+counter prompts as further rows of that batch, always 40 tokens, the text cut at the first quote afterwards.
 """
 
 import json
@@ -36,14 +35,11 @@ class Original:
         drawn = []
         for _ in range(TOKENS):
             positions = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -fed.shape[1] :]
-            output = self.model(
-                fed, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
-            )  # fmt: skip
+            state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+            output = self.model(fed, **state, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
-            token = self._draw(output.logits[:, -1].float())
-            drawn.append(token)
-            fed = token.repeat(len(prompts))[:, None]
+            drawn.append(self._draw(output.logits[:, -1].float()))
+            fed = drawn[-1].repeat(len(prompts))[:, None]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         return [text.partition('"')[0] for text in self.tokenizer.batch_decode(torch.stack(drawn, dim=1))]
 
@@ -60,8 +56,7 @@ class Original:
         return tokens.gather(1, torch.multinomial(kept, 1)).squeeze(1)
 
 
-def main() -> None:
-    """Write all samples, print sentences a second."""
+if __name__ == "__main__":
     teacher, dtype = sys.argv[1:]
     samples: list[list[str]] = json.load(sys.stdin)
     original = Original(teacher, dtype)
@@ -71,7 +66,3 @@ def main() -> None:
         written = sum(len(original.write(prompts)) for prompts in samples)
     seconds = time.monotonic() - began
     print(json.dumps({"pairs_s": written / seconds, "tokens_s": written * TOKENS / seconds}))
-
-
-if __name__ == "__main__":
-    main()

@@ -13,11 +13,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -39,24 +36,14 @@ def main() -> None:
     static = isinstance(model[0], StaticEmbedding)
     if static:
         model[0].embedding.sparse = True
+    batches = {"num_train_epochs": int(epochs), "per_device_train_batch_size": int(batch_size)}
+    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": not torch.cuda.is_available()}
+    steps = {"learning_rate": float(rate), "warmup_steps": 0.1, "max_grad_norm": 0.0 if static else 1.0}
     with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(folder, **batches, **steps, **quiet)
+        optimizer = torch.optim.SparseAdam(model.parameters(), lr=float(rate)) if static else None
         trainer = (SparseTrainer if static else SentenceTransformerTrainer)(
-            model=model,
-            args=SentenceTransformerTrainingArguments(
-                output_dir=folder,
-                num_train_epochs=int(epochs),
-                per_device_train_batch_size=int(batch_size),
-                learning_rate=float(rate),
-                warmup_steps=0.1,
-                max_grad_norm=0.0 if static else 1.0,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
-            ),
-            train_dataset=data,
-            loss=CosineSimilarityLoss(model),
-            optimizers=(torch.optim.SparseAdam(model.parameters(), lr=float(rate)) if static else None, None),
+            model, settings, train_dataset=data, loss=CosineSimilarityLoss(model), optimizers=(optimizer, None)
         )
         began = time.monotonic()
         trainer.train()

@@ -14,71 +14,56 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from scripts.bench_pairs import make_pairs
-from shared.pairs import Pair, PairRecord, Provenance
-from shared.queue import EmbeddedServer
+from scripts.benchmark import make_pairs
+from shared.pairs import PairRecord, Provenance
+from shared.queue import open_queue
 from shared.redis import command_client, reading_client
 from shared.stream import Offer, PairStream
 
-BATCHES = (1, 16, 64, 256)
 
-
-def offers(count: int) -> Iterator[Offer]:
-    """Pairs as generation offers them."""
-    for number, row in enumerate(make_pairs(count)):
+def _offers(count: int) -> Iterator[Offer]:
+    for number, pair in enumerate(make_pairs(count)):
         provenance = Provenance(dataset="bench", task="sts", label="1", job="0" * 32, teacher="default", seed=number)
-        pair = Pair(sentence1=str(row["sentence1"]), sentence2=str(row["sentence2"]), score=float(row["score"]))
         yield Offer(PairRecord(pair=pair, provenance=provenance), owner=f"{'0' * 32}:{number}")
-
-
-async def memory(redis: Redis) -> int:
-    """Bytes that the server uses."""
-    return int((await redis.info("memory"))["used_memory"])
 
 
 async def bench(url: str, folder: Path, count: int) -> None:
     """Print what a pair takes, then one line a batch size."""
-    redis, reading = command_client(url), reading_client(url, 1.0)
-    before, on_disk = await memory(redis), _size(folder)
-    stream = await _append(redis, "bench", count, 64)
-    waiting = await memory(redis) - before
-    print(f"appended to the log on disk: {(_size(folder) - on_disk) / count:,.0f} bytes a pair")
-    reader, began = PairStream(reading, "bench"), time.perf_counter()
-    while await stream.backlog():
-        await stream.acknowledge(await reader.read("trainer-0", block_ms=100))
-    print(f"read and acknowledge: {count / (time.perf_counter() - began):,.0f} pairs/s")
-    left = await memory(redis) - before
-    print(f"in memory: {waiting / count:,.0f} bytes a waiting pair, {left / count:,.0f} for a week after it is taken")
-    for batch in BATCHES:
-        began = time.perf_counter()
-        await _append(redis, f"bench-{batch}", count, batch)
-        print(f"append, {batch} a batch: {count / (time.perf_counter() - began):,.0f} pairs/s")
-    await redis.aclose()
-    await reading.aclose()
+    async with command_client(url) as redis, reading_client(url, 1.0) as reading:
+        before, on_disk = await _memory(redis), _size(folder)
+        stream = await _append(redis, "bench", count, 64)
+        waiting = await _memory(redis) - before
+        print(f"appended to the log on disk: {(_size(folder) - on_disk) / count:,.0f} bytes a pair")
+        reader, began = PairStream(reading, "bench"), time.perf_counter()
+        while await stream.backlog():
+            await stream.acknowledge(await reader.read("trainer-0", block_ms=100))
+        print(f"read and acknowledge: {count / (time.perf_counter() - began):,.0f} pairs/s")
+        left = await _memory(redis) - before
+        print(
+            f"in memory: {waiting / count:,.0f} bytes a waiting pair, {left / count:,.0f} for a week after it is taken"
+        )
+        for batch in (1, 16, 64, 256):
+            began = time.perf_counter()
+            await _append(redis, f"bench-{batch}", count, batch)
+            print(f"append, {batch} a batch: {count / (time.perf_counter() - began):,.0f} pairs/s")
 
 
 async def _append(redis: Redis, dataset: str, count: int, batch: int) -> PairStream:
-    stream, source = PairStream(redis, dataset, limit=10 * count), offers(count)
+    stream, source = PairStream(redis, dataset, limit=10 * count), _offers(count)
     while chunk := list(islice(source, batch)):
         await stream.append(chunk)
     return stream
+
+
+async def _memory(redis: Redis) -> int:
+    return int((await redis.info("memory"))["used_memory"])
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.aof"))
 
 
-def main() -> None:
-    """Run on a private server."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    with tempfile.TemporaryDirectory() as folder:
-        server = EmbeddedServer(Path(folder))
-        server.start()
-        try:
-            asyncio.run(bench(server.url, Path(folder), count))
-        finally:
-            server.stop()
-
-
 if __name__ == "__main__":
-    main()
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    with tempfile.TemporaryDirectory() as folder, open_queue(None, Path(folder)) as url:
+        asyncio.run(bench(url, Path(folder), count))

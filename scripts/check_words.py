@@ -25,8 +25,6 @@ RETIRED = {
 """A retired word, as a regular expression, and what to say instead."""
 
 EXEMPT = ("CHANGELOG.md", "docs/experiments/", "experiments/results/", "scripts/check_words.py", "constraints.txt")
-MARK = "# retired:"
-"""A line with this comment keeps an old public name working for one version."""
 TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".example", ".gpu", ""}
 
 
@@ -39,16 +37,12 @@ def findings() -> Iterator[str]:
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             for pattern, instead in RETIRED.items():
-                if MARK not in line and (match := re.search(pattern, line)):
+                # A line with this comment keeps an old public name working for one version.
+                if "# retired:" not in line and (match := re.search(pattern, line)):
                     yield f"{name}:{number}: {match[0]!r} is retired: say {instead}"
 
 
-def main() -> None:
-    """Print the findings; exit with 1 when there are any."""
+if __name__ == "__main__":
     lines = list(findings())
     print("\n".join(lines) or "no retired word")
     sys.exit(bool(lines))
-
-
-if __name__ == "__main__":
-    main()

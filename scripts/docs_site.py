@@ -1,7 +1,7 @@
 """`make docs`: the documentation as a site in `site/`, from the same files that a repository's viewer shows.
 
-Zensical wants all pages in one folder, and our Markdown lies beside what it describes. So the pages are copied into
-`.docs_cache/pages`, links between them are made to fit, and the API reference and two lists are added.
+Zensical wants all pages in one folder: they are copied into `.docs_cache/pages`, with links that fit, the API reference
+and two lists.
 """
 
 import os
@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,30 +18,28 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / ".docs_cache" / "pages"
 
 BESIDE = {
-    "README.md": "index.md",
-    "CHANGELOG.md": "changelog.md",
-    "examples/README.md": "examples.md",
-    "experiments/README.md": "experiments.md",
-    "deploy/kubernetes/README.md": "kubernetes.md",
+    Path("README.md"): Path("index.md"),
+    Path("CHANGELOG.md"): Path("changelog.md"),
+    Path("examples/README.md"): Path("examples.md"),
+    Path("experiments/README.md"): Path("experiments.md"),
+    Path("deploy/kubernetes/README.md"): Path("kubernetes.md"),
 }
 """Pages of the site that are not in docs/, and their names there."""
-LISTS = {"decisions": "Decisions", "experiments": "Experiments"}
+LISTS = ("decisions", "experiments")
 """Folders of docs/ that get a list of their pages."""
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 
 
 def sources() -> list[Path]:
     """Every Markdown file that becomes a page, from the repository's root."""
-    return [*map(Path, BESIDE), *sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))]
+    return [*BESIDE, *sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))]
 
 
 def place(source: Path) -> Path:
     """Where a file of the repository lies among the pages."""
-    if source.as_posix() in BESIDE:
-        return Path(BESIDE[source.as_posix()])
-    if source.parts[0] == "docs":
+    if source.is_relative_to("docs"):
         return source.relative_to("docs")
-    return Path("files", str(source).lstrip("."))
+    return BESIDE.get(source) or Path("files", str(source).lstrip("."))
 
 
 def write_pages(folder: Path) -> None:
@@ -52,27 +49,22 @@ def write_pages(folder: Path) -> None:
         _write(folder / place(source), text)
     for service, document in documents().items():
         _write(folder / "api" / f"{service}.md", page(service, document))
-    for name, title in LISTS.items():
-        _write(folder / name / "index.md", "\n".join([f"# {title}", "", *_listed(ROOT / "docs" / name)]) + "\n")
+    for name in LISTS:
+        pages = sorted((ROOT / "docs" / name).glob("*.md"))
+        titles = [path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for path in pages]
+        links = [f"- [{title}]({path.name})" for title, path in zip(titles, pages, strict=True)]
+        _write(folder / name / "index.md", "\n".join([f"# {name.title()}", "", *links]) + "\n")
     shutil.copytree(ROOT / "docs" / "images", folder / "images")
 
 
 def _relink(source: Path, folder: Path, link: re.Match[str]) -> str:
     target = Path(os.path.normpath(source.parent / link[0]))
-    if (ROOT / target).is_dir():
-        there = place(target / "index.md")
-    else:
-        there = place(target)
-        if there.parts[0] == "files":
-            (folder / there).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / target, folder / there)
+    is_folder = (ROOT / target).is_dir()
+    there = place(target / "index.md" if is_folder else target)
+    if there.parts[0] == "files" and not is_folder:
+        (folder / there).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / target, folder / there)
     return os.path.relpath(there, place(source).parent)
-
-
-def _listed(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob("*.md")):
-        title = path.read_text("utf-8").split("\n", 1)[0].lstrip("# ")
-        yield f"- [{title}]({path.name})"
 
 
 def _write(path: Path, text: str) -> None:
@@ -80,13 +72,8 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    """Write the pages and build the site."""
+if __name__ == "__main__":
     shutil.rmtree(PAGES, ignore_errors=True)
     write_pages(PAGES)
     zensical = Path(sys.executable).with_name("zensical")
     sys.exit(subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT).returncode)
-
-
-if __name__ == "__main__":
-    main()

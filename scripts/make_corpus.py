@@ -1,29 +1,27 @@
 """`python -m scripts.make_corpus`: let the default teacher write the corpus that its student learns from, and embed it.
 
-What is in the repository has a second part, from a GPU (`services/trainer/distillation/data/README.md`): all of it is
-replaced.
-
-It writes one sentence about each of the vocabulary's commonest words, so that most words that a text may have are in
-one. 35 minutes on two cores; interrupted, the same command goes on. The sentences differ from machine to machine,
-because the engine runs without batch invariance, for speed.
+One sentence about each of the vocabulary's commonest words, so that most words that a text may have are in one. All of
+the repository's corpus is replaced; its second part is from a GPU (`services/trainer/distillation/data/README.md`).
+35 minutes on two cores; interrupted, the same command goes on. The sentences differ from machine to machine, because
+the engine runs without batch invariance, for speed.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from scripts.stack import run_command
 from shared import teacher
 from shared.errors import Fatal
-from shared.process import ROOT, exit_with
+from shared.process import ROOT
 from shared.settings import Settings, load
 
 TASK = Path(__file__).with_name("corpus_task.json")
 CORPUS = ROOT / "services" / "trainer" / "distillation" / "data" / "sentences.txt"
-WORK = ROOT / ".pairwright" / "corpus"
-SPACE, SHORTEST = "\u0120", 3
 DECODING = {"top_k": 40, "top_p": 1.0}
 """Cut by rank: with top-p over the whole vocabulary sentences came about half as fast."""
 
@@ -31,10 +29,9 @@ DECODING = {"top_k": 40, "top_p": 1.0}
 def main() -> None:
     """Write, then embed. Raises `Fatal`."""
     parser = argparse.ArgumentParser(description="Let the default teacher write its student's corpus, and embed it.")
-    parser.add_argument(
-        "--words", type=int, default=10_500, help="a sentence about each of so many words (%(default)s)"
-    )
-    parser.add_argument("--folder", type=Path, default=WORK, help="for what is in the making (%(default)s)")
+    parser.add_argument("--words", type=int, default=10_500, help="so many words, a sentence about each (%(default)s)")
+    folder = ROOT / ".pairwright" / "corpus"
+    parser.add_argument("--folder", type=Path, default=folder, help="for what is in the making (%(default)s)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     inputs, plan, pairs = (options.folder / name for name in ("words.txt", "plan.json", "pairs.jsonl"))
@@ -54,9 +51,9 @@ def _words(count: int) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(teacher.default_teacher(load(Settings).cache_dir), local_files_only=True)
     spellings: dict[str, str] = {}
     for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))):
-        word = token[len(SPACE) :]
-        if token.startswith(SPACE) and word.isalpha() and word.isascii() and len(word) >= SHORTEST:
-            spellings.setdefault(word.lower(), word)
+        # \u0120 stands for the space before a word.
+        if re.fullmatch(r"\u0120[A-Za-z]{3,}", token):
+            spellings.setdefault(token[1:].lower(), token[1:])
     return list(spellings.values())[:count]
 
 
@@ -68,9 +65,4 @@ def _run(module: str, *arguments: object) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Fatal as fatal:
-        exit_with("corpus", fatal)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_command("corpus", main)

@@ -20,7 +20,6 @@ SECTIONS: dict[str, Callable[[CollectorRegistry], Any]] = {
     "Embedding": EmbeddingMetrics,
     "Every process": lambda registry: ProcessCollector(registry=registry),
 }
-SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 HEAD = """\
 # Metrics
@@ -32,11 +31,15 @@ on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE
 HTTP edge of each. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is
 what Prometheus' own client tells of any process.
 """
-Row = tuple[str, str, str, str]
 
 
-def rows(declare: Callable[[CollectorRegistry], Any]) -> Iterator[Row]:
-    """Name of the samples, kind, labels and meaning of each metric that a part declares."""
+def page() -> str:
+    """The whole page: for each part, name of the samples, kind, labels and meaning of the metrics that it declares."""
+    return "\n".join([HEAD, *(line for title, declare in SECTIONS.items() for line in _section(title, declare))])
+
+
+def _section(title: str, declare: Callable[[CollectorRegistry], Any]) -> Iterator[str]:
+    yield from (f"## {title}", "", "| metric | kind | labels | |", "| --- | --- | --- | --- |")
     registry = CollectorRegistry()
     declare(registry)
     # The client keeps the label names of metrics without samples to itself.
@@ -45,17 +48,8 @@ def rows(declare: Callable[[CollectorRegistry], Any]) -> Iterator[Row]:
         labels = ", ".join(f"`{name}`" for name in getattr(collector, "_labelnames", ()))
         for family in families:
             suffix = "_total" if family.type == "counter" else ""
-            yield f"{family.name}{suffix}", family.type, labels, family.documentation
-
-
-def page() -> str:
-    """The whole page."""
-    return "\n".join([HEAD, *(_table(title, rows(declare)) for title, declare in SECTIONS.items())])
-
-
-def _table(title: str, body: Iterator[Row]) -> str:
-    lines = [f"| `{name}` | {kind} | {labels} | {meaning} |" for name, kind, labels, meaning in body]
-    return "\n".join([f"## {title}", "", "| metric | kind | labels | |", "| --- | --- | --- | --- |", *lines, ""])
+            yield f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+    yield ""
 
 
 if __name__ == "__main__":

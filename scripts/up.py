@@ -1,13 +1,10 @@
 """`make up`: start everything on this machine and keep serving until Ctrl-C or SIGTERM."""
 
 import signal
-import subprocess
-import sys
 import threading
 
-from scripts.stack import Stack
-from shared.errors import Fatal
-from shared.process import ROOT, configure_logging, exit_with
+from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher, run_command
+from shared.process import configure_logging
 from shared.settings import Settings, load
 
 
@@ -20,12 +17,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with Stack(settings) as stack:
-        print(f"generation  {stack.url('generation')}/docs")
-        print(f"embedding   {stack.url('embedding')}/docs")
-        print(f"queue       {stack.redis_url}")
-        print(f"logs        {stack.logs}")
+        print(f"generation  {stack.url('generation')}/docs\nembedding   {stack.url('embedding')}/docs")
+        print(f"queue       {stack.redis_url}\nlogs        {stack.logs}")
         print("Ctrl-C stops everything. Starting takes about half a minute.", flush=True)
-        starting = {"generation", "embedding"}
+        starting = set(HTTP_SERVICES)
         while not stop.wait(0.5):
             stack.check()
             for service in sorted(starting):
@@ -35,14 +30,5 @@ def main() -> None:
         print("stopping", flush=True)
 
 
-def prepare_teacher() -> None:
-    """Convert the default teacher now, where its progress can be seen, and not inside a service. Raises `Fatal`."""
-    if subprocess.run([sys.executable, "-m", "shared.teacher"], cwd=ROOT).returncode:
-        raise Fatal("the teacher is not usable (see above)")
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except Fatal as fatal:
-        exit_with("up", fatal)
+    run_command("up", main)

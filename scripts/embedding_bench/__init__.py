@@ -1,1 +1,1 @@
-"""The parts of `make bench-embedding`: texts, a load generator, the servers that are compared, and the picture."""
+"""The parts of `make bench-embedding`: the load generator, and the servers that are compared."""

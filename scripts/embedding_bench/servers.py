@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import os
 import signal
 import subprocess
@@ -10,24 +11,19 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
-from scripts.embedding_bench.load import Plan
-from scripts.embedding_bench.texts import Lengths
-from scripts.memory import pss_mib
+from scripts.benchmark import processes
+from scripts.stack import printed_json
+from shared.errors import Fatal
 from shared.process import ROOT
 
 INFINITY = "infinity-emb[server,torch]==0.0.78"
-START_WITHIN_S = 240.0
-OPENAI_BODY = {"model": "m", "encoding_format": "float"}
-
-
-class Unavailable(Exception):
-    """This server can't be measured here; the message says why."""
+PORTS = count(18_300)
 
 
 @dataclass
@@ -43,9 +39,10 @@ class Server:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Other fields of the body."""
 
-    def plan(self, inputs: int, connections: int, lengths: Lengths, seconds: float) -> Plan:
-        """A measurement of this server."""
-        return Plan(self.base + self.path, self.field, inputs, connections, lengths, seconds, self.extra)
+    def measure(self, **plan: Any) -> dict[str, float]:
+        """Run the load generator: requests, requests_s, sentences_s, p50_ms, p99_ms, failed. `plan`: its arguments."""
+        plan |= {"url": self.base + self.path, "field": self.field, "extra": self.extra}
+        return printed_json(["-m", "scripts.embedding_bench.load"], input=json.dumps(plan))
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
@@ -56,17 +53,12 @@ class Server:
         finally:
             self._signal(signal.SIGSTOP)
 
-    def rss_mib(self) -> int:
-        """Memory of all its processes: proportional set size, which counts shared pages once."""
-        return pss_mib([self.process.pid])
-
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far."""
-        main = psutil.Process(self.process.pid)
-        times = [process.cpu_times() for process in [main, *main.children(recursive=True)]]
+        times = [process.cpu_times() for process in processes([self.process.pid])]
         return float(sum(one.user + one.system for one in times))
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Kill its whole session."""
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)
@@ -81,74 +73,75 @@ class Server:
 
 
 def start(
-    name: str, command: Sequence[str], port: int, logs: Path, *, health: str = "/health", path: str = "/embed",
-    field: str = "inputs", environment: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None,
+    name: str, command: Sequence[str], port: int, logs: Path, path: str = "/embed", field: str = "inputs",
+    environment: Mapping[str, str] | None = None, extra: Mapping[str, Any] | None = None, health: str = "/health",
 ) -> Server:  # fmt: skip
-    """Start a server and wait until it is healthy. Raises `Unavailable`."""
-    log = logs / f"{name}.log"
+    """Start a server and wait until it is healthy. Raises `Fatal`."""
+    log, environment = logs / f"{name}.log", {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"} | dict(environment or {}),
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
     server = Server(name, process, f"http://127.0.0.1:{port}", path, field, dict(extra or {}))
-    deadline = time.monotonic() + START_WITHIN_S
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(server.base + health, timeout=5).status_code == 200:
                 return server
         time.sleep(0.3)
-    server.end()
-    raise Unavailable(f"did not start: {_last_line(log.read_text(errors='replace'))}")
+    server.close()
+    raise Fatal(f"did not start: {_last_line(log.read_text(errors='replace'))}")
 
 
 def _last_line(output: str) -> str:
     return (output.strip().splitlines() or ["no output"])[-1][:200]
 
 
-def ours(home: Path, logs: Path, port: int, name: str = "ours", **settings: str) -> Server:
-    """This project's service, on versions that are published in `home`."""
-    environment = {
-        f"PAIRWRIGHT_EMBEDDING_{key}".upper(): value for key, value in {"port": str(port), **settings}.items()
-    }
-    command = [sys.executable, "-m", "services.embedding"]
+def ours(home: Path, logs: Path, name: str = "ours", **settings: str) -> Server:
+    """This project's service, on versions that are published in `home`, without its cache."""
+    port, command = next(PORTS), [sys.executable, "-m", "services.embedding"]
+    settings |= {"port": str(port), "cache_mib": "0"}
+    environment = {f"PAIRWRIGHT_EMBEDDING_{key.upper()}": value for key, value in settings.items()}
     return start(name, command, port, logs, health="/readyz", environment={"PAIRWRIGHT_HOME": str(home)} | environment)
 
 
-def naive(model: Path, logs: Path, port: int) -> Server:
+def naive(model: Path, logs: Path) -> Server:
     """FastAPI around `encode`."""
+    port = next(PORTS)
     return start("naive", [sys.executable, "-m", "scripts.embedding_bench.naive", str(model), str(port)], port, logs)
 
 
-def vllm(model: Path, logs: Path, port: int) -> Server:
+def vllm(model: Path, logs: Path) -> Server:
     """vLLM's pooling server out of this project's own environment, in float32 on all cores."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-               "--runner", "pooling", "--max-model-len", "256", "--disable-uvicorn-access-log",
-               *_common_options(port)]  # fmt: skip
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     cores = f"0-{(os.cpu_count() or 1) - 1}"  # its default leaves one core to its front end
     environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    return start("vllm", command, port, logs, path="/v1/embeddings", field="input", environment=environment,
-                 extra=OPENAI_BODY)  # fmt: skip
+    options = ["--runner", "pooling", "--max-model-len", "256", "--disable-uvicorn-access-log"]
+    return _start_openai("vllm", [*command, *options], logs, "/v1/embeddings", environment)
 
 
-def infinity(model: Path, cache: Path, logs: Path, port: int) -> Server:
+def infinity(model: Path, cache: Path, logs: Path) -> Server:
     """infinity in an environment of its own, because it wants sentence-transformers < 4."""
-    environment = cache / "infinity"
-    program = environment / "bin" / "infinity_emb"
+    folder = cache / "infinity"
+    program = folder / "bin" / "infinity_emb"
     if not program.is_file():
-        torch = importlib.metadata.version("torch")
+        requirements = [f"torch=={importlib.metadata.version('torch')}", INFINITY]
         for step in (
-            [sys.executable, "-m", "venv", str(environment)],
-            [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", f"torch=={torch}", INFINITY],
+            [sys.executable, "-m", "venv", str(folder)],
+            [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *requirements],
         ):
             done = subprocess.run(step, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise Unavailable(f"did not install: {_last_line(done.stderr)}")
-    command = [str(program), "v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu",
-               "--no-bettertransformer", "--log-level", "warning", *_common_options(port)]  # fmt: skip
-    return start("infinity", command, port, logs, path="/embeddings", field="input", extra=OPENAI_BODY,
-                 environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"})  # fmt: skip
+                raise Fatal(f"did not install: {_last_line(done.stderr)}")
+    command = [str(program), "v2", "--model-id", str(model), "--engine", "torch", "--device", "cpu"]
+    environment = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1"}
+    options = ["--no-bettertransformer", "--log-level", "warning"]
+    return _start_openai("infinity", [*command, *options], logs, "/embeddings", environment)
 
 
-def _common_options(port: int) -> list[str]:
-    return ["--dtype", "float32", "--served-model-name", "m", "--port", str(port), "--host", "127.0.0.1"]
+def _start_openai(name: str, command: list[str], logs: Path, path: str, environment: dict[str, str]) -> Server:
+    """A server that speaks OpenAI's form of `path`."""
+    port = next(PORTS)
+    options = ["--dtype", "float32", "--served-model-name", "m", "--port", str(port), "--host", "127.0.0.1"]
+    extra = {"model": "m", "encoding_format": "float"}
+    return start(name, [*command, *options], port, logs, path, "input", environment, extra)

@@ -2,7 +2,7 @@
 
 import re
 
-from scripts.metrics_page import PAGE, SAMPLES
+from scripts.metrics_page import PAGE
 
 NAME = re.compile(r"\b(?:pairwright|process)_[a-z0-9_]+\b")
 
@@ -17,7 +17,7 @@ def sample_names(page: dict[str, str]) -> set[str]:
     names = set(page)
     for name, kind in page.items():
         if kind == "histogram":
-            names |= {name + suffix for suffix in SAMPLES[kind]}
+            names |= {name + suffix for suffix in ("_bucket", "_sum", "_count")}
     return names
 
 
