@@ -41,9 +41,7 @@ class Reporter:
     """Writes progress: what matters at once, and steps at most ten times a second."""
 
     def __init__(self, output: TextIO) -> None:
-        self._output = output
-        self._last_s = 0.0
-        self._state: str | None = None
+        self._output, self._last_s, self._state = output, 0.0, ""
 
     def report(self, progress: Progress) -> None:
         """Write one line, unless the last one has just been written and this one has nothing new but its step."""

@@ -38,7 +38,7 @@ class WithoutUniqueKey(Dataset):
 
     def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:  # noqa: ARG002
         rows = [(record.pair.content_hash.encode() + os.urandom(4), record) for record in records]
-        with self._transaction():
+        with self._db:
             for hash_, record in rows:
                 self._db.execute(
                     "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"

@@ -12,21 +12,21 @@ from services.trainer.commands.round import run_one_round
 from shared.settings import Settings
 
 
-def command_line(work: Callable[[Settings], None], train_once: Callable[[Settings], None]) -> typer.Typer:
-    """All commands. `work` is done without one, and `train_once` for `train --once`."""
+def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
+    """All commands. `start` is called without one, and for `train`; its flag says whether for one round."""
     app = group("Pairs in, student versions out. Without a command: collect and train until told to stop.")
 
     @app.callback(invoke_without_command=True)
     def _without_command(context: typer.Context) -> None:
         if context.invoked_subcommand is None:
-            work(configured())
+            start(configured(), False)
 
     @app.command()
     def train(
         once: Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")] = False,
     ) -> None:
         """Collect and train; with --once, one round now and then end."""
-        (train_once if once else work)(configured())
+        start(configured(), once)
 
     app.command("round")(run_one_round)
     app.command("evaluate")(evaluate)

@@ -26,9 +26,7 @@ from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer")
 
-MACHINE_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EFBIG,
-}  # fmt: skip
+TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EFBIG}
 LEAST_FREE_BYTES = 32 * 2**20
 
 
@@ -73,13 +71,12 @@ def _count_gpus() -> int:
 
 def is_transient(error: BaseException, home: Path) -> bool:
     """Whether an error is the machine's and none of the round's doing; libraries wrap a full disk in their own."""
-    if isinstance(error, Fenced | sqlite3.OperationalError):
-        return True
-    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-        return True
-    if "No space left" in str(error) or "disk is full" in str(error):
-        return True
-    if error.__cause__ is not None and is_transient(error.__cause__, home):
+    if (
+        isinstance(error, Fenced | sqlite3.OperationalError)
+        or (isinstance(error, OSError) and error.errno in TRANSIENT)
+        or any(text in str(error) for text in ("No space left", "disk is full"))
+        or (error.__cause__ is not None and is_transient(error.__cause__, home))
+    ):
         return True
     try:
         return shutil.disk_usage(home).free < LEAST_FREE_BYTES

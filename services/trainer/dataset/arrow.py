@@ -1,6 +1,6 @@
 """Arrow files on disk: written in portions and read memory-mapped, so that ten million rows need no memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,5 @@ def read_table(file: Path) -> pa.Table:
 
 def portions(file: Path) -> Iterator[list[tuple[Any, ...]]]:
     """The file's rows in portions of at most `PORTION`."""
-    with pa.ipc.open_stream(pa.memory_map(str(file))) as reader:
-        for batch in reader:
-            yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-
-
-def schema(**types: pa.DataType) -> pa.Schema:
-    """A schema of named columns."""
-    return pa.schema(list(types.items()))
-
-
-def chosen(table: pa.Table, column: str, indices: Sequence[int]) -> list[Any]:
-    """Some rows of a column."""
-    return list(table.column(column).take(pa.array(indices, pa.int64())).to_pylist())
+    for batch in read_table(file).to_batches():
+        yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))

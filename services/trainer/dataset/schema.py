@@ -71,9 +71,9 @@ def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise Fatal(f"the dataset was written by a newer Pairwright (schema {version}, this one knows {SCHEMA})")
+    if version < SCHEMA and read_only:
+        raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
     if version < SCHEMA:
-        if read_only:
-            raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
         _renew(connection, version)
 
 

@@ -93,25 +93,17 @@ class Dataset:
 
         `traceparents` are the spans that brought them.
         """
-        now = time.time()
-        rows = [
-            (
-                bytes.fromhex(record.pair.content_hash),
-                record.pair.sentence1,
-                record.pair.sentence2,
-                record.pair.score,
-                record.provenance.model_dump_json(),
-                now,
-            )
-            for record in records
-        ]
-        with self._transaction():
-            before = self._db.total_changes
+        before, now = self._db.total_changes, time.time()
+        columns = ((record.pair, record.provenance.model_dump_json()) for record in records)
+        with self._db:
             # Not OR IGNORE, which would also pass over a row that breaks another rule of the table.
             self._db.executemany(
                 "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
-                rows,
+                [
+                    (bytes.fromhex(pair.content_hash), pair.sentence1, pair.sentence2, pair.score, provenance, now)
+                    for pair, provenance in columns
+                ],
             )
             new = self._db.total_changes - before
             last = self.count()
@@ -133,7 +125,7 @@ class Dataset:
 
     def forget_traces(self, round_: Round) -> None:
         """The round has ended, in the traces of its pairs too."""
-        with self._transaction():
+        with self._db:
             self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
 
     def count(self) -> int:
@@ -158,23 +150,17 @@ class Dataset:
 
     def plan_base(self, seed: int, base: str) -> Round:
         """Plan round 0, which has no pairs; it may be planned anew when the model store was emptied."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO round (id, state, pairs, seed, base) VALUES (0, 'planned', 0, ?, ?)",
-                (seed, base),
-            )
+        query = "INSERT OR REPLACE INTO round (id, state, pairs, seed, base) VALUES (0, 'planned', 0, ?, ?)"
+        with self._db:
+            self._db.execute(query, (seed, base))
         return self.round(0)
 
     def plan(self, seed: int, base: str, pairs: int, dataset_hash: str | None, start: str | None = None) -> Round:
         """Plan the next round on the first `pairs` pairs, which `hash` has named."""
-        with self._transaction():
-            id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM round").fetchone()[0])
-            self._db.execute(
-                "INSERT INTO round (id, state, pairs, dataset_hash, seed, base, start)"
-                " VALUES (?, 'planned', ?, ?, ?, ?, ?)",
-                (id_, pairs, dataset_hash, seed, base, start),
-            )
-        return self.round(id_)
+        query = "INSERT INTO round (state, pairs, dataset_hash, seed, base, start) VALUES ('planned', ?, ?, ?, ?, ?)"
+        with self._db:  # SQLite gives it the next id
+            id_ = self._db.execute(query, (pairs, dataset_hash, seed, base, start)).lastrowid
+        return self.round(id_ or 0)
 
     def round(self, id_: int) -> Round:
         """A round. Raises `Fatal`."""
@@ -249,22 +235,9 @@ class Dataset:
         self._update(id_, state=State.FAILED, finished=time.time())
 
     def _update(self, id_: int, **columns: object) -> None:
-        with self._transaction():
-            assignments = ", ".join(f"{name} = ?" for name in columns)
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        with self._db:
             self._db.execute(f"UPDATE round SET {assignments} WHERE id = ?", (*columns.values(), id_))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE: a deferred transaction could fail halfway, when its first write finds the file locked.
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A failed COMMIT (a full disk) leaves the transaction open or has ended it, depending on the error.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
 
 @contextlib.contextmanager
@@ -296,7 +269,8 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Any thread may use it, though only one at a time: the worker keeps SQLite off its event loop's thread.
-        connection = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
+        # IMMEDIATE: a deferred transaction could fail halfway, when its first write finds the file locked.
+        connection = sqlite3.connect(file, isolation_level="IMMEDIATE", timeout=30, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise Fatal(f"PAIRWRIGHT_HOME: can't keep the dataset in {folder}: {error}") from None
     with contextlib.closing(connection):

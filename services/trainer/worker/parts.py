@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
@@ -25,22 +27,24 @@ OnProgress = Callable[[int, Progress], None]
 """Is called with a round's number and how far it is."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
-    """Built once, when the dataset's lock is ours. `reader` blocks and must not retry; `writer` may."""
+    """Built once, when the dataset's lock is ours. `reading` and `reader` block and must not retry; the others may."""
 
     settings: Settings
     own: TrainerSettings
-    dataset: DatasetThread
-    store: ModelStore
-    reader: PairStream
-    writer: PairStream
-    heartbeats: Heartbeats
-    requests: RoundRequests
-    lease: Lease
     metrics: Metrics
     on_progress: OnProgress
     run_round: RunRound
+    dataset: DatasetThread
+    lease: Lease
+    reading: Redis
+    commands: Redis
+
+    def __post_init__(self) -> None:
+        self.store, name = ModelStore(self.settings.models_dir), self.settings.dataset
+        self.reader, self.writer = PairStream(self.reading, name), PairStream(self.commands, name)
+        self.heartbeats, self.requests = Heartbeats(self.commands, name), RoundRequests(self.commands, name)
 
     def collector(self) -> Collector:
         """A new one for each lease: what the one before had read may be another's now."""

@@ -13,9 +13,8 @@ NVIDIA = Path("/dev/nvidiactl")
 
 def due(new_pairs: int, idle_s: float, settings: TrainerSettings) -> bool:
     """Whether the new pairs are worth a round: many, or some and then `idle_s` seconds without another."""
-    if new_pairs >= settings.round_pairs:
-        return True
-    return new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+    some_and_quiet = new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+    return some_and_quiet or new_pairs >= settings.round_pairs
 
 
 def retry_pause_s(failures: int, settings: TrainerSettings) -> float:

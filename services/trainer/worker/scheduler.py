@@ -41,9 +41,7 @@ class RoundScheduler:
         self._waiting = False
         self._running: asyncio.Task[None] | None = None
         self._round: int | None = None
-        self._progress = Progress()
-        self._not_before = 0.0
-        self._last_log = 0.0
+        self._progress, self._not_before, self._last_log = Progress(), 0.0, 0.0
         self._tokens: list[str] = []
         """Of the requests for a round that aren't answered yet."""
         self.error: str | None = None
@@ -76,11 +74,10 @@ class RoundScheduler:
                 may_start = redis_answers and await self._is_due()
             else:  # publishing the base takes no time worth waiting
                 may_start = round_.id == 0 or not await self._must_wait()
+            if may_start:
+                self._running = asyncio.create_task(self._plan_and_run(round_))
         except TRANSIENT as error:
             self._postpone("can't start a round", error)
-            return
-        if may_start:
-            self._running = asyncio.create_task(self._plan_and_run(round_))
 
     async def run_once(self) -> Round:
         """Run one round now and to its end, a planned one first; what became of it. Raises `Fatal`."""
@@ -144,18 +141,14 @@ class RoundScheduler:
 
     async def _must_wait(self) -> bool:
         """Whether generation has the cores for now."""
-        self._waiting = (
-            self._yields
-            and not self._tokens
-            and self._patience.lasts(await self._generation_is_busy(), time.monotonic())
-        )
-        return self._waiting
-
-    async def _generation_is_busy(self) -> bool:
-        try:
-            return bool((await self._heartbeats.read("generation")).get("running_jobs", 0))
-        except (*TRANSIENT, ValueError):
-            return False  # the heartbeat is only a hint
+        waits = self._yields and not self._tokens
+        if waits:
+            status: dict[str, Any] = {}
+            with contextlib.suppress(*TRANSIENT, ValueError):  # the heartbeat is only a hint
+                status = await self._heartbeats.read("generation")
+            waits = self._patience.lasts(bool(status.get("running_jobs")), time.monotonic())
+        self._waiting = waits
+        return waits
 
     async def _plan_and_run(self, round_: Round | None) -> None:
         try:
@@ -173,9 +166,8 @@ class RoundScheduler:
         pairs = await self._dataset.run(Dataset.count)
         digest = await self._dataset.run_beside(lambda dataset: dataset.hash(pairs))
         start = self._store.current() if self._settings.warm_start else None
-        return await self._dataset.run(
-            lambda dataset: dataset.plan(self._settings.seed, self._base, pairs, digest, start)
-        )
+        seed, base = self._settings.seed, self._base
+        return await self._dataset.run(lambda dataset: dataset.plan(seed, base, pairs, digest, start))
 
     async def _answer(self, text: str) -> None:
         tokens, self._tokens = self._tokens, []
@@ -188,12 +180,11 @@ class RoundScheduler:
         try:
             names.check(round_.base)
             return True
-        except Fatal as fatal:
-            missing = fatal
-        if round_.base == self._base:
-            self._postpone(f"round {round_.id} waits for its base", missing)
-            return False
-        reason = f"its base is gone, and another is set now: {missing}"
+        except Fatal as missing:
+            if round_.base == self._base:
+                self._postpone(f"round {round_.id} waits for its base", missing)
+                return False
+            reason = f"its base is gone, and another is set now: {missing}"
         await self._dataset.run(lambda dataset: dataset.count_failure(round_.id, reason))
         await self._dataset.run(lambda dataset: dataset.fail(round_.id))
         await self.plan_base()
@@ -208,8 +199,9 @@ class RoundScheduler:
         with log_context(round=round_.id), tracing.span(
             "round", parent=parent, links=[] if parent else sources, round=round_.id, pairs=round_.pairs
         ), self._metrics.running.track_inprogress():  # fmt: skip
-            size = f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
-            log.info("round %d starts: %s", round_.id, size)
+            log.info(
+                "round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
+            )
             last = await self._run_round(round_.id, self._epoch, self._follow)
             self._metrics.observe_round(last, time.monotonic() - began)
             tracing.set_attributes(outcome=last.outcome, version=last.version or "")
@@ -271,5 +263,5 @@ class RoundScheduler:
             self._on_progress(self._round, progress)
         if progress.loss is not None and time.monotonic() - self._last_log >= LOG_S:
             self._last_log = time.monotonic()
-            left_s = progress.seconds_left or 0
-            log.info("step %d of %d, loss %.4f, %.0f s left", progress.step, progress.steps, progress.loss, left_s)
+            numbers = progress.step, progress.steps, progress.loss, progress.seconds_left or 0
+            log.info("step %d of %d, loss %.4f, %.0f s left", *numbers)
