@@ -10,13 +10,12 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.trainer.commands.cli import command_line
-from services.trainer.dataset.store import Round, State, lock, open_dataset
+from services.trainer.dataset.store import DatasetThread, Round, State, lock, open_dataset
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
 from services.trainer.worker.child import RunRound, run_child
-from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import BLOCK_MS, Worker
 from services.trainer.worker.parts import OnProgress, Parts

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from services.trainer.dataset.store import Dataset, open_dataset
+from services.trainer.dataset.store import Dataset, DatasetThread, open_dataset
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
 from shared.pairs import PairRecord
 from shared.redis import command_client, reading_client
 from shared.stream import Delivery, PairStream

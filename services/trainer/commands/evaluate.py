@@ -55,19 +55,14 @@ def table(scores: Mapping[str, float], title: str) -> str:
 def _text(model: str, qualities: Mapping[str, Quality], scores: Mapping[str, float], mteb: Mapping[str, float]) -> str:
     subsets = (part for one in qualities.values() for part in one.subsets)
     width = max(len(name) + 2 for name in [*qualities, *subsets, "average"])
-    lines = []
-    if qualities:
-        lines += [
-            f"{model}: Spearman x 100 over all pairs of a set, 95 % interval (bootstrap), alignment, uniformity",
-            f"  {'set':<{width}}  {'pairs':>6}  {'score':>6}  {'interval':>14}  {'align':>6}  {'uniform':>7}",
-        ]
+    title = f"{model}: Spearman x 100 over all pairs of a set, 95 % interval (bootstrap), alignment, uniformity"
+    head = f"  {'set':<{width}}  {'pairs':>6}  {'score':>6}  {'interval':>14}  {'align':>6}  {'uniform':>7}"
+    lines = [title, head] if qualities else []
     for name, one in qualities.items():
         interval = f"{one.low:.2f} to {one.high:.2f}"
         alignment = "-" if one.alignment is None else f"{one.alignment:.3f}"
-        lines.append(
-            f"  {name:<{width}}  {one.pairs:>6}  {one.spearman:6.2f}  {interval:>14}"
-            f"  {alignment:>6}  {one.uniformity:7.3f}"
-        )
+        numbers = f"{one.spearman:6.2f}  {interval:>14}  {alignment:>6}  {one.uniformity:7.3f}"
+        lines.append(f"  {name:<{width}}  {one.pairs:>6}  {numbers}")
         for part, (pairs, value) in one.subsets.items() if len(one.subsets) > 1 else ():
             lines.append(f"    {part:<{width - 2}}  {pairs:>6}  {'-' if value is None else f'{value:.2f}':>6}")
     if scores:

@@ -49,8 +49,7 @@ def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int 
             report_progress = reporter.report if group.is_first else (lambda _progress: None)
             if group.is_first:
                 stack.callback(tracing.start("trainer"))
-            parent = os.environ.get(tracing.CARRIER)
-            stack.enter_context(tracing.span("run round", parent=parent, round=id_))
+            stack.enter_context(tracing.span("run round", parent=os.environ.get(tracing.CARRIER), round=id_))
             stack.enter_context(log_context(round=id_))
             run_round(id_, dataset, ModelStore(common.models_dir), common, own, report_progress, epoch, group)
     except Fatal as fatal:

@@ -33,9 +33,7 @@ def _store() -> Iterator[ModelStore]:
 
 
 @app.command("list")
-def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
-) -> None:
+def list_(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False) -> None:
     """All versions, and rejected candidates."""
     with _store() as store:
         published, rejected = store.versions(), store.rejected()
@@ -49,11 +47,10 @@ def list_(
         return
     print(f"{'version':<17}  {'created':<16}  {'pairs':>8}  {'dev before':>10}  {'after':>6}  state")
     for manifest, state in states:
-        before, after = (_number(manifest.scores.get(name)) for name in ("dev_before", "dev_after"))
-        print(
-            f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
-            f"  {state}"
-        )
+        scores = [manifest.scores.get(name) for name in ("dev_before", "dev_after")]
+        before, after = ("-" if score is None else f"{score:.2f}" for score in scores)
+        row = f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
+        print(f"{row}  {state}")
 
 
 @app.command()
@@ -111,7 +108,3 @@ def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> 
     pointers = {store.current(): "current", store.previous(): "previous"}
     words = [pointers.get(manifest.id), "best" if top and top.id == manifest.id else None]
     return ", ".join(word for word in words if word) or "published"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -27,9 +27,8 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._buffer:
-            columns = zip(*self._buffer, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            columns = dict(zip(self._schema.names, zip(*self._buffer, strict=True), strict=True))
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
             self._buffer.clear()
 
     def __enter__(self) -> "TableWriter":

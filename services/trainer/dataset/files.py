@@ -37,21 +37,28 @@ class BadRow(ValueError):
 def read(file: Path) -> Iterator[tuple[int, Row]]:
     """A file's rows with their line numbers, from 1. Raises `Fatal` for a file of another kind."""
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _jsonl, ".csv": _delimited, ".tsv": _delimited}
-    reader = readers.get(file.suffix)
-    if reader is None:
+    if file.suffix not in readers:
         raise Fatal(f"{file}: a file must end in {', '.join(readers)}")
     try:
-        yield from reader(file)
+        yield from readers[file.suffix](file)
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
         raise Fatal(f"{file}: can't be read: {error}") from None
 
 
 def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
     """Write pairs with their provenance; how many. The file appears whole or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary, is_parquet, written = file.with_name(f".{file.name}.tmp"), file.suffix == ".parquet", 0
     rows = (one.pair.model_dump() | one.provenance.model_dump() | {"collected": when} for one, when in records)
     try:
-        written = (_write_parquet if file.suffix == ".parquet" else _write_jsonl)(rows, temporary)
+        target: Any = None if is_parquet else temporary.open("w", encoding="utf-8")
+        target = target or parquet.ParquetWriter(temporary, SCHEMA, compression="zstd")
+        with target:
+            for portion in portions(rows):
+                if is_parquet:
+                    target.write_table(pa.Table.from_pylist(portion, schema=SCHEMA))
+                else:
+                    target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in portion)
+                written += len(portion)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -129,21 +136,3 @@ def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
     options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
     with file.open(encoding="utf-8", newline="") as lines:
         yield from enumerate(csv.DictReader(lines, **options), start=2)
-
-
-def _write_parquet(rows: Iterator[dict[str, Any]], file: Path) -> int:
-    written = 0
-    with parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        for portion in portions(rows):
-            writer.write_table(pa.Table.from_pylist(portion, schema=SCHEMA))
-            written += len(portion)
-    return written
-
-
-def _write_jsonl(rows: Iterator[dict[str, Any]], file: Path) -> int:
-    written = 0
-    with file.open("w", encoding="utf-8") as lines:
-        for row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            written += 1
-    return written

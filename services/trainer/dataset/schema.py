@@ -11,27 +11,14 @@ SCHEMA = 3
 # here" is one number in a round: with ten million pairs, neither counting nor planning a round touches the rows.
 TABLES = """
 CREATE TABLE pair (
-    id INTEGER PRIMARY KEY,
-    hash BLOB NOT NULL UNIQUE,
-    sentence1 TEXT NOT NULL,
-    sentence2 TEXT NOT NULL,
-    score REAL NOT NULL,
-    provenance TEXT NOT NULL,
-    collected REAL NOT NULL
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sentence1 TEXT NOT NULL, sentence2 TEXT NOT NULL,
+    score REAL NOT NULL, provenance TEXT NOT NULL, collected REAL NOT NULL
 );
 CREATE TABLE round (
     id INTEGER PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('planned', 'training', 'published', 'rejected', 'failed')),
-    pairs INTEGER NOT NULL,
-    dataset_hash TEXT,
-    seed INTEGER NOT NULL,
-    base TEXT NOT NULL,
-    start TEXT,
-    faults INTEGER NOT NULL DEFAULT 0,
-    version TEXT,
-    reason TEXT,
-    started REAL,
-    finished REAL
+    pairs INTEGER NOT NULL, dataset_hash TEXT, seed INTEGER NOT NULL, base TEXT NOT NULL, start TEXT,
+    faults INTEGER NOT NULL DEFAULT 0, version TEXT, reason TEXT, started REAL, finished REAL
 );
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -84,8 +71,7 @@ def _renew(connection: sqlite3.Connection, version: int) -> None:
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()
         # Another process may have been faster.
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
             raise

@@ -3,22 +3,26 @@
 The trainer that holds the lease writes rounds; pairs are also written by `dataset import`. A round's process reads.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from services.trainer.dataset.schema import prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
 FILE = "pairs.sqlite"
+
+Result = TypeVar("Result")
 
 
 class State(StrEnum):
@@ -201,11 +205,9 @@ class Dataset:
 
     def sentences(self) -> dict[str, float]:
         """How many different sentence1 there are, and how long a sentence is on average."""
-        query = (
-            "SELECT count(DISTINCT sentence1), coalesce(avg(length(sentence1) + length(sentence2)) / 2, 0) FROM pair"
-        )
-        row = self._db.execute(query).fetchone()
-        return {"different_sentence1": row[0], "mean_characters": round(row[1], 1)}
+        query = "SELECT count(DISTINCT sentence1), avg(length(sentence1) + length(sentence2)) / 2 FROM pair"
+        different, mean = self._db.execute(query).fetchone()
+        return {"different_sentence1": different, "mean_characters": round(mean or 0, 1)}
 
     def origins(self, pairs: int) -> list[Origin]:
         """Where the first `pairs` pairs came from, the most frequent first."""
@@ -279,3 +281,27 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
         except sqlite3.Error as error:
             raise Fatal(f"PAIRWRIGHT_HOME: can't use the dataset {file}: {error}") from None
         yield Dataset(connection)
+
+
+class DatasetThread(ThreadPoolExecutor):
+    """Runs calls on a dataset one after the other in one thread, each to its end, even when its caller is cancelled.
+
+    Use it in a `with`, inside that of the dataset: it ends when the last call has. `folder` is the dataset's.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        super().__init__(1, "dataset")
+        self._dataset, self._folder = dataset, folder
+
+    async def run(self, call: Callable[[Dataset], Result]) -> Result:
+        """The result of `call`, or its error."""
+        return await asyncio.get_running_loop().run_in_executor(self, call, self._dataset)
+
+    async def run_beside(self, call: Callable[[Dataset], Result]) -> Result:
+        """The result of a `call` that only reads and may take seconds: other calls don't wait for it."""
+
+        def _read() -> Result:
+            with open_dataset(self._folder, read_only=True) as dataset:
+                return call(dataset)
+
+        return await asyncio.to_thread(_read)

@@ -44,13 +44,10 @@ async def run_child(id_: int, epoch: int, on_progress: Callable[[Progress], None
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if last.error is None and (status != 0 or last.version is None):
-        return last.model_copy(update={"error": _describe(status), "version": None})
-    return last
-
-
-def _describe(status: int) -> str:
-    if status >= 0:
-        return f"its process ended with status {status} and said nothing"
-    name = signal.Signals(-status).name
-    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if last.error is not None or (status == 0 and last.version is not None):
+        return last
+    error = f"its process ended with status {status} and said nothing"
+    if status < 0:
+        name = signal.Signals(-status).name
+        error = f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return last.model_copy(update={"error": error, "version": None})

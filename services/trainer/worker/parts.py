@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from services.trainer.dataset.store import DatasetThread
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.round_requests import RoundRequests
 from shared.errors import first_line
 from shared.heartbeat import Heartbeats

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -25,14 +26,10 @@ def progress_bar() -> Iterator[Callable[[int, Progress], None]]:
     def show(round_: int, progress: Progress) -> None:
         loss = [f"loss {progress.loss:.4f}"] if progress.loss is not None else []
         dev = [f"dev {progress.dev:.2f}"] if progress.dev is not None else []
+        fields: dict[str, Any] = {"round": f"round {round_}", "numbers": ", ".join([*loss, *dev])}
+        fields["visible"] = progress.version is None and progress.error is None
         display.update(
-            task,
-            description=progress.state,
-            completed=progress.step,
-            total=progress.steps or None,
-            visible=progress.version is None and progress.error is None,
-            round=f"round {round_}",
-            numbers=", ".join([*loss, *dev]),
+            task, description=progress.state, completed=progress.step, total=progress.steps or None, **fields
         )
 
     try:

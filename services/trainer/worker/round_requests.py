@@ -17,8 +17,8 @@ class RoundRequests:
     """One dataset's requests, through Redis."""
 
     def __init__(self, redis: Redis, dataset: str) -> None:
-        self._redis, self._dataset = redis, dataset
-        self._requested = key(dataset, "trainer", "wanted")
+        self._redis = redis
+        self._requested, self._answers = key(dataset, "trainer", "wanted"), key(dataset, "trainer", "answer")
 
     async def ask(self, stopping: asyncio.Event) -> str | None:
         """Ask, and wait for the answer; None when there is none in time, or `stopping` is set before."""
@@ -27,20 +27,15 @@ class RoundRequests:
         await self._redis.expire(self._requested, EXPIRES_AFTER_S)
         deadline = time.monotonic() + ANSWER_WITHIN_S
         while time.monotonic() < deadline and not stopping.is_set():
-            text = await self._redis.get(self._answer_key(token))
-            if text is not None:
+            if (text := await self._redis.get(f"{self._answers}:{token}")) is not None:
                 return str(text)
             await pause(stopping, LOOK_S)
         return None
 
     async def take(self) -> list[str]:
         """The tokens of all open requests; they are the caller's to answer now."""
-        tokens = await self._redis.rpop(self._requested, EXPIRES_AFTER_S)
-        return [str(token) for token in tokens or []]
+        return [str(token) for token in await self._redis.rpop(self._requested, EXPIRES_AFTER_S) or []]
 
     async def answer(self, token: str, text: str) -> None:
         """A round's number, or why there is none."""
-        await self._redis.set(self._answer_key(token), text, ex=EXPIRES_AFTER_S)
-
-    def _answer_key(self, token: str) -> str:
-        return key(self._dataset, "trainer", "answer", token)
+        await self._redis.set(f"{self._answers}:{token}", text, ex=EXPIRES_AFTER_S)

@@ -199,9 +199,8 @@ class RoundScheduler:
         with log_context(round=round_.id), tracing.span(
             "round", parent=parent, links=[] if parent else sources, round=round_.id, pairs=round_.pairs
         ), self._metrics.running.track_inprogress():  # fmt: skip
-            log.info(
-                "round %d starts: %s", round_.id, f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
-            )
+            size = f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
+            log.info("round %d starts: %s", round_.id, size)
             last = await self._run_round(round_.id, self._epoch, self._follow)
             self._metrics.observe_round(last, time.monotonic() - began)
             tracing.set_attributes(outcome=last.outcome, version=last.version or "")
@@ -220,21 +219,21 @@ class RoundScheduler:
         await self._dataset.run(lambda dataset: dataset.forget_traces(round_))
 
     async def _conclude(self, round_: Round, last: Progress) -> None:
+        version = last.version
         if last.error is not None and last.transient:
             self._postpone(f"round {round_.id}", Exception(last.error))
-            return
-        version = last.version
-        if last.error is not None or version is None:
+        elif last.error is not None or version is None:
             await self._retry_or_fail(round_, last.error or "no version came of it")
-            return
-        await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, last.rejection))
-        self.error = None
-        if last.rejection is not None:
-            log.warning("round %d is rejected, %s stays current: %s", round_.id, self._store.current(), last.rejection)
-            return
-        await self._heartbeats.announce(version)
-        scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
-        log.info("round %d is published as %s%s", round_.id, version, scores)
+        else:
+            await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, last.rejection))
+            self.error = None
+            if last.rejection is not None:
+                current = self._store.current()
+                log.warning("round %d is rejected, %s stays current: %s", round_.id, current, last.rejection)
+                return
+            await self._heartbeats.announce(version)
+            scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
+            log.info("round %d is published as %s%s", round_.id, version, scores)
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's error, not the round's: it doesn't count."""
@@ -251,10 +250,10 @@ class RoundScheduler:
         if failures > RETRIES:
             await self._dataset.run(lambda dataset: dataset.fail(round_.id))
             log.error("%s; given up after %d tries, its pairs stay for the next round", self.error, failures)
-            return
-        pause_s = retry_pause_s(failures, self._settings)
-        self._not_before = time.monotonic() + pause_s
-        log.warning("%s; running it again in %.0f s", self.error, pause_s)
+        else:
+            pause_s = retry_pause_s(failures, self._settings)
+            self._not_before = time.monotonic() + pause_s
+            log.warning("%s; running it again in %.0f s", self.error, pause_s)
 
     def _follow(self, progress: Progress) -> None:
         self._progress = progress
