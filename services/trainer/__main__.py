@@ -4,49 +4,30 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
 from services.trainer.commands.cli import command_line
-from services.trainer.dataset.store import DatasetThread, Round, State, lock, open_dataset
+from services.trainer.dataset.store import Round, State, lock
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
-from services.trainer.worker.child import RunRound, run_child
 from services.trainer.worker.health_server import health_server
-from services.trainer.worker.loop import BLOCK_MS, Worker
-from services.trainer.worker.parts import OnProgress, Parts
+from services.trainer.worker.loop import Worker
+from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
 from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
 from shared.errors import Fatal
-from shared.lease import ASK_S, Lease
+from shared.lease import ASK_S
 from shared.model_store import ModelStore
 from shared.process import exit_with, run
-from shared.queue import open_queue
-from shared.redis import command_client, reading_client
 from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer")
-
-
-@contextlib.asynccontextmanager
-async def build(
-    settings: Settings, own: TrainerSettings, metrics: Metrics, on_progress: OnProgress, run_round: RunRound = run_child
-) -> AsyncIterator[Parts]:
-    """Open the dataset and the queue, and build the parts around them. Raises `Fatal`."""
-    with contextlib.ExitStack() as stack:
-        dataset = stack.enter_context(open_dataset(settings.dataset_dir))
-        url = stack.enter_context(open_queue(settings.redis_url, settings.queue_dir))
-        thread = stack.enter_context(DatasetThread(dataset, settings.dataset_dir))
-        reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
-        lease = Lease(commands, settings.dataset, "trainer", dataset.id)
-        yield Parts(settings, own, metrics, on_progress, run_round, thread, lease, reading, commands)
-        await asyncio.gather(reading.aclose(), commands.aclose())
 
 
 def stop_event() -> asyncio.Event:

@@ -9,13 +9,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.trainer.__main__ import build, work_with
+from services.trainer.__main__ import work_with
 from services.trainer.dataset.store import Dataset, Round
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound
-from services.trainer.worker.parts import Parts
+from services.trainer.worker.parts import Parts, build
 from shared.manifest import Card
 from shared.model_store import ModelStore
 from shared.pairs import Pair

@@ -11,6 +11,7 @@ from services.trainer.commands.base import AsJson, configured, group
 from services.trainer.commands.round import run_one_round
 from shared.settings import Settings
 
+Once = Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")]
 MODEL_HELP = "current, previous, a version's id, default (untrained), a folder or a hub id"
 DATA_HELP = (
     "a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as sentence-transformers'"
@@ -29,9 +30,7 @@ def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
             start(configured(), False)
 
     @app.command()
-    def train(
-        once: Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")] = False,
-    ) -> None:
+    def train(once: Once = False) -> None:
         """Collect and train; with --once, one round now and then end."""
         start(configured(), once)
 

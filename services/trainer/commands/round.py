@@ -32,8 +32,7 @@ LEAST_FREE_BYTES = 32 * 2**20
 
 def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int = 0) -> None:
     """Run one planned round (what the trainer does itself), and report how it goes as JSON lines."""
-    reporter = Reporter(sys.stdout)
-    home = Path()
+    reporter, home = Reporter(sys.stdout), Path()
     try:
         common, own = load(Settings), load(TrainerSettings)
         configure_logging(common.log_level, common.log_format, "trainer")

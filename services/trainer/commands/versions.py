@@ -16,6 +16,7 @@ from shared.model_store import BrokenVersion, ModelStore, NoVersion
 BRIEF = {"files", "probe"}
 
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
+Rejected = Annotated[bool, typer.Option("--rejected", help="overrule the gate")]
 
 app = group("List, show, activate and delete versions.")
 
@@ -65,9 +66,7 @@ def show(version: Version) -> None:
 
 
 @app.command()
-def activate(
-    version: Version, rejected: Annotated[bool, typer.Option("--rejected", help="overrule the gate")] = False
-) -> None:
+def activate(version: Version, rejected: Rejected = False) -> None:
     """Make a version current; with --rejected, a candidate that the gate refused."""
     with _store() as store:
         is_candidate = any(one.id == version for one in store.rejected())

@@ -21,7 +21,6 @@ COLUMNS = {
     "score": ("score", "label", "similarity_score", "similarity", "relatedness_score"),
 }
 """What others call our columns; text_a, text_b and label are those of the original DINO's files."""
-ORIGIN = ("task", "label", "job", "teacher", "seed")
 
 STRINGS = ("sentence1", "sentence2"), ("dataset", "task", "label", "job", "teacher")
 SENTENCES, PROVENANCE = (dict.fromkeys(names, pa.string()) for names in STRINGS)
@@ -74,10 +73,7 @@ def our_columns(row: Row) -> dict[str, Any]:
 
 
 def parse_row(row: Row, dataset: str, scale: tuple[float, float], source: str) -> PairRecord:
-    """Other people's row as a pair; `scale` is that of its score, `source` stands for a missing teacher.
-
-    Raises `BadRow`.
-    """
+    """Other people's row as a pair; `scale` is its score's, `source` stands for a missing teacher. Raises `BadRow`."""
     columns = our_columns(row)
     for column, value in columns.items():
         if value is None:
@@ -88,11 +84,11 @@ def parse_row(row: Row, dataset: str, scale: tuple[float, float], source: str) -
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise BadRow(f"{first['loc'][0]}: {first['msg']}") from None
-    origin: Row = {"task": "import", "label": label, "job": "import", "teacher": source, "seed": 0} | {
-        name: row[name] for name in ORIGIN if row.get(name) is not None
-    }
-    strings = {name: str(origin[name]) for name in ORIGIN if name != "seed"}
-    return PairRecord(pair=pair, provenance=Provenance(dataset=dataset, **strings, seed=int(origin["seed"])))
+    defaults: Row = {"task": "import", "label": label, "job": "import", "teacher": source, "seed": 0}
+    origin = {name: row[name] if row.get(name) is not None else value for name, value in defaults.items()}
+    seed = int(origin.pop("seed"))
+    strings = {name: str(value) for name, value in origin.items()}
+    return PairRecord(pair=pair, provenance=Provenance(dataset=dataset, **strings, seed=seed))
 
 
 def _score(value: Any, low: float, high: float) -> float:

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -25,14 +25,8 @@ FILE = "pairs.sqlite"
 Result = TypeVar("Result")
 
 
-class State(StrEnum):
-    """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
-
-    PLANNED = "planned"
-    TRAINING = "training"
-    PUBLISHED = "published"
-    REJECTED = "rejected"
-    FAILED = "failed"
+State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
+"""What became of a round: planned -> training -> published, rejected by the gate, or failed."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +51,6 @@ class Round:
     """Why it failed, failed last, or was rejected."""
     started: float | None
     finished: float | None
-
-
-COLUMNS = ", ".join(field.name for field in fields(Round))
 
 
 class StoredPair(NamedTuple):
@@ -93,10 +84,7 @@ class Dataset:
         return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
 
     def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
-        """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat.
-
-        `traceparents` are the spans that brought them.
-        """
+        """Keep pairs that these spans brought; how many were new. A pair's first score stays. Safe to repeat."""
         before, now = self._db.total_changes, time.time()
         columns = ((record.pair, record.provenance.model_dump_json()) for record in records)
         with self._db:
@@ -141,10 +129,7 @@ class Dataset:
         return self.count() - int(self._db.execute("SELECT coalesce(max(pairs), 0) FROM round").fetchone()[0])
 
     def hash(self, pairs: int) -> str | None:
-        """SHA-256 over the content hashes and scores of the first `pairs` pairs, whatever order they came in.
-
-        One line a pair, its hash in hexadecimal digits and its score, sorted by hash. Takes seconds for a million.
-        """
+        """SHA-256 over the first `pairs` pairs: a line each, its hash in hexadecimal digits and its score, by hash."""
         if not pairs:
             return None
         digest = hashlib.sha256()
@@ -181,7 +166,7 @@ class Dataset:
         return self._select("true")
 
     def _select(self, condition: str, *values: object) -> list[Round]:
-        rows = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE {condition} ORDER BY id", values)
+        rows = self._db.execute(f"SELECT * FROM round WHERE {condition} ORDER BY id", values)
         return [Round(**dict(row) | {"state": State(row["state"])}) for row in rows]
 
     def pairs(self, round_: Round) -> Iterator[StoredPair]:
@@ -244,10 +229,7 @@ class Dataset:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[bool]:
-    """Try for the lock that a dataset's trainer holds; yields whether it is ours now.
-
-    The kernel gives it back when this process dies, however it dies. Raises `Fatal` when the folder can't be used.
-    """
+    """Yields whether the lock of the dataset's trainer is ours now; the kernel frees it when we die. Raises `Fatal`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")
@@ -284,10 +266,7 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
 
 
 class DatasetThread(ThreadPoolExecutor):
-    """Runs calls on a dataset one after the other in one thread, each to its end, even when its caller is cancelled.
-
-    Use it in a `with`, inside that of the dataset: it ends when the last call has. `folder` is the dataset's.
-    """
+    """Runs calls on a dataset in one thread, each to its end even when its caller is cancelled."""
 
     def __init__(self, dataset: Dataset, folder: Path) -> None:
         super().__init__(1, "dataset")

@@ -39,15 +39,12 @@ class Collector:
         return time.monotonic() - self._last_new
 
     async def collect(self, block_ms: int) -> int:
-        """Move one batch, waiting up to `block_ms` for it; how many entries came.
-
-        Raises RedisError, OSError or sqlite3.Error; the entries come again then.
-        """
+        """Move a batch, waiting up to `block_ms`; how many entries. Raises RedisError, OSError or sqlite3.Error."""
         deliveries = await self._reader.read(CONSUMER, block_ms=block_ms)
         try:
             await self._keep(deliveries)
         except BaseException:
-            self._reader.rewind()  # or they would wait for the next restart
+            self._reader.rewind()  # the entries come again, or they would wait for the next restart
             raise
         return len(deliveries)
 

@@ -6,14 +6,13 @@ import logging
 import sqlite3
 
 from services.trainer.publishing.retention import repair
-from services.trainer.worker.parts import Parts
+from services.trainer.worker.parts import BLOCK_MS, Parts
 from services.trainer.worker.scheduler import TRANSIENT, RoundScheduler
 from shared.backoff import Backoff, pause
 from shared.errors import Fatal, first_line
 
 log = logging.getLogger(__name__)
 
-BLOCK_MS = 1000
 HEARTBEAT_S = 2.0
 REPAIR_S = 600.0
 
@@ -83,11 +82,11 @@ class Worker:
             self._outage = f"can't collect: {first_line(error)}"
             self._metrics.set_health(self._outage, self._rounds.error)
             await pause(self._stopping, self._backoff.next_s())
-            return
-        if self._outage is not None:
-            log.info("collecting again")
-        self._outage = None
-        self._backoff.reset()
+        else:
+            if self._outage is not None:
+                log.info("collecting again")
+            self._outage = None
+            self._backoff.reset()
 
     async def _post_status(self) -> None:
         while True:

@@ -23,13 +23,10 @@ def retry_pause_s(failures: int, settings: TrainerSettings) -> float:
 
 
 def yields_to_generation(wait: Wait) -> bool:
-    """Whether a round waits while pairs are generated.
-
-    vLLM's worker threads spin in step: when training takes one of their few cores, all of them wait for it.
-    """
-    if wait == "auto":
-        return (os.cpu_count() or 1) < FEW_CORES and not NVIDIA.exists()
-    return wait == "always"
+    """Whether a round waits while pairs are generated."""
+    # vLLM's worker threads spin in step: when training takes one of their few cores, all of them wait for it.
+    is_slowed = (os.cpu_count() or 1) < FEW_CORES and not NVIDIA.exists()
+    return is_slowed if wait == "auto" else wait == "always"
 
 
 class Patience:
@@ -43,7 +40,6 @@ class Patience:
         """Whether to wait on. The clock starts with the first call that finds generation busy and ends with False."""
         if self._since is None:
             self._since = now_s
-        if busy and now_s - self._since < self._limit_s:
-            return True
-        self._since = None
-        return False
+        lasts = busy and now_s - self._since < self._limit_s
+        self._since = self._since if lasts else None
+        return lasts

@@ -48,10 +48,7 @@ class RoundScheduler:
         """How the last try failed; None after a success."""
 
     async def plan_base(self) -> None:
-        """Have the untrained base published if there is nothing to serve, so that `/embed` answers from the start.
-
-        Raises OSError or sqlite3.Error.
-        """
+        """Have the untrained base published, for `/embed`, if nothing else is. Raises OSError or sqlite3.Error."""
 
         def _plan(dataset: Dataset) -> None:
             current = self._store.current()
