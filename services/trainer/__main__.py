@@ -106,10 +106,8 @@ async def run_once(parts: Parts, stopping: asyncio.Event) -> tuple[Round, str | 
 async def follow_other_trainer(parts: Parts, stopping: asyncio.Event) -> Round:
     """Ask the trainer that holds the dataset for a round and show how it goes; what came of it. Raises `Fatal`."""
     answer = await parts.requests.ask(stopping)
-    if answer is None:
-        raise Fatal("the trainer that works on this dataset didn't answer; see its log (is a round running?)")
-    if not answer.isdecimal():
-        raise Fatal(answer)
+    if answer is None or not answer.isdecimal():
+        raise Fatal(answer or "the trainer that works on this dataset didn't answer; see its log (is a round running?)")
     id_ = int(answer)
     while (round_ := await parts.dataset.run(lambda dataset: dataset.round(id_))).finished is None:
         if stopping.is_set():

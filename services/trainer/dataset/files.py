@@ -21,7 +21,6 @@ COLUMNS = {
     "score": ("score", "label", "similarity_score", "similarity", "relatedness_score"),
 }
 """What others call our columns; text_a, text_b and label are those of the original DINO's files."""
-
 STRINGS = ("sentence1", "sentence2"), ("dataset", "task", "label", "job", "teacher")
 SENTENCES, PROVENANCE = (dict.fromkeys(names, pa.string()) for names in STRINGS)
 SCHEMA = pa.schema(SENTENCES | {"score": pa.float64()} | PROVENANCE | {"seed": pa.int64(), "collected": pa.float64()})

@@ -49,12 +49,9 @@ DROP TABLE round1;
 def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
     """Durability, and the tables. Raises `Fatal` for a file of a newer Pairwright, or sqlite3.Error."""
     connection.row_factory = sqlite3.Row
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    else:
-        # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+    # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
+    for pragma in ["query_only = ON"] if read_only else ["journal_mode = WAL", "synchronous = FULL"]:
+        connection.execute(f"PRAGMA {pragma}")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise Fatal(f"the dataset was written by a newer Pairwright (schema {version}, this one knows {SCHEMA})")

@@ -24,7 +24,6 @@ FILE = "pairs.sqlite"
 
 Result = TypeVar("Result")
 
-
 State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
 """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -14,22 +16,52 @@ from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound, run_child
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.round_requests import RoundRequests
+from shared.backoff import pause
 from shared.errors import first_line
 from shared.heartbeat import Heartbeats
 from shared.lease import Lease
 from shared.model_store import ModelStore
 from shared.queue import open_queue
-from shared.redis import command_client, reading_client
+from shared.redis import command_client, key, reading_client
 from shared.settings import Settings
 from shared.stream import PairStream
 
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 1000
+EXPIRES_AFTER_S = 600
+LOOK_S, ANSWER_WITHIN_S = 0.5, 60.0
 
 OnProgress = Callable[[int, Progress], None]
 """Is called with a round's number and how far it is."""
+
+
+class RoundRequests:
+    """Asking for a round now, through Redis: `train --once` asks, the trainer that runs answers with its number."""
+
+    def __init__(self, redis: Redis, dataset: str) -> None:
+        self._redis = redis
+        self._requested, self._answers = key(dataset, "trainer", "wanted"), key(dataset, "trainer", "answer")
+
+    async def ask(self, stopping: asyncio.Event) -> str | None:
+        """Ask, and wait for the answer; None when there is none in time, or `stopping` is set before."""
+        token = secrets.token_hex(8)
+        await self._redis.lpush(self._requested, token)
+        await self._redis.expire(self._requested, EXPIRES_AFTER_S)
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while time.monotonic() < deadline and not stopping.is_set():
+            if (text := await self._redis.get(f"{self._answers}:{token}")) is not None:
+                return str(text)
+            await pause(stopping, LOOK_S)
+        return None
+
+    async def take(self) -> list[str]:
+        """The tokens of all open requests; they are the caller's to answer now."""
+        return [str(token) for token in await self._redis.rpop(self._requested, EXPIRES_AFTER_S) or []]
+
+    async def answer(self, token: str, text: str) -> None:
+        """A round's number, or why there is none."""
+        await self._redis.set(f"{self._answers}:{token}", text, ex=EXPIRES_AFTER_S)
 
 
 @dataclass

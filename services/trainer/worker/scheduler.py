@@ -3,29 +3,69 @@
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from services.trainer.dataset.store import Dataset, Round
 from services.trainer.progress import Progress
+from services.trainer.settings import TrainerSettings, Wait
 from services.trainer.students import names
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.parts import Parts
-from services.trainer.worker.round_policy import Patience, due, retry_pause_s, yields_to_generation
 from shared import tracing
+from shared.backoff import Backoff
 from shared.errors import Fatal, first_line
 from shared.logs import log_context
 
 log = logging.getLogger(__name__)
 
+FEW_CORES = 8
+NVIDIA = Path("/dev/nvidiactl")
 RETRIES = 3
 MACHINE_PAUSE_S = 5.0
 LOG_S = 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
+
+
+def due(new_pairs: int, idle_s: float, settings: TrainerSettings) -> bool:
+    """Whether the new pairs are worth a round: many, or some and then `idle_s` seconds without another."""
+    some_and_quiet = new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+    return some_and_quiet or new_pairs >= settings.round_pairs
+
+
+def retry_pause_s(failures: int, settings: TrainerSettings) -> float:
+    """Seconds before a round that has failed so many times is run again."""
+    return Backoff(settings.retry_seconds, math.inf, factor=4, jitter=0, failures=failures - 1).next_s()
+
+
+def yields_to_generation(wait: Wait) -> bool:
+    """Whether a round waits while pairs are generated."""
+    # vLLM's worker threads spin in step: when training takes one of their few cores, all of them wait for it.
+    is_slowed = (os.cpu_count() or 1) < FEW_CORES and not NVIDIA.exists()
+    return is_slowed if wait == "auto" else wait == "always"
+
+
+class Patience:
+    """Waits for generation to end, but not for ever."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: float | None = None
+
+    def lasts(self, busy: bool, now_s: float) -> bool:
+        """Whether to wait on. The clock starts with the first call that finds generation busy and ends with False."""
+        if self._since is None:
+            self._since = now_s
+        lasts = busy and now_s - self._since < self._limit_s
+        self._since = self._since if lasts else None
+        return lasts
 
 
 class RoundScheduler:
@@ -70,7 +110,8 @@ class RoundScheduler:
             if round_ is None:
                 may_start = redis_answers and await self._is_due()
             else:  # publishing the base takes no time worth waiting
-                may_start = round_.id == 0 or not await self._must_wait()
+                self._waiting = round_.id != 0 and await self._must_wait()
+                may_start = not self._waiting
             if may_start:
                 self._running = asyncio.create_task(self._plan_and_run(round_))
         except TRANSIENT as error:
@@ -128,24 +169,20 @@ class RoundScheduler:
             if await self._dataset.run(Dataset.count):
                 return True
             await self._answer("there are no pairs to train on")
-        if not due(await self._dataset.run(Dataset.count_new), self._collector.idle_s, self._settings):
-            self._waiting = False
-            return False
-        if await self._must_wait():
-            return False
-        await self._collector.drain()
-        return True
+        is_due = due(await self._dataset.run(Dataset.count_new), self._collector.idle_s, self._settings)
+        self._waiting = is_due and await self._must_wait()
+        if is_due and not self._waiting:
+            await self._collector.drain()
+        return is_due and not self._waiting
 
     async def _must_wait(self) -> bool:
         """Whether generation has the cores for now."""
-        waits = self._yields and not self._tokens
-        if waits:
-            status: dict[str, Any] = {}
-            with contextlib.suppress(*TRANSIENT, ValueError):  # the heartbeat is only a hint
-                status = await self._heartbeats.read("generation")
-            waits = self._patience.lasts(bool(status.get("running_jobs")), time.monotonic())
-        self._waiting = waits
-        return waits
+        if not self._yields or self._tokens:
+            return False
+        status: dict[str, Any] = {}
+        with contextlib.suppress(*TRANSIENT, ValueError):  # the heartbeat is only a hint
+            status = await self._heartbeats.read("generation")
+        return self._patience.lasts(bool(status.get("running_jobs")), time.monotonic())
 
     async def _plan_and_run(self, round_: Round | None) -> None:
         try:
@@ -227,10 +264,10 @@ class RoundScheduler:
             if last.rejection is not None:
                 current = self._store.current()
                 log.warning("round %d is rejected, %s stays current: %s", round_.id, current, last.rejection)
-                return
-            await self._heartbeats.announce(version)
-            scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
-            log.info("round %d is published as %s%s", round_.id, version, scores)
+            else:
+                await self._heartbeats.announce(version)
+                scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
+                log.info("round %d is published as %s%s", round_.id, version, scores)
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's error, not the round's: it doesn't count."""
