@@ -14,7 +14,6 @@ from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 BRIEF = {"files", "probe"}
-
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
 Rejected = Annotated[bool, typer.Option("--rejected", help="overrule the gate")]
 

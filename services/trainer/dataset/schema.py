@@ -26,9 +26,8 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # The traces that pairs came in: the latest span of each that brought some, as W3C traceparent, and between which pairs
 # they lie. A round is linked to those that it is the first to train on.
 TRACES = """
-CREATE TABLE trace (
-    id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL, last_pair INTEGER NOT NULL
-);
+CREATE TABLE trace (id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL,
+    last_pair INTEGER NOT NULL);
 """
 
 # Schema 1 kept hashes as text and marked each pair with the round that took it.

@@ -21,7 +21,6 @@ from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
 FILE = "pairs.sqlite"
-
 Result = TypeVar("Result")
 
 State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])

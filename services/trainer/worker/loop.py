@@ -13,8 +13,7 @@ from shared.errors import Fatal, first_line
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
-REPAIR_S = 600.0
+HEARTBEAT_S, REPAIR_S = 2.0, 600.0
 
 
 class Worker:

@@ -29,11 +29,9 @@ from shared.stream import PairStream
 log = logging.getLogger(__name__)
 
 BLOCK_MS = 1000
-EXPIRES_AFTER_S = 600
-LOOK_S, ANSWER_WITHIN_S = 0.5, 60.0
+EXPIRES_AFTER_S, ANSWER_WITHIN_S, LOOK_S = 600, 60.0, 0.5
 
-OnProgress = Callable[[int, Progress], None]
-"""Is called with a round's number and how far it is."""
+OnProgress = Callable[[int, Progress], None]  # is called with a round's number and how far it is
 
 
 class RoundRequests:

@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 FEW_CORES = 8
 NVIDIA = Path("/dev/nvidiactl")
 RETRIES = 3
-MACHINE_PAUSE_S = 5.0
-LOG_S = 15.0
+MACHINE_PAUSE_S, LOG_S = 5.0, 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
 
