@@ -4,67 +4,30 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
+from redis.exceptions import RedisError
 
 from services.trainer.commands.cli import command_line
-from services.trainer.commands.train_once import follow_other_trainer, print_outcome
-from services.trainer.dataset.store import Dataset, lock, open_dataset
+from services.trainer.dataset.store import Round, State, lock
 from services.trainer.metrics import Metrics
+from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
-from services.trainer.worker.child import RunRound, run_child
-from services.trainer.worker.dataset_thread import DatasetThread
 from services.trainer.worker.health_server import health_server
-from services.trainer.worker.loop import BLOCK_MS, Worker
-from services.trainer.worker.parts import OnProgress, Parts
+from services.trainer.worker.loop import Worker
+from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
-from services.trainer.worker.round_requests import RoundRequests
 from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
 from shared.errors import Fatal
-from shared.heartbeat import Heartbeats
-from shared.lease import ASK_S, Lease
+from shared.lease import ASK_S
 from shared.model_store import ModelStore
 from shared.process import exit_with, run
-from shared.queue import open_queue
-from shared.redis import command_client, reading_client
 from shared.settings import Settings, load
-from shared.stream import PairStream
 
 log = logging.getLogger("services.trainer")
-
-
-@contextlib.asynccontextmanager
-async def build(
-    settings: Settings,
-    own: TrainerSettings,
-    metrics: Metrics,
-    dataset: Dataset,
-    on_progress: OnProgress,
-    run_round: RunRound = run_child,
-) -> AsyncIterator[Parts]:
-    """Build the parts around an open dataset. Raises `Fatal`."""
-    folder = settings.dataset_dir
-    with open_queue(settings.redis_url, settings.queue_dir) as url, DatasetThread(dataset, folder) as thread:
-        name, reading, commands = settings.dataset, reading_client(url, BLOCK_MS / 1000), command_client(url)
-        yield Parts(
-            settings=settings,
-            own=own,
-            dataset=thread,
-            store=ModelStore(settings.models_dir),
-            reader=PairStream(reading, name),
-            writer=PairStream(commands, name),
-            heartbeats=Heartbeats(commands, name),
-            requests=RoundRequests(commands, name),
-            lease=Lease(commands, name, "trainer", dataset.id),
-            metrics=metrics,
-            on_progress=on_progress,
-            run_round=run_round,
-        )
-        await asyncio.gather(reading.aclose(), commands.aclose())
 
 
 def stop_event() -> asyncio.Event:
@@ -77,15 +40,21 @@ def stop_event() -> asyncio.Event:
 
 async def work(settings: Settings, own: TrainerSettings) -> None:
     """Collect and train until SIGTERM or SIGINT, whenever no other trainer does."""
-    check_student(settings)
+    try:
+        names.check(settings.student)
+    except Fatal:
+        # Before anything was ever served it is a typing error; later it may be a disk that is not mounted.
+        if ModelStore(settings.models_dir).current() is None:
+            raise
+        log.warning("the base student is not there now; rounds wait for it")
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
     async with health_server(own.host, own.port, metrics):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
-                    with open_dataset(folder) as dataset, progress_bar() as show:
-                        async with build(settings, own, metrics, dataset, show) as parts:
+                    with progress_bar() as show:
+                        async with build(settings, own, metrics, show) as parts:
                             await work_with(parts, stopping)
                     continue
             if not has_warned:
@@ -103,51 +72,65 @@ async def work_with(parts: Parts, stopping: asyncio.Event) -> None:
 
 
 async def train_once(settings: Settings, own: TrainerSettings) -> None:
-    """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` when nothing comes of it."""
-    stopping, metrics, folder = stop_event(), Metrics(CollectorRegistry()), settings.dataset_dir
-    with lock(folder) as is_ours, open_dataset(folder) as dataset, progress_bar() as show:
-        async with build(settings, own, metrics, dataset, show) as parts:
+    """One round now: here, or by the trainer that works on this dataset. Raises `Fatal` unless it is published."""
+    stopping, metrics = stop_event(), Metrics(CollectorRegistry())
+    with lock(settings.dataset_dir) as is_ours, progress_bar() as show:
+        async with build(settings, own, metrics, show) as parts:
             if not is_ours:
-                await follow_other_trainer(parts, stopping)
+                round_, error = await follow_other_trainer(parts, stopping), None
+            elif await parts.take_lease(stopping):
+                round_, error = await run_once(parts, stopping)
+            else:
                 return
-            if not await parts.take_lease(stopping):
-                return
-            rounds = RoundScheduler(parts, parts.collector())
-            renewal, running = asyncio.create_task(parts.lease.keep()), asyncio.create_task(rounds.run_once())
-            await asyncio.wait({running, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
-            renewal.cancel()
-            running.cancel()
-            await asyncio.wait({running})  # its child process ends with it
-            await parts.lease.release()
-            if running.cancelled():
-                raise Fatal("stopped; the round goes on at the next start")
-    print_outcome(running.result(), rounds.error)
+    if round_.state == State.REJECTED:
+        raise Fatal(f"round {round_.id} is rejected, as {round_.version}: {round_.reason}")
+    if round_.state != State.PUBLISHED:
+        raise Fatal(error or f"round {round_.id} failed: {round_.reason}")
+    print(f"round {round_.id} is published as {round_.version}")  # noqa: T201
 
 
-def check_student(settings: Settings) -> None:
-    """Raise `Fatal` for a student that can't be one, before anything was ever served: then it is a typing error.
+async def run_once(parts: Parts, stopping: asyncio.Event) -> tuple[Round, str | None]:
+    """Run one round under our lease; what became of it, and the last error. Raises `Fatal`."""
+    rounds = RoundScheduler(parts, parts.collector())
+    renewal, running = asyncio.create_task(parts.lease.keep()), asyncio.create_task(rounds.run_once())
+    await asyncio.wait({running, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    renewal.cancel()
+    running.cancel()
+    await asyncio.wait({running})  # its child process ends with it
+    await parts.lease.release()
+    if running.cancelled():
+        raise Fatal("stopped; the round goes on at the next start")
+    return running.result(), rounds.error
 
-    Later it may be a disk that is not mounted, and rounds wait for it.
-    """
-    try:
-        names.check(settings.student)
-    except Fatal:
-        if ModelStore(settings.models_dir).current() is None:
-            raise
-        log.warning("the base student is not there now; rounds wait for it")
+
+async def follow_other_trainer(parts: Parts, stopping: asyncio.Event) -> Round:
+    """Ask the trainer that holds the dataset for a round and show how it goes; what came of it. Raises `Fatal`."""
+    answer = await parts.requests.ask(stopping)
+    if answer is None or not answer.isdecimal():
+        raise Fatal(answer or "the trainer that works on this dataset didn't answer; see its log (is a round running?)")
+    id_ = int(answer)
+    while (round_ := await parts.dataset.run(lambda dataset: dataset.round(id_))).finished is None:
+        if stopping.is_set():
+            raise Fatal(f"no longer following it; round {id_} goes on")
+        with contextlib.suppress(RedisError, OSError, ValueError):
+            status = await parts.heartbeats.read("trainer") | {"version": None, "error": None}  # of another round
+            parts.on_progress(id_, Progress.model_validate(status))
+        await pause(stopping, ASK_S)
+    return round_
+
+
+def start(settings: Settings, once: bool) -> None:
+    """Train, and send the traces before the process ends."""
+    own = load(TrainerSettings)
+    stop_tracing = tracing.start("trainer")
+    run("trainer", train_once(settings, own) if once else work(settings, own))
+    stop_tracing()
 
 
 def main() -> None:
     """Do what the command line asks for."""
-
-    def start(settings: Settings, once: bool = False) -> None:
-        own = load(TrainerSettings)
-        stop_tracing = tracing.start("trainer")
-        run("trainer", train_once(settings, own) if once else work(settings, own))
-        stop_tracing()
-
     try:
-        command_line(start, lambda settings: start(settings, once=True))()
+        command_line(start)()
     except Fatal as fatal:
         exit_with("trainer", fatal)
 

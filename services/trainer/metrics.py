@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.trainer.progress import Progress
 
 ROUND_SECONDS = (3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
-OUTCOMES = ("published", "rejected", "failed", "postponed")
 
 
 class Metrics:
@@ -16,24 +16,17 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-
-        def gauge(name: str, meaning: str) -> Gauge:
-            return Gauge(f"pairwright_trainer_{name}", meaning, registry=registry)
-
+        counter = partial(Counter, namespace="pairwright", subsystem="trainer", registry=registry)
+        gauge = partial(Gauge, namespace="pairwright", subsystem="trainer", registry=registry)
         self._lease_held = gauge("lease_held", "1 while this trainer works on the dataset, 0 while it waits.")
         self._collecting = gauge("collecting", "1 while pairs can be taken from the stream and kept.")
-        self.collected = Counter(
-            "pairwright_trainer_pairs_collected", "Entries taken from the stream, known pairs among them.",
-            registry=registry,
-        )  # fmt: skip
+        self.collected = counter("pairs_collected", "Entries taken from the stream, known pairs among them.")
         self.pairs = gauge("dataset_pairs", "Pairs in the dataset.")
         self.new_pairs = gauge("new_pairs", "Pairs that came since the last round was planned.")
         self.dead_letters = gauge("dead_letters", "Entries that could not be kept and were put aside.")
-        self._rounds = Counter(
-            "pairwright_trainer_rounds", "Tries at a round: published, rejected, failed, or put off by the machine.",
-            ("outcome",), registry=registry,
-        )  # fmt: skip
-        for outcome in OUTCOMES:  # an alert on a rise needs the zero before it
+        outcomes = "Tries at a round: published, rejected, failed, or put off by the machine."
+        self._rounds = counter("rounds", outcomes, ("outcome",))
+        for outcome in ("published", "rejected", "failed", "postponed"):  # an alert on a rise needs the zero before it
             self._rounds.labels(outcome)
         self._round_seconds = Histogram(
             "pairwright_trainer_round_seconds", "Time of a try at a round.", buckets=ROUND_SECONDS, registry=registry
@@ -43,9 +36,8 @@ class Metrics:
         self._steps = gauge("round_steps", "Steps that the round will have.")
         self._loss = gauge("round_loss", "Mean loss of the latest steps.")
         self._dev = gauge("dev_score", "Spearman x 100 on generated dev pairs, of the newest version published.")
-        self._published = gauge(
-            "last_published_timestamp_seconds", "When the newest version was published, in Unix time."
-        )
+        published = "When the newest version was published, in Unix time."
+        self._published = gauge("last_published_timestamp_seconds", published)
         for unknown in (self._dev, self._published):  # until a version is known
             unknown.set(float("nan"))
         self._error = gauge("error", "1 while the last try at collecting or at a round has failed.")

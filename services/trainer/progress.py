@@ -5,8 +5,6 @@ from typing import TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-INTERVAL_S = 0.1
-
 
 class Progress(BaseModel):
     """How far a round is. The last line of a round has its `version` (with a `rejection` or without) or its `error`."""
@@ -41,14 +39,12 @@ class Reporter:
     """Writes progress: what matters at once, and steps at most ten times a second."""
 
     def __init__(self, output: TextIO) -> None:
-        self._output = output
-        self._last_s = 0.0
-        self._state: str | None = None
+        self._output, self._last_s, self._state = output, 0.0, ""
 
     def report(self, progress: Progress) -> None:
         """Write one line, unless the last one has just been written and this one has nothing new but its step."""
         matters = progress.version is not None or progress.error is not None or progress.state != self._state
-        if matters or time.monotonic() - self._last_s >= INTERVAL_S:
+        if matters or time.monotonic() - self._last_s >= 0.1:
             self._last_s, self._state = time.monotonic(), progress.state
             self._output.write(progress.model_dump_json(exclude_defaults=True) + "\n")
             self._output.flush()

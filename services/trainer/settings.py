@@ -19,9 +19,7 @@ class TrainerSettings(BaseSettings):
     """Environment variables that begin with `PAIRWRIGHT_TRAINER_`."""
 
     model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore")
-    RETIRED: ClassVar = {
-        "PAIRWRIGHT_TRAINER_VIEWS": "PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS",  # retired: remove in 0.3
-    }
+    RETIRED: ClassVar = {"PAIRWRIGHT_TRAINER_VIEWS": "PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS"}  # retired: remove in 0.3
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = PORTS["trainer"]

@@ -9,14 +9,14 @@ from shared.errors import Fatal
 from shared.settings import Settings
 
 
-def _no_worker(_settings: Settings) -> None:
+def _no_worker(_settings: Settings, _once: bool) -> None:
     raise AssertionError("a command was asked for, not the worker")
 
 
 def run_command(home: Path, *arguments: object) -> str:
     """What a command prints. Raises what it raises, `Fatal` among others; it may have printed nothing then."""
     runner = CliRunner(env={"PAIRWRIGHT_HOME": str(home)})
-    done = runner.invoke(command_line(_no_worker, _no_worker), [str(argument) for argument in arguments])
+    done = runner.invoke(command_line(_no_worker), [str(argument) for argument in arguments])
     if done.exception is not None:
         assert done.stdout == ""
         raise done.exception

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from services.trainer.dataset.store import Dataset, open_dataset
+from services.trainer.dataset.store import Dataset, DatasetThread, open_dataset
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
 from shared.pairs import PairRecord
 from shared.redis import command_client, reading_client
 from shared.stream import Delivery, PairStream
@@ -38,7 +37,7 @@ class WithoutUniqueKey(Dataset):
 
     def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:  # noqa: ARG002
         rows = [(record.pair.content_hash.encode() + os.urandom(4), record) for record in records]
-        with self._transaction():
+        with self._db:
             for hash_, record in rows:
                 self._db.execute(
                     "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"

@@ -9,13 +9,13 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from services.trainer.__main__ import build, work_with
-from services.trainer.dataset.store import Dataset, Round, open_dataset
+from services.trainer.__main__ import work_with
+from services.trainer.dataset.store import Dataset, Round
 from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound
-from services.trainer.worker.parts import Parts
+from services.trainer.worker.parts import Parts, build
 from shared.manifest import Card
 from shared.model_store import ModelStore
 from shared.pairs import Pair
@@ -114,10 +114,9 @@ class LocalTrainer:
 async def local_trainer(settings: Settings, run_round: RunRound, **own: Any) -> AsyncIterator[LocalTrainer]:
     """Run a worker until the block ends."""
     metrics = Metrics(CollectorRegistry())
-    with open_dataset(settings.dataset_dir) as dataset:
-        async with build(settings, TrainerSettings(**own), metrics, dataset, lambda *_: None, run_round) as parts:
-            trainer = LocalTrainer(parts)
-            try:
-                yield trainer
-            finally:
-                await trainer.stop()
+    async with build(settings, TrainerSettings(**own), metrics, lambda *_: None, run_round) as parts:
+        trainer = LocalTrainer(parts)
+        try:
+            yield trainer
+        finally:
+            await trainer.stop()

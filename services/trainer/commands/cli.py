@@ -11,22 +11,28 @@ from services.trainer.commands.base import AsJson, configured, group
 from services.trainer.commands.round import run_one_round
 from shared.settings import Settings
 
+Once = Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")]
+MODEL_HELP = "current, previous, a version's id, default (untrained), a folder or a hub id"
+DATA_HELP = (
+    "a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as sentence-transformers'"
+    " evaluators take; NAME:SPLIT names a split"
+)
+DETAILS_HELP = "in the JSON too: intervals, subsets, alignment, uniformity"
 
-def command_line(work: Callable[[Settings], None], train_once: Callable[[Settings], None]) -> typer.Typer:
-    """All commands. `work` is done without one, and `train_once` for `train --once`."""
+
+def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
+    """All commands. `start` is called without one, and for `train`; its flag says whether for one round."""
     app = group("Pairs in, student versions out. Without a command: collect and train until told to stop.")
 
     @app.callback(invoke_without_command=True)
     def _without_command(context: typer.Context) -> None:
         if context.invoked_subcommand is None:
-            work(configured())
+            start(configured(), False)
 
     @app.command()
-    def train(
-        once: Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")] = False,
-    ) -> None:
+    def train(once: Once = False) -> None:
         """Collect and train; with --once, one round now and then end."""
-        (train_once if once else work)(configured())
+        start(configured(), once)
 
     app.command("round")(run_one_round)
     app.command("evaluate")(evaluate)
@@ -36,23 +42,12 @@ def command_line(work: Callable[[Settings], None], train_once: Callable[[Setting
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="current, previous, a version's id, default (untrained), a folder or a hub id")
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     sts: Annotated[Path | None, typer.Option(metavar="DIR", help="a folder of STS files (*.tsv.gz)")] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SET",
-            help="a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as"
-            " sentence-transformers' evaluators take; NAME:SPLIT names a split",
-        ),
-    ] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="SET", help=DATA_HELP)] = None,
     mteb: Annotated[list[str] | None, typer.Option(metavar="TASK", help="a task of MTEB, by its name")] = None,
     as_json: AsJson = False,
-    details: Annotated[
-        bool, typer.Option("--details", help="in the JSON too: intervals, subsets, alignment, uniformity")
-    ] = False,
+    details: Annotated[bool, typer.Option("--details", help=DETAILS_HELP)] = False,
 ) -> None:
     """Spearman x 100 on human-scored sentence pairs."""
     from services.trainer.commands.evaluate import print_scores

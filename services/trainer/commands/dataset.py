@@ -8,12 +8,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from services.trainer.commands.base import AsJson, configured, group
-from services.trainer.dataset.store import Dataset, Origin, open_dataset
+from services.trainer.dataset.store import Dataset, open_dataset
 from shared.errors import Fatal
 
 app = group("Look at the collected pairs, write them to a file, take some in.")
 
 MOST_ORIGINS = 20
+SCALE_HELP = "the scores' scale, if not 0 to 1"
+SOURCE_HELP = "what the provenance names as teacher, for pairs that don't say; the file's name"
+SKIP_HELP = "pass over rows that are no pairs instead of ending there"
 CARD = """---
 language: und
 task_categories: [sentence-similarity]
@@ -24,7 +27,7 @@ configs:
 ---
 # Sentence pairs collected by Pairwright
 
-{pairs} pairs of the dataset `{dataset}`, {sentences} different `sentence1`.
+{pairs} pairs of the dataset `{dataset}`, {different_sentence1} different `sentence1`.
 `score` runs from 0 (different topics) to 1 (same meaning).
 
 Dataset hash (SHA-256 over the sorted content hashes and scores): `{hash}`
@@ -66,8 +69,7 @@ def export(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             written = write(dataset.records(), file)
-            card = _card(settings.dataset, stats(dataset), file.name)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            (folder / "README.md").write_text(_card(settings.dataset, stats(dataset), file.name), encoding="utf-8")
         except OSError as error:
             raise Fatal(f"{folder}: can't be written: {error.strerror or error}") from None
     print(f"{written} pairs are in {file}, and what they are in {folder / 'README.md'}")
@@ -76,40 +78,31 @@ def export(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, .csv or .tsv; the original STS-DINO files too")],
-    scale: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help="the scores' scale, if not 0 to 1")] = (
-        0.0,
-        1.0,
-    ),
-    source: Annotated[
-        str | None,
-        typer.Option(help="what the provenance names as teacher, for pairs that don't say; the file's name"),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="pass over rows that are no pairs instead of ending there")
-    ] = False,
+    scale: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help=SCALE_HELP)] = (0.0, 1.0),
+    source: Annotated[str | None, typer.Option(help=SOURCE_HELP)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_HELP)] = False,
 ) -> None:
     """Take in pairs from a file; pairs that are there already are passed over."""
-    from services.trainer.dataset.files import BadRow, RowParser, portions, read
+    from services.trainer.dataset.files import BadRow, parse_row, portions, read
 
     settings, (low, high) = configured(), scale
     if not high > low:
         raise Fatal("--scale: LOW must be less than HIGH")
     if not file.is_file():
         raise Fatal(f"there is no file {str(file)!r}")
-    parser = RowParser(settings.dataset, scale, source or file.name)
     rows, new, bad = 0, 0, 0
     with open_dataset(settings.dataset_dir) as dataset:
         for portion in portions(read(file)):
             records = []
             for number, row in portion:
                 try:
-                    records.append(parser.record(f"{file}, row {number}", row))
+                    records.append(parse_row(row, settings.dataset, scale, source or file.name))
                 except BadRow as error:
                     bad += 1
                     if not skip_bad:
                         dataset.add(records)
-                        kept = f"The {rows + len(records)} rows before are kept"
-                        raise Fatal(f"{error}. {kept}; mend the file and import it again, or --skip-bad") from None
+                        kept = f"The {rows + len(records)} rows before are kept; mend the file and import it again"
+                        raise Fatal(f"{file}, row {number}: {error}. {kept}, or --skip-bad") from None
             new += dataset.add(records)
             rows += len(records)
     skipped = f", {bad} rows were no pairs" if bad else ""
@@ -131,6 +124,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
 
 
 def _text(name: str, facts: dict[str, Any]) -> str:
+    origins = facts["origins"]
     lines = [
         f"dataset {name}: {facts['pairs']} pairs, {facts['new_pairs']} since the last round",
         f"hash {facts['hash']}",
@@ -138,11 +132,8 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         "pairs by score",
         *(f"  {score:<6} {count}" for score, count in facts["scores"].items()),
         "pairs by teacher, task and label",
-        *(
-            f"  {one['teacher']}, {one['task']}, {one['label']}: {one['pairs']}"
-            for one in facts["origins"][:MOST_ORIGINS]
-        ),
-        *([f"  and {len(facts['origins']) - MOST_ORIGINS} more"] if len(facts["origins"]) > MOST_ORIGINS else []),
+        *(f"  {one['teacher']}, {one['task']}, {one['label']}: {one['pairs']}" for one in origins[:MOST_ORIGINS]),
+        *([f"  and {len(origins) - MOST_ORIGINS} more"] if len(origins) > MOST_ORIGINS else []),
         "rounds",
         *(_round(one) for one in facts["rounds"]),
     ]
@@ -155,13 +146,6 @@ def _round(one: dict[str, Any]) -> str:
 
 
 def _card(name: str, facts: dict[str, Any], file: str) -> str:
-    origins = [Origin(**one) for one in facts["origins"]]
-    return CARD.format(
-        file=file,
-        dataset=name,
-        pairs=facts["pairs"],
-        sentences=facts["different_sentence1"],
-        hash=facts["hash"],
-        scores="\n".join(f"| {score} | {count} |" for score, count in facts["scores"].items()),
-        origins="\n".join(f"| {one.teacher} | {one.task} | {one.label} | {one.pairs} |" for one in origins[:100]),
-    )
+    scores = "\n".join(f"| {score} | {count} |" for score, count in facts["scores"].items())
+    origins = "\n".join("| {teacher} | {task} | {label} | {pairs} |".format(**one) for one in facts["origins"][:100])
+    return CARD.format(**facts | {"file": file, "dataset": name, "scores": scores, "origins": origins})

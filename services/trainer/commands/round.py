@@ -26,16 +26,13 @@ from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer")
 
-MACHINE_ERRORS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EFBIG,
-}  # fmt: skip
+TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EFBIG}
 LEAST_FREE_BYTES = 32 * 2**20
 
 
 def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int = 0) -> None:
     """Run one planned round (what the trainer does itself), and report how it goes as JSON lines."""
-    reporter = Reporter(sys.stdout)
-    home = Path()
+    reporter, home = Reporter(sys.stdout), Path()
     try:
         common, own = load(Settings), load(TrainerSettings)
         configure_logging(common.log_level, common.log_format, "trainer")
@@ -51,8 +48,7 @@ def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int 
             report_progress = reporter.report if group.is_first else (lambda _progress: None)
             if group.is_first:
                 stack.callback(tracing.start("trainer"))
-            parent = os.environ.get(tracing.CARRIER)
-            stack.enter_context(tracing.span("run round", parent=parent, round=id_))
+            stack.enter_context(tracing.span("run round", parent=os.environ.get(tracing.CARRIER), round=id_))
             stack.enter_context(log_context(round=id_))
             run_round(id_, dataset, ModelStore(common.models_dir), common, own, report_progress, epoch, group)
     except Fatal as fatal:
@@ -73,13 +69,12 @@ def _count_gpus() -> int:
 
 def is_transient(error: BaseException, home: Path) -> bool:
     """Whether an error is the machine's and none of the round's doing; libraries wrap a full disk in their own."""
-    if isinstance(error, Fenced | sqlite3.OperationalError):
-        return True
-    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-        return True
-    if "No space left" in str(error) or "disk is full" in str(error):
-        return True
-    if error.__cause__ is not None and is_transient(error.__cause__, home):
+    if (
+        isinstance(error, Fenced | sqlite3.OperationalError)
+        or (isinstance(error, OSError) and error.errno in TRANSIENT)
+        or any(text in str(error) for text in ("No space left", "disk is full"))
+        or (error.__cause__ is not None and is_transient(error.__cause__, home))
+    ):
         return True
     try:
         return shutil.disk_usage(home).free < LEAST_FREE_BYTES

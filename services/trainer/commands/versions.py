@@ -14,8 +14,8 @@ from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 BRIEF = {"files", "probe"}
-
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
+Rejected = Annotated[bool, typer.Option("--rejected", help="overrule the gate")]
 
 app = group("List, show, activate and delete versions.")
 
@@ -33,9 +33,7 @@ def _store() -> Iterator[ModelStore]:
 
 
 @app.command("list")
-def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
-) -> None:
+def list_(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False) -> None:
     """All versions, and rejected candidates."""
     with _store() as store:
         published, rejected = store.versions(), store.rejected()
@@ -49,11 +47,10 @@ def list_(
         return
     print(f"{'version':<17}  {'created':<16}  {'pairs':>8}  {'dev before':>10}  {'after':>6}  state")
     for manifest, state in states:
-        before, after = (_number(manifest.scores.get(name)) for name in ("dev_before", "dev_after"))
-        print(
-            f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
-            f"  {state}"
-        )
+        scores = [manifest.scores.get(name) for name in ("dev_before", "dev_after")]
+        before, after = ("-" if score is None else f"{score:.2f}" for score in scores)
+        row = f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
+        print(f"{row}  {state}")
 
 
 @app.command()
@@ -68,9 +65,7 @@ def show(version: Version) -> None:
 
 
 @app.command()
-def activate(
-    version: Version, rejected: Annotated[bool, typer.Option("--rejected", help="overrule the gate")] = False
-) -> None:
+def activate(version: Version, rejected: Rejected = False) -> None:
     """Make a version current; with --rejected, a candidate that the gate refused."""
     with _store() as store:
         is_candidate = any(one.id == version for one in store.rejected())
@@ -111,7 +106,3 @@ def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> 
     pointers = {store.current(): "current", store.previous(): "previous"}
     words = [pointers.get(manifest.id), "best" if top and top.id == manifest.id else None]
     return ", ".join(word for word in words if word) or "published"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

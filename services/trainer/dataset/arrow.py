@@ -1,6 +1,6 @@
 """Arrow files on disk: written in portions and read memory-mapped, so that ten million rows need no memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._buffer:
-            columns = zip(*self._buffer, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+            columns = dict(zip(self._schema.names, zip(*self._buffer, strict=True), strict=True))
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
             self._buffer.clear()
 
     def __enter__(self) -> "TableWriter":
@@ -50,16 +49,5 @@ def read_table(file: Path) -> pa.Table:
 
 def portions(file: Path) -> Iterator[list[tuple[Any, ...]]]:
     """The file's rows in portions of at most `PORTION`."""
-    with pa.ipc.open_stream(pa.memory_map(str(file))) as reader:
-        for batch in reader:
-            yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-
-
-def schema(**types: pa.DataType) -> pa.Schema:
-    """A schema of named columns."""
-    return pa.schema(list(types.items()))
-
-
-def chosen(table: pa.Table, column: str, indices: Sequence[int]) -> list[Any]:
-    """Some rows of a column."""
-    return list(table.column(column).take(pa.array(indices, pa.int64())).to_pylist())
+    for batch in read_table(file).to_batches():
+        yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))

@@ -21,43 +21,42 @@ COLUMNS = {
     "score": ("score", "label", "similarity_score", "similarity", "relatedness_score"),
 }
 """What others call our columns; text_a, text_b and label are those of the original DINO's files."""
-ORIGIN = ("task", "label", "job", "teacher", "seed")
-
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("sentence1", "sentence2")),
-        ("score", pa.float64()),
-        *((name, pa.string()) for name in ("dataset", "task", "label", "job", "teacher")),
-        ("seed", pa.int64()),
-        ("collected", pa.float64()),
-    ]
-)
+STRINGS = ("sentence1", "sentence2"), ("dataset", "task", "label", "job", "teacher")
+SENTENCES, PROVENANCE = (dict.fromkeys(names, pa.string()) for names in STRINGS)
+SCHEMA = pa.schema(SENTENCES | {"score": pa.float64()} | PROVENANCE | {"seed": pa.int64(), "collected": pa.float64()})
 
 Row = Mapping[str, Any]
 
 
 class BadRow(ValueError):
-    """A row that is no pair. The message names its place, the field and what it must be."""
+    """A row that is no pair. The message names the field and what it must be."""
 
 
 def read(file: Path) -> Iterator[tuple[int, Row]]:
     """A file's rows with their line numbers, from 1. Raises `Fatal` for a file of another kind."""
     readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _jsonl, ".csv": _delimited, ".tsv": _delimited}
-    reader = readers.get(file.suffix)
-    if reader is None:
+    if file.suffix not in readers:
         raise Fatal(f"{file}: a file must end in {', '.join(readers)}")
     try:
-        yield from reader(file)
+        yield from readers[file.suffix](file)
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
         raise Fatal(f"{file}: can't be read: {error}") from None
 
 
 def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
     """Write pairs with their provenance; how many. The file appears whole or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    rows = (_row(record, collected) for record, collected in records)
+    temporary, is_parquet, written = file.with_name(f".{file.name}.tmp"), file.suffix == ".parquet", 0
+    rows = (one.pair.model_dump() | one.provenance.model_dump() | {"collected": when} for one, when in records)
     try:
-        written = (_write_parquet if file.suffix == ".parquet" else _write_jsonl)(rows, temporary)
+        target: Any = None if is_parquet else temporary.open("w", encoding="utf-8")
+        target = target or parquet.ParquetWriter(temporary, SCHEMA, compression="zstd")
+        with target:
+            for portion in portions(rows):
+                if is_parquet:
+                    target.write_table(pa.Table.from_pylist(portion, schema=SCHEMA))
+                else:
+                    target.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in portion)
+                written += len(portion)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,48 +71,34 @@ def our_columns(row: Row) -> dict[str, Any]:
     }
 
 
-class RowParser:
-    """Makes records of other people's rows. `scale` is that of their scores; `source` stands for a missing teacher."""
+def parse_row(row: Row, dataset: str, scale: tuple[float, float], source: str) -> PairRecord:
+    """Other people's row as a pair; `scale` is its score's, `source` stands for a missing teacher. Raises `BadRow`."""
+    columns = our_columns(row)
+    for column, value in columns.items():
+        if value is None:
+            raise BadRow(f"has no {column} (nor {', '.join(COLUMNS[column][1:])})")
+    label = columns["score"]
+    try:
+        pair = Pair.model_validate(columns | {"score": _score(label, *scale)})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise BadRow(f"{first['loc'][0]}: {first['msg']}") from None
+    defaults: Row = {"task": "import", "label": label, "job": "import", "teacher": source, "seed": 0}
+    origin = {name: row[name] if row.get(name) is not None else value for name, value in defaults.items()}
+    seed = int(origin.pop("seed"))
+    strings = {name: str(value) for name, value in origin.items()}
+    return PairRecord(pair=pair, provenance=Provenance(dataset=dataset, **strings, seed=seed))
 
-    def __init__(self, dataset: str, scale: tuple[float, float], source: str) -> None:
-        self._dataset, self._scale, self._source = dataset, scale, source
 
-    def record(self, place: str, row: Row) -> PairRecord:
-        """A row as a pair. Raises `BadRow`."""
-        columns = our_columns(row)
-        for column, value in columns.items():
-            if value is None:
-                raise BadRow(f"{place}: has no {column} (nor {', '.join(COLUMNS[column][1:])})")
-        score = self._score(place, columns["score"])
-        try:
-            pair = Pair(sentence1=columns["sentence1"], sentence2=columns["sentence2"], score=score)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            raise BadRow(f"{place}: {first['loc'][0]}: {first['msg']}") from None
-        return PairRecord(pair=pair, provenance=self._provenance(row, columns["score"]))
-
-    def _score(self, place: str, value: Any) -> float:
-        low, high = self._scale
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise BadRow(f"{place}: score: {value!r} is not a number") from None
-        score = (number - low) / (high - low)
-        if not -1e-9 <= score <= 1 + 1e-9:
-            raise BadRow(
-                f"{place}: score: {number:g} is not within {low:g} to {high:g}; --scale LOW HIGH says another scale"
-            )
-        return min(max(score, 0.0), 1.0)
-
-    def _provenance(self, row: Row, label: Any) -> Provenance:
-        own = {name: row[name] for name in ORIGIN if row.get(name) is not None}
-        defaults = {"task": "import", "label": str(label), "job": "import", "teacher": self._source, "seed": 0}
-        merged: dict[str, Any] = defaults | own
-        return Provenance(
-            dataset=self._dataset,
-            **{name: str(merged[name]) for name in ORIGIN if name != "seed"},
-            seed=int(merged["seed"]),
-        )
+def _score(value: Any, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise BadRow(f"score: {value!r} is not a number") from None
+    score = (number - low) / (high - low)
+    if not -1e-9 <= score <= 1 + 1e-9:
+        raise BadRow(f"score: {number:g} is not within {low:g} to {high:g}; --scale LOW HIGH says another scale")
+    return min(max(score, 0.0), 1.0)
 
 
 def portions(rows: Iterable[Any]) -> Iterator[list[Any]]:
@@ -124,12 +109,8 @@ def portions(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    number = 0
     with parquet.ParquetFile(file) as opened:
-        for batch in opened.iter_batches(PORTION):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        yield from enumerate((row for batch in opened.iter_batches(PORTION) for row in batch.to_pylist()), start=1)
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Row]]:
@@ -147,30 +128,6 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Row]]:
 
 def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
     """With a header line. In a .tsv, quotes are characters like any other."""
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
     with file.open(encoding="utf-8", newline="") as lines:
-        if file.suffix == ".tsv":
-            yield from enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=2)
-        else:
-            yield from enumerate(csv.DictReader(lines), start=2)
-
-
-def _row(record: PairRecord, collected: float) -> dict[str, Any]:
-    return record.pair.model_dump() | record.provenance.model_dump() | {"collected": collected}
-
-
-def _write_parquet(rows: Iterator[dict[str, Any]], file: Path) -> int:
-    written = 0
-    with parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        for portion in portions(rows):
-            writer.write_table(pa.Table.from_pylist(portion, schema=SCHEMA))
-            written += len(portion)
-    return written
-
-
-def _write_jsonl(rows: Iterator[dict[str, Any]], file: Path) -> int:
-    written = 0
-    with file.open("w", encoding="utf-8") as lines:
-        for row in rows:
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            written += 1
-    return written
+        yield from enumerate(csv.DictReader(lines, **options), start=2)

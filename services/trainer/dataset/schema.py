@@ -11,27 +11,14 @@ SCHEMA = 3
 # here" is one number in a round: with ten million pairs, neither counting nor planning a round touches the rows.
 TABLES = """
 CREATE TABLE pair (
-    id INTEGER PRIMARY KEY,
-    hash BLOB NOT NULL UNIQUE,
-    sentence1 TEXT NOT NULL,
-    sentence2 TEXT NOT NULL,
-    score REAL NOT NULL,
-    provenance TEXT NOT NULL,
-    collected REAL NOT NULL
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sentence1 TEXT NOT NULL, sentence2 TEXT NOT NULL,
+    score REAL NOT NULL, provenance TEXT NOT NULL, collected REAL NOT NULL
 );
 CREATE TABLE round (
     id INTEGER PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('planned', 'training', 'published', 'rejected', 'failed')),
-    pairs INTEGER NOT NULL,
-    dataset_hash TEXT,
-    seed INTEGER NOT NULL,
-    base TEXT NOT NULL,
-    start TEXT,
-    faults INTEGER NOT NULL DEFAULT 0,
-    version TEXT,
-    reason TEXT,
-    started REAL,
-    finished REAL
+    pairs INTEGER NOT NULL, dataset_hash TEXT, seed INTEGER NOT NULL, base TEXT NOT NULL, start TEXT,
+    faults INTEGER NOT NULL DEFAULT 0, version TEXT, reason TEXT, started REAL, finished REAL
 );
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -39,9 +26,8 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # The traces that pairs came in: the latest span of each that brought some, as W3C traceparent, and between which pairs
 # they lie. A round is linked to those that it is the first to train on.
 TRACES = """
-CREATE TABLE trace (
-    id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL, last_pair INTEGER NOT NULL
-);
+CREATE TABLE trace (id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL,
+    last_pair INTEGER NOT NULL);
 """
 
 # Schema 1 kept hashes as text and marked each pair with the round that took it.
@@ -62,18 +48,15 @@ DROP TABLE round1;
 def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
     """Durability, and the tables. Raises `Fatal` for a file of a newer Pairwright, or sqlite3.Error."""
     connection.row_factory = sqlite3.Row
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    else:
-        # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+    # FULL: a commit is on disk before the pair is acknowledged, or a power cut could lose what Redis has forgotten.
+    for pragma in ["query_only = ON"] if read_only else ["journal_mode = WAL", "synchronous = FULL"]:
+        connection.execute(f"PRAGMA {pragma}")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise Fatal(f"the dataset was written by a newer Pairwright (schema {version}, this one knows {SCHEMA})")
+    if version < SCHEMA and read_only:
+        raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
     if version < SCHEMA:
-        if read_only:
-            raise Fatal("the dataset was written by an older Pairwright: start the trainer once, which renews it")
         _renew(connection, version)
 
 
@@ -84,8 +67,7 @@ def _renew(connection: sqlite3.Connection, version: int) -> None:
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        connection.rollback()
         # Another process may have been faster.
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
             raise

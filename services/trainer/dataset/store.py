@@ -3,32 +3,28 @@
 The trainer that holds the lease writes rounds; pairs are also written by `dataset import`. A round's process reads.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from services.trainer.dataset.schema import prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
 FILE = "pairs.sqlite"
+Result = TypeVar("Result")
 
-
-class State(StrEnum):
-    """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
-
-    PLANNED = "planned"
-    TRAINING = "training"
-    PUBLISHED = "published"
-    REJECTED = "rejected"
-    FAILED = "failed"
+State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
+"""What became of a round: planned -> training -> published, rejected by the gate, or failed."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,6 @@ class Round:
     """Why it failed, failed last, or was rejected."""
     started: float | None
     finished: float | None
-
-
-COLUMNS = ", ".join(field.name for field in fields(Round))
 
 
 class StoredPair(NamedTuple):
@@ -89,29 +82,18 @@ class Dataset:
         return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
 
     def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
-        """Keep pairs durably; how many were new. The first score of a pair stays. Safe to repeat.
-
-        `traceparents` are the spans that brought them.
-        """
-        now = time.time()
-        rows = [
-            (
-                bytes.fromhex(record.pair.content_hash),
-                record.pair.sentence1,
-                record.pair.sentence2,
-                record.pair.score,
-                record.provenance.model_dump_json(),
-                now,
-            )
-            for record in records
-        ]
-        with self._transaction():
-            before = self._db.total_changes
+        """Keep pairs that these spans brought; how many were new. A pair's first score stays. Safe to repeat."""
+        before, now = self._db.total_changes, time.time()
+        columns = ((record.pair, record.provenance.model_dump_json()) for record in records)
+        with self._db:
             # Not OR IGNORE, which would also pass over a row that breaks another rule of the table.
             self._db.executemany(
                 "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
-                rows,
+                [
+                    (bytes.fromhex(pair.content_hash), pair.sentence1, pair.sentence2, pair.score, provenance, now)
+                    for pair, provenance in columns
+                ],
             )
             new = self._db.total_changes - before
             last = self.count()
@@ -133,7 +115,7 @@ class Dataset:
 
     def forget_traces(self, round_: Round) -> None:
         """The round has ended, in the traces of its pairs too."""
-        with self._transaction():
+        with self._db:
             self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
 
     def count(self) -> int:
@@ -145,10 +127,7 @@ class Dataset:
         return self.count() - int(self._db.execute("SELECT coalesce(max(pairs), 0) FROM round").fetchone()[0])
 
     def hash(self, pairs: int) -> str | None:
-        """SHA-256 over the content hashes and scores of the first `pairs` pairs, whatever order they came in.
-
-        One line a pair, its hash in hexadecimal digits and its score, sorted by hash. Takes seconds for a million.
-        """
+        """SHA-256 over the first `pairs` pairs: a line each, its hash in hexadecimal digits and its score, by hash."""
         if not pairs:
             return None
         digest = hashlib.sha256()
@@ -158,23 +137,17 @@ class Dataset:
 
     def plan_base(self, seed: int, base: str) -> Round:
         """Plan round 0, which has no pairs; it may be planned anew when the model store was emptied."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO round (id, state, pairs, seed, base) VALUES (0, 'planned', 0, ?, ?)",
-                (seed, base),
-            )
+        query = "INSERT OR REPLACE INTO round (id, state, pairs, seed, base) VALUES (0, 'planned', 0, ?, ?)"
+        with self._db:
+            self._db.execute(query, (seed, base))
         return self.round(0)
 
     def plan(self, seed: int, base: str, pairs: int, dataset_hash: str | None, start: str | None = None) -> Round:
         """Plan the next round on the first `pairs` pairs, which `hash` has named."""
-        with self._transaction():
-            id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM round").fetchone()[0])
-            self._db.execute(
-                "INSERT INTO round (id, state, pairs, dataset_hash, seed, base, start)"
-                " VALUES (?, 'planned', ?, ?, ?, ?, ?)",
-                (id_, pairs, dataset_hash, seed, base, start),
-            )
-        return self.round(id_)
+        query = "INSERT INTO round (state, pairs, dataset_hash, seed, base, start) VALUES ('planned', ?, ?, ?, ?, ?)"
+        with self._db:  # SQLite gives it the next id
+            id_ = self._db.execute(query, (pairs, dataset_hash, seed, base, start)).lastrowid
+        return self.round(id_ or 0)
 
     def round(self, id_: int) -> Round:
         """A round. Raises `Fatal`."""
@@ -191,7 +164,7 @@ class Dataset:
         return self._select("true")
 
     def _select(self, condition: str, *values: object) -> list[Round]:
-        rows = self._db.execute(f"SELECT {COLUMNS} FROM round WHERE {condition} ORDER BY id", values)
+        rows = self._db.execute(f"SELECT * FROM round WHERE {condition} ORDER BY id", values)
         return [Round(**dict(row) | {"state": State(row["state"])}) for row in rows]
 
     def pairs(self, round_: Round) -> Iterator[StoredPair]:
@@ -215,11 +188,9 @@ class Dataset:
 
     def sentences(self) -> dict[str, float]:
         """How many different sentence1 there are, and how long a sentence is on average."""
-        query = (
-            "SELECT count(DISTINCT sentence1), coalesce(avg(length(sentence1) + length(sentence2)) / 2, 0) FROM pair"
-        )
-        row = self._db.execute(query).fetchone()
-        return {"different_sentence1": row[0], "mean_characters": round(row[1], 1)}
+        query = "SELECT count(DISTINCT sentence1), avg(length(sentence1) + length(sentence2)) / 2 FROM pair"
+        different, mean = self._db.execute(query).fetchone()
+        return {"different_sentence1": different, "mean_characters": round(mean or 0, 1)}
 
     def origins(self, pairs: int) -> list[Origin]:
         """Where the first `pairs` pairs came from, the most frequent first."""
@@ -249,30 +220,14 @@ class Dataset:
         self._update(id_, state=State.FAILED, finished=time.time())
 
     def _update(self, id_: int, **columns: object) -> None:
-        with self._transaction():
-            assignments = ", ".join(f"{name} = ?" for name in columns)
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        with self._db:
             self._db.execute(f"UPDATE round SET {assignments} WHERE id = ?", (*columns.values(), id_))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE: a deferred transaction could fail halfway, when its first write finds the file locked.
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A failed COMMIT (a full disk) leaves the transaction open or has ended it, depending on the error.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[bool]:
-    """Try for the lock that a dataset's trainer holds; yields whether it is ours now.
-
-    The kernel gives it back when this process dies, however it dies. Raises `Fatal` when the folder can't be used.
-    """
+    """Yields whether the lock of the dataset's trainer is ours now; the kernel frees it when we die. Raises `Fatal`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")
@@ -296,7 +251,8 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Any thread may use it, though only one at a time: the worker keeps SQLite off its event loop's thread.
-        connection = sqlite3.connect(file, isolation_level=None, timeout=30, check_same_thread=False)
+        # IMMEDIATE: a deferred transaction could fail halfway, when its first write finds the file locked.
+        connection = sqlite3.connect(file, isolation_level="IMMEDIATE", timeout=30, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise Fatal(f"PAIRWRIGHT_HOME: can't keep the dataset in {folder}: {error}") from None
     with contextlib.closing(connection):
@@ -305,3 +261,24 @@ def open_dataset(folder: Path, read_only: bool = False) -> Iterator[Dataset]:
         except sqlite3.Error as error:
             raise Fatal(f"PAIRWRIGHT_HOME: can't use the dataset {file}: {error}") from None
         yield Dataset(connection)
+
+
+class DatasetThread(ThreadPoolExecutor):
+    """Runs calls on a dataset in one thread, each to its end even when its caller is cancelled."""
+
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        super().__init__(1, "dataset")
+        self._dataset, self._folder = dataset, folder
+
+    async def run(self, call: Callable[[Dataset], Result]) -> Result:
+        """The result of `call`, or its error."""
+        return await asyncio.get_running_loop().run_in_executor(self, call, self._dataset)
+
+    async def run_beside(self, call: Callable[[Dataset], Result]) -> Result:
+        """The result of a `call` that only reads and may take seconds: other calls don't wait for it."""
+
+        def _read() -> Result:
+            with open_dataset(self._folder, read_only=True) as dataset:
+                return call(dataset)
+
+        return await asyncio.to_thread(_read)

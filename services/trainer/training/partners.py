@@ -7,8 +7,6 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from services.trainer.dataset.arrow import chosen
-
 GROUPS, SPARE, FEW = 2_000, 8, 64
 
 
@@ -21,16 +19,16 @@ class Partners:
     """Draws from the sentence2 of a table of training pairs, without the sentences whose digest is in `excluded`."""
 
     def __init__(self, table: pa.Table, seed: int, excluded: set[bytes]) -> None:
-        self._table, self._excluded = table, excluded
+        self._sentences, self._excluded = table.column("sentence2"), excluded
         self._random = np.random.default_rng(seed)
 
     def draw(self, groups: Iterable[tuple[str, set[str]]], count: int) -> Iterator[list[str]]:
         """For each sentence, `count` different others outside its own set; fewer where there are no more."""
         remaining = iter(groups)
         while portion := list(islice(remaining, GROUPS)):
-            width = min(self._table.num_rows, count + SPARE)
-            drawn = self._random.integers(0, self._table.num_rows, (len(portion), width))
-            texts = chosen(self._table, "sentence2", drawn.ravel().tolist())
+            width = min(len(self._sentences), count + SPARE)
+            drawn = self._random.integers(0, len(self._sentences), (len(portion), width))
+            texts = self._sentences.take(pa.array(drawn.ravel())).to_pylist()
             for number, (sentence, own) in enumerate(portion):
                 partners = self._allowed(sentence, own, texts[number * width : (number + 1) * width])[:count]
                 if len(partners) < count:
@@ -43,7 +41,7 @@ class Partners:
 
     def _all_or_many(self) -> list[str]:
         """Every sentence of a small table in random order, or many of a large one."""
-        rows = self._table.num_rows
+        rows = len(self._sentences)
         size = min(rows, FEW * FEW)
         indices = self._random.permutation(rows) if rows <= size else self._random.integers(0, rows, size)
-        return chosen(self._table, "sentence2", indices.tolist())
+        return list(self._sentences.take(pa.array(indices)).to_pylist())

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from services.trainer.dataset.arrow import TableWriter, portions, read_table, schema
+from services.trainer.dataset.arrow import TableWriter, portions, read_table
 from services.trainer.dataset.store import StoredPair
 from services.trainer.evaluation.sts import Row
 from services.trainer.training.partners import Partners, digest
@@ -36,8 +36,8 @@ MOST_LABELS = 20
 TRAIN, DEV, STATS = "train.arrow", "dev.arrow", "rows.json"
 _KEPT, _HELD_OUT = "kept.arrow", "held_out.arrow"
 SENTENCES = {"sentence1": pa.string(), "sentence2": pa.string()}
-PAIRS = schema(**SENTENCES, score=pa.float64())
-TRIPLETS = schema(anchor=pa.string(), positive=pa.string(), negative=pa.string())
+PAIRS = pa.schema(SENTENCES | {"score": pa.float64()})
+TRIPLETS = pa.schema(dict.fromkeys(("anchor", "positive", "negative"), pa.string()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.trainer.worker.dataset_thread import DatasetThread
+from services.trainer.dataset.store import DatasetThread
 from shared import tracing
 from shared.errors import first_line
 from shared.stream import Delivery, PairStream
@@ -39,15 +39,12 @@ class Collector:
         return time.monotonic() - self._last_new
 
     async def collect(self, block_ms: int) -> int:
-        """Move one batch, waiting up to `block_ms` for it; how many entries came.
-
-        Raises RedisError, OSError or sqlite3.Error; the entries come again then.
-        """
+        """Move a batch, waiting up to `block_ms`; how many entries. Raises RedisError, OSError or sqlite3.Error."""
         deliveries = await self._reader.read(CONSUMER, block_ms=block_ms)
         try:
             await self._keep(deliveries)
         except BaseException:
-            self._reader.rewind()  # or they would wait for the next restart
+            self._reader.rewind()  # the entries come again, or they would wait for the next restart
             raise
         return len(deliveries)
 
@@ -62,15 +59,13 @@ class Collector:
             if delivery.record is None:
                 await self._dead_letter(delivery)
         readable = [delivery for delivery in deliveries if delivery.record is not None]
-        # Delivered often and still there: one of them may be what the trainer dies of.
-        suspects = [delivery for delivery in readable if delivery.deliveries > DELIVERIES]
-        await self._keep_together([delivery for delivery in readable if delivery.deliveries <= DELIVERIES])
-        for suspect in suspects:
-            await self._keep_suspect(suspect)
+        if others := [delivery for delivery in readable if delivery.deliveries <= DELIVERIES]:
+            await self._keep_together(others)
+        for delivery in readable:
+            if delivery.deliveries > DELIVERIES:  # one of these may be what the trainer dies of
+                await self._keep_suspect(delivery)
 
     async def _keep_together(self, deliveries: Sequence[Delivery]) -> None:
-        if not deliveries:
-            return
         try:
             await self._add(deliveries)
         except REFUSALS as error:
@@ -79,8 +74,8 @@ class Collector:
                 return
             for delivery in deliveries:  # whichever it is, the others are kept
                 await self._keep_together([delivery])
-            return
-        await self._writer.acknowledge(deliveries)
+        else:
+            await self._writer.acknowledge(deliveries)
 
     async def _keep_suspect(self, delivery: Delivery) -> None:
         tries = await self._writer.count_try(delivery)
@@ -95,9 +90,9 @@ class Collector:
     async def _refuse(self, delivery: Delivery, error: Exception) -> None:
         if delivery.deliveries >= DELIVERIES:
             await self._dead_letter(replace(delivery, error=f"the dataset refuses it: {first_line(error)}"))
-            return
-        log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
-        self._reader.rewind()
+        else:
+            log.warning("entry %s is refused, and tried again: %s", delivery.id, first_line(error))
+            self._reader.rewind()
 
     async def _dead_letter(self, delivery: Delivery) -> None:
         log.warning("entry %s goes to the dead letters: %s", delivery.id, delivery.error)
@@ -106,8 +101,8 @@ class Collector:
     async def _add(self, deliveries: Sequence[Delivery]) -> None:
         records = [delivery.record for delivery in deliveries if delivery.record is not None]
         sources = Counter(delivery.traceparent for delivery in deliveries if delivery.traceparent)
+        traceparents = []
         with contextlib.ExitStack() as spans:
-            traceparents = []
             for source, pairs in sources.items():  # one span in each trace that pairs come from
                 spans.enter_context(tracing.span("collect", parent=source, pairs=pairs))
                 traceparents.append(tracing.traceparent())

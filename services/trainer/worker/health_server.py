@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 from services.trainer.metrics import Metrics
 from shared.errors import Fatal
@@ -12,20 +13,13 @@ from shared.http.server import listen, server
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 1.0
-MAX_BODY_BYTES = 1024
-
 
 @contextlib.asynccontextmanager
 async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator[None]:
-    """Answer until the block ends. Port 0 answers nowhere.
-
-    A port that can't be had is a warning: a second trainer may wait on the same machine, and collecting matters more
-    than the endpoint.
-    """
+    """Answer until the block ends. Port 0 answers nowhere, and a port that can't be had is a warning."""
     try:
         listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
-    except Fatal as fatal:
+    except Fatal as fatal:  # a second trainer may wait on the same machine; collecting matters more than the endpoint
         log.warning("no metrics: %s", fatal)
         listener = None
     if listener is None:
@@ -35,11 +29,9 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
     async def checks() -> dict[str, str]:
         return metrics.states
 
-    app = create_app(
-        title="Pairwright trainer", description="What the trainer does and whether it can work.", checks=checks,
-        keys=(), registry=metrics.registry, max_body_bytes=MAX_BODY_BYTES, docs_url=None, openapi_url=None,
-    )  # fmt: skip
-    http = server(app, DRAIN_S, handles_signals=False)
+    about: dict[str, Any] = {"title": "Pairwright trainer", "description": "", "docs_url": None, "openapi_url": None}
+    app = create_app(checks=checks, keys=(), registry=metrics.registry, max_body_bytes=1024, **about)
+    http = server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
         yield

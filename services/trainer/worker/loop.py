@@ -6,16 +6,14 @@ import logging
 import sqlite3
 
 from services.trainer.publishing.retention import repair
-from services.trainer.worker.parts import Parts
+from services.trainer.worker.parts import BLOCK_MS, Parts
 from services.trainer.worker.scheduler import TRANSIENT, RoundScheduler
 from shared.backoff import Backoff, pause
 from shared.errors import Fatal, first_line
 
 log = logging.getLogger(__name__)
 
-BLOCK_MS = 1000
-HEARTBEAT_S = 2.0
-REPAIR_S = 600.0
+HEARTBEAT_S, REPAIR_S = 2.0, 600.0
 
 
 class Worker:
@@ -67,12 +65,10 @@ class Worker:
 
     async def _repair(self) -> None:
         try:
-            repaired = await asyncio.to_thread(repair, self._store)
+            if (repaired := await asyncio.to_thread(repair, self._store)) is not None:
+                log.error("the current version was damaged: %s", repaired)
         except OSError as error:
             log.warning("can't look after the versions: %s", first_line(error))
-            return
-        if repaired is not None:
-            log.error("the current version was damaged: %s", repaired)
 
     async def _collect(self) -> None:
         """Collect one batch; while that fails, wait a little longer each time."""
@@ -85,26 +81,23 @@ class Worker:
             self._outage = f"can't collect: {first_line(error)}"
             self._metrics.set_health(self._outage, self._rounds.error)
             await pause(self._stopping, self._backoff.next_s())
-            return
-        if self._outage is not None:
-            log.info("collecting again")
-        self._outage = None
-        self._backoff.reset()
+        else:
+            if self._outage is not None:
+                log.info("collecting again")
+            self._outage = None
+            self._backoff.reset()
 
     async def _post_status(self) -> None:
         while True:
             try:
-                await self._post_status_once()
+                self._metrics.set_health(self._outage, self._rounds.error)
+                pairs, new = await self._dataset.run(lambda dataset: (dataset.count(), dataset.count_new()))
+                self._metrics.pairs.set(pairs)
+                self._metrics.new_pairs.set(new)
+                dead_letters = await self._stream.count_dead_letters()
+                self._metrics.dead_letters.set(dead_letters)
+                status = self._rounds.status() | {"pairs": pairs, "new_pairs": new, "dead_letters": dead_letters}
+                await self._heartbeats.post("trainer", status | {"error": self._outage or status["error"]})
             except TRANSIENT as error:
                 log.debug("no heartbeat: %s", error)
             await asyncio.sleep(HEARTBEAT_S)
-
-    async def _post_status_once(self) -> None:
-        self._metrics.set_health(self._outage, self._rounds.error)
-        pairs, new = await self._dataset.run(lambda dataset: (dataset.count(), dataset.count_new()))
-        self._metrics.pairs.set(pairs)
-        self._metrics.new_pairs.set(new)
-        dead_letters = await self._stream.count_dead_letters()
-        self._metrics.dead_letters.set(dead_letters)
-        status = self._rounds.status() | {"pairs": pairs, "new_pairs": new, "dead_letters": dead_letters}
-        await self._heartbeats.post("trainer", status | {"error": self._outage or status["error"]})

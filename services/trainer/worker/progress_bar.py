@@ -15,25 +15,18 @@ from services.trainer.progress import Progress
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, Progress], None]]:
     """Yields what shows, on stderr, how far a round is; after its last line the bar goes away."""
-    round_column, state, numbers = (TextColumn(f"{{task.{name}}}") for name in
-                                    ("fields[round]", "description", "fields[numbers]"))  # fmt: skip
-    columns = (round_column, state, BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
+    description, numbers = TextColumn("{task.description}"), TextColumn("{task.fields[numbers]}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
     console = Console(stderr=True)
     display = Display(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = display.add_task("", total=None, visible=False, round="", numbers="")
+    task = display.add_task("", total=None, visible=False, numbers="")
 
     def show(round_: int, progress: Progress) -> None:
         loss = [f"loss {progress.loss:.4f}"] if progress.loss is not None else []
         dev = [f"dev {progress.dev:.2f}"] if progress.dev is not None else []
-        display.update(
-            task,
-            description=progress.state,
-            completed=progress.step,
-            total=progress.steps or None,
-            visible=progress.version is None and progress.error is None,
-            round=f"round {round_}",
-            numbers=", ".join([*loss, *dev]),
-        )
+        visible, description = progress.version is None and progress.error is None, f"round {round_} {progress.state}"
+        display.update(task, description=description, visible=visible, numbers=", ".join([*loss, *dev]))
+        display.update(task, completed=progress.step, total=progress.steps or None)
 
     try:
         with display:

@@ -3,29 +3,68 @@
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from services.trainer.dataset.store import Dataset, Round
 from services.trainer.progress import Progress
+from services.trainer.settings import TrainerSettings, Wait
 from services.trainer.students import names
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.parts import Parts
-from services.trainer.worker.round_policy import Patience, due, retry_pause_s, yields_to_generation
 from shared import tracing
+from shared.backoff import Backoff
 from shared.errors import Fatal, first_line
 from shared.logs import log_context
 
 log = logging.getLogger(__name__)
 
+FEW_CORES = 8
+NVIDIA = Path("/dev/nvidiactl")
 RETRIES = 3
-MACHINE_PAUSE_S = 5.0
-LOG_S = 15.0
+MACHINE_PAUSE_S, LOG_S = 5.0, 15.0
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
+
+
+def due(new_pairs: int, idle_s: float, settings: TrainerSettings) -> bool:
+    """Whether the new pairs are worth a round: many, or some and then `idle_s` seconds without another."""
+    some_and_quiet = new_pairs >= settings.round_min_pairs and idle_s >= settings.round_seconds
+    return some_and_quiet or new_pairs >= settings.round_pairs
+
+
+def retry_pause_s(failures: int, settings: TrainerSettings) -> float:
+    """Seconds before a round that has failed so many times is run again."""
+    return Backoff(settings.retry_seconds, math.inf, factor=4, jitter=0, failures=failures - 1).next_s()
+
+
+def yields_to_generation(wait: Wait) -> bool:
+    """Whether a round waits while pairs are generated."""
+    # vLLM's worker threads spin in step: when training takes one of their few cores, all of them wait for it.
+    is_slowed = (os.cpu_count() or 1) < FEW_CORES and not NVIDIA.exists()
+    return is_slowed if wait == "auto" else wait == "always"
+
+
+class Patience:
+    """Waits for generation to end, but not for ever."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: float | None = None
+
+    def lasts(self, busy: bool, now_s: float) -> bool:
+        """Whether to wait on. The clock starts with the first call that finds generation busy and ends with False."""
+        if self._since is None:
+            self._since = now_s
+        lasts = busy and now_s - self._since < self._limit_s
+        self._since = self._since if lasts else None
+        return lasts
 
 
 class RoundScheduler:
@@ -41,19 +80,14 @@ class RoundScheduler:
         self._waiting = False
         self._running: asyncio.Task[None] | None = None
         self._round: int | None = None
-        self._progress = Progress()
-        self._not_before = 0.0
-        self._last_log = 0.0
+        self._progress, self._not_before, self._last_log = Progress(), 0.0, 0.0
         self._tokens: list[str] = []
         """Of the requests for a round that aren't answered yet."""
         self.error: str | None = None
         """How the last try failed; None after a success."""
 
     async def plan_base(self) -> None:
-        """Have the untrained base published if there is nothing to serve, so that `/embed` answers from the start.
-
-        Raises OSError or sqlite3.Error.
-        """
+        """Have the untrained base published, for `/embed`, if nothing else is. Raises OSError or sqlite3.Error."""
 
         def _plan(dataset: Dataset) -> None:
             current = self._store.current()
@@ -75,12 +109,12 @@ class RoundScheduler:
             if round_ is None:
                 may_start = redis_answers and await self._is_due()
             else:  # publishing the base takes no time worth waiting
-                may_start = round_.id == 0 or not await self._must_wait()
+                self._waiting = round_.id != 0 and await self._must_wait()
+                may_start = not self._waiting
+            if may_start:
+                self._running = asyncio.create_task(self._plan_and_run(round_))
         except TRANSIENT as error:
             self._postpone("can't start a round", error)
-            return
-        if may_start:
-            self._running = asyncio.create_task(self._plan_and_run(round_))
 
     async def run_once(self) -> Round:
         """Run one round now and to its end, a planned one first; what became of it. Raises `Fatal`."""
@@ -134,28 +168,20 @@ class RoundScheduler:
             if await self._dataset.run(Dataset.count):
                 return True
             await self._answer("there are no pairs to train on")
-        if not due(await self._dataset.run(Dataset.count_new), self._collector.idle_s, self._settings):
-            self._waiting = False
-            return False
-        if await self._must_wait():
-            return False
-        await self._collector.drain()
-        return True
+        is_due = due(await self._dataset.run(Dataset.count_new), self._collector.idle_s, self._settings)
+        self._waiting = is_due and await self._must_wait()
+        if is_due and not self._waiting:
+            await self._collector.drain()
+        return is_due and not self._waiting
 
     async def _must_wait(self) -> bool:
         """Whether generation has the cores for now."""
-        self._waiting = (
-            self._yields
-            and not self._tokens
-            and self._patience.lasts(await self._generation_is_busy(), time.monotonic())
-        )
-        return self._waiting
-
-    async def _generation_is_busy(self) -> bool:
-        try:
-            return bool((await self._heartbeats.read("generation")).get("running_jobs", 0))
-        except (*TRANSIENT, ValueError):
-            return False  # the heartbeat is only a hint
+        if not self._yields or self._tokens:
+            return False
+        status: dict[str, Any] = {}
+        with contextlib.suppress(*TRANSIENT, ValueError):  # the heartbeat is only a hint
+            status = await self._heartbeats.read("generation")
+        return self._patience.lasts(bool(status.get("running_jobs")), time.monotonic())
 
     async def _plan_and_run(self, round_: Round | None) -> None:
         try:
@@ -173,9 +199,8 @@ class RoundScheduler:
         pairs = await self._dataset.run(Dataset.count)
         digest = await self._dataset.run_beside(lambda dataset: dataset.hash(pairs))
         start = self._store.current() if self._settings.warm_start else None
-        return await self._dataset.run(
-            lambda dataset: dataset.plan(self._settings.seed, self._base, pairs, digest, start)
-        )
+        seed, base = self._settings.seed, self._base
+        return await self._dataset.run(lambda dataset: dataset.plan(seed, base, pairs, digest, start))
 
     async def _answer(self, text: str) -> None:
         tokens, self._tokens = self._tokens, []
@@ -188,12 +213,11 @@ class RoundScheduler:
         try:
             names.check(round_.base)
             return True
-        except Fatal as fatal:
-            missing = fatal
-        if round_.base == self._base:
-            self._postpone(f"round {round_.id} waits for its base", missing)
-            return False
-        reason = f"its base is gone, and another is set now: {missing}"
+        except Fatal as missing:
+            if round_.base == self._base:
+                self._postpone(f"round {round_.id} waits for its base", missing)
+                return False
+            reason = f"its base is gone, and another is set now: {missing}"
         await self._dataset.run(lambda dataset: dataset.count_failure(round_.id, reason))
         await self._dataset.run(lambda dataset: dataset.fail(round_.id))
         await self.plan_base()
@@ -228,21 +252,21 @@ class RoundScheduler:
         await self._dataset.run(lambda dataset: dataset.forget_traces(round_))
 
     async def _conclude(self, round_: Round, last: Progress) -> None:
+        version = last.version
         if last.error is not None and last.transient:
             self._postpone(f"round {round_.id}", Exception(last.error))
-            return
-        version = last.version
-        if last.error is not None or version is None:
+        elif last.error is not None or version is None:
             await self._retry_or_fail(round_, last.error or "no version came of it")
-            return
-        await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, last.rejection))
-        self.error = None
-        if last.rejection is not None:
-            log.warning("round %d is rejected, %s stays current: %s", round_.id, self._store.current(), last.rejection)
-            return
-        await self._heartbeats.announce(version)
-        scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
-        log.info("round %d is published as %s%s", round_.id, version, scores)
+        else:
+            await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, last.rejection))
+            self.error = None
+            if last.rejection is not None:
+                current = self._store.current()
+                log.warning("round %d is rejected, %s stays current: %s", round_.id, current, last.rejection)
+            else:
+                await self._heartbeats.announce(version)
+                scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
+                log.info("round %d is published as %s%s", round_.id, version, scores)
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's error, not the round's: it doesn't count."""
@@ -259,10 +283,10 @@ class RoundScheduler:
         if failures > RETRIES:
             await self._dataset.run(lambda dataset: dataset.fail(round_.id))
             log.error("%s; given up after %d tries, its pairs stay for the next round", self.error, failures)
-            return
-        pause_s = retry_pause_s(failures, self._settings)
-        self._not_before = time.monotonic() + pause_s
-        log.warning("%s; running it again in %.0f s", self.error, pause_s)
+        else:
+            pause_s = retry_pause_s(failures, self._settings)
+            self._not_before = time.monotonic() + pause_s
+            log.warning("%s; running it again in %.0f s", self.error, pause_s)
 
     def _follow(self, progress: Progress) -> None:
         self._progress = progress
@@ -271,5 +295,5 @@ class RoundScheduler:
             self._on_progress(self._round, progress)
         if progress.loss is not None and time.monotonic() - self._last_log >= LOG_S:
             self._last_log = time.monotonic()
-            left_s = progress.seconds_left or 0
-            log.info("step %d of %d, loss %.4f, %.0f s left", progress.step, progress.steps, progress.loss, left_s)
+            numbers = progress.step, progress.steps, progress.loss, progress.seconds_left or 0
+            log.info("step %d of %d, loss %.4f, %.0f s left", *numbers)

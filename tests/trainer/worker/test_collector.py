@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.trainer.dataset.store import Dataset, open_dataset
+from services.trainer.dataset.store import Dataset, DatasetThread, open_dataset
 from services.trainer.worker.collector import Collector
-from services.trainer.worker.dataset_thread import DatasetThread
 from shared.pairs import Pair, PairRecord
 from shared.queue import EmbeddedServer
 from shared.redis import command_client, reading_client

@@ -3,7 +3,7 @@
 import pytest
 
 from services.trainer.settings import TrainerSettings
-from services.trainer.worker.round_policy import Patience, due, retry_pause_s, yields_to_generation
+from services.trainer.worker.scheduler import Patience, due, retry_pause_s, yields_to_generation
 
 
 @pytest.mark.parametrize(

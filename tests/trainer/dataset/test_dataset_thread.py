@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.dataset.store import Dataset
-from services.trainer.worker.dataset_thread import DatasetThread
+from services.trainer.dataset.store import Dataset, DatasetThread
 from tests.support.pairs import make_pairs, records
 
 pytestmark = pytest.mark.anyio
