@@ -64,8 +64,8 @@ class Stack:
     def pids(self) -> dict[str, int]:
         """The process ids of the services, and of the queue if it is ours."""
         pids = {name: child.pid for name, child in self._children.items() if child.pid is not None}
-        if self._queue is not None and self._queue.pid is not None:
-            pids["queue"] = self._queue.pid
+        if self._queue is not None and self._queue.process.pid is not None:
+            pids["queue"] = self._queue.process.pid
         return pids
 
     def __enter__(self) -> Self:

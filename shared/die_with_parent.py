@@ -20,12 +20,6 @@ def die_with(parent: int) -> None:
             os._exit(1)
 
 
-def main() -> None:
-    """Tie this process to its parent, then become the command."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
-    die_with(parent)
-    os.execv(command[0], command)
-
-
 if __name__ == "__main__":
-    main()
+    die_with(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])

@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPException
 
 from shared.errors import Fatal
 from shared.ports import PORTS, port
-from shared.process import exit_with
+from shared.process import fatal_in_one_line
 
 ANSWERS_WITHIN_S = 4.0
 
@@ -33,9 +33,7 @@ def check(service: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with fatal_in_one_line("health"):
         if len(sys.argv) != 2:
             raise Fatal("name one service, as in: python -m shared.health embedding")
         sys.stdout.write(check(sys.argv[1]) + "\n")
-    except Fatal as fatal:
-        exit_with("health", fatal)

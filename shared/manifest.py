@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 VERSION_ID = re.compile(r"^r\d{6}-[0-9a-f]{8}$")
 PROBE_SENTENCES = (
@@ -23,19 +23,15 @@ INT8_MOST_LOST = 0.5
 INT8_LEAST_SPEEDUP = 1.1
 
 
-class FileEntry(BaseModel):
+class FileEntry(BaseModel, frozen=True):
     """One file of a version."""
-
-    model_config = ConfigDict(frozen=True)
 
     sha256: str
     size: int
 
 
-class Int8(BaseModel):
+class Int8(BaseModel, frozen=True):
     """How true a version's int8 export is to its exact model, as measured at publication."""
-
-    model_config = ConfigDict(frozen=True)
 
     file: str
     """Where it is in the version's folder: the transformer in ONNX, from token ids to token vectors."""
@@ -53,7 +49,7 @@ class Int8(BaseModel):
     def verdict(self) -> str:
         """ "" when it may stand in for the exact model, otherwise why not."""
         cosine = min(self.cosine, self.cosine if self.dev_cosine is None else self.dev_cosine)
-        if not cosine >= INT8_LEAST_COSINE:
+        if not cosine >= INT8_LEAST_COSINE:  # nor for NaN
             return f"its cosine to the exact model is {cosine:.4f} (at least {INT8_LEAST_COSINE})"
         if self.dev_exact is not None and self.dev_int8 is not None:
             lost = abs(self.dev_exact - self.dev_int8)
@@ -69,10 +65,8 @@ class Int8(BaseModel):
         return not self.verdict
 
 
-class Card(BaseModel):
+class Card(BaseModel, frozen=True):
     """What the trainer states of a version when it publishes it."""
-
-    model_config = ConfigDict(frozen=True)
 
     base: str
     """The model the student was trained from: a hub id, a path or `default`."""

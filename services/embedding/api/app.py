@@ -16,7 +16,7 @@ from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
 from services.embedding.settings import EmbeddingSettings
 from shared.http.app import create_app
-from shared.http.keys import KeySet
+from shared.http.middleware import KeySet
 
 log = logging.getLogger(__name__)
 

@@ -253,9 +253,7 @@ class _BatchDecoder:
         logits[..., self._suppressed[decoding.line_breaks]] = float("-inf")
         all_of = partial(torch.full, (len(states),))
         probabilities = debias(
-            logits,
-            all_of(decoding.decay_constant, device=self._device),
-            all_of(decoding.floor, device=self._device),
+            logits, all_of(decoding.decay_constant, device=self._device), all_of(decoding.floor, device=self._device)
         )
         keys = draw_keys(torch.tensor([state.sample.seed for state in states]), all_of(step))
         return draw(probabilities, keys, all_of(decoding.temperature), all_of(decoding.top_k), all_of(decoding.top_p))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from services.trainer.metrics import Metrics
 from shared.errors import Fatal
 from shared.http.app import create_app
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
         title="Pairwright trainer", description="What the trainer does and whether it can work.", checks=checks,
         keys=(), registry=metrics.registry, max_body_bytes=MAX_BODY_BYTES, docs_url=None, openapi_url=None,
     )  # fmt: skip
-    http = server(app, DRAIN_S, handles_signals=False)
+    http = Server(app, DRAIN_S, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
         yield
