@@ -64,8 +64,7 @@ def _candidates(probabilities: Tensor, top_k: Tensor, sort: bool) -> tuple[Tenso
     limits = torch.where(top_k > 0, top_k, vocabulary).clamp_max(vocabulary)
     max_limit = int(limits.max())
     if max_limit == vocabulary and not sort and int(limits.min()) == vocabulary:
-        tokens = torch.arange(vocabulary, device=probabilities.device).expand_as(probabilities)
-        return probabilities, tokens
+        return probabilities, torch.arange(vocabulary, device=probabilities.device).expand_as(probabilities)
     weights, tokens = torch.topk(probabilities, max_limit, dim=-1)
     ranks = torch.arange(max_limit, device=probabilities.device)
     return torch.where(ranks < limits[:, None].to(probabilities.device), weights, 0.0), tokens
@@ -79,8 +78,7 @@ def draw_keys(seeds: Tensor, steps: Tensor) -> Tensor:
 def _noise(keys: Tensor, tokens: Tensor) -> Tensor:
     """Exp(1) noise for every (key, token): [samples, tokens] float64, the same bits on every device."""
     bits = _mix(keys[:, None] + tokens * _signed(GOLDEN_GAMMA))
-    uniform = (_shift(bits, 12).double() + 0.5) * 2.0**-52
-    return -torch.log(uniform)
+    return -torch.log((_shift(bits, 12).double() + 0.5) * 2.0**-52)
 
 
 def _mix(value: Tensor) -> Tensor:

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROCESSOR = "services.generation.decoding.vllm.processor:SelfDebias"
-WORKER = "services.generation.decoding.vllm.worker.LaneWorker"
-CPU_BLOCK_TOKENS = 32
-"""vLLM's default on CPU is 128, longer than most of our prompts: no prefix would ever be shared."""
-
 
 class VllmEngine:
     """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
@@ -41,10 +36,8 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._tokenizer: TeacherTokenizer | None = None
         self.lockstep: Any = None
-        """None until started."""
         self.capacity = settings.max_lanes
         self.state = "starting"
-        """`ok`, `starting`, or what killed the engine."""
         self.lanes_running = self.replays = self.tokens_drawn = 0
 
     async def start(self) -> None:
@@ -85,7 +78,8 @@ class VllmEngine:
                 self.lanes_running, self.replays = lockstep.lanes_running, lockstep.replays
                 self.tokens_drawn = lockstep.tokens_drawn
                 for state in ended:
-                    _resolve(state.future, tokenizer.completion(state.tokens))
+                    if state.future.set_running_or_notify_cancel():
+                        state.future.set_result(tokenizer.completion(state.tokens))
                     states.discard(state)
             self.state = "stopped"
         except Exception as error:
@@ -103,10 +97,10 @@ class VllmEngine:
 
     def _load(self) -> "tuple[Lockstep, TeacherTokenizer]":
         engine, self._tokenizer = build_llm_engine(self._model, self._settings)
-        config = engine.vllm_config
         # Imported here: it imports vllm, whose environment build_llm_engine has just set.
         from services.generation.decoding.vllm.lockstep import Lockstep
 
+        config = engine.vllm_config
         limits = Limits(
             lanes=config.scheduler_config.max_num_seqs,
             step_tokens=config.scheduler_config.max_num_batched_tokens,
@@ -135,11 +129,6 @@ class VllmEngine:
             states.discard(state)
             lockstep.cancel(state)
         return True
-
-
-def _resolve(future: Future[Completion], completion: Completion) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_result(completion)
 
 
 def _fail(future: Future[Completion], error: Exception) -> None:
@@ -172,18 +161,18 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
         # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.
         "async_scheduling": False,
         "disable_log_stats": True,
-        "logits_processors": [PROCESSOR],
-        "worker_extension_cls": WORKER,
+        "logits_processors": ["services.generation.decoding.vllm.processor:SelfDebias"],
+        "worker_extension_cls": "services.generation.decoding.vllm.worker.LaneWorker",
         "additional_config": {"pairwright": {"banned": vocabulary.banned, "line_breaks": vocabulary.line_breaks}},
     }
     if on_cpu:
-        # Compilation takes minutes on few cores and gains a tenth.
-        arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
+        # Compilation takes minutes on few cores and gains a tenth. vLLM's default blocks of 128 tokens are longer than
+        # most of our prompts: no prefix would ever be shared.
+        arguments |= {"enforce_eager": True, "block_size": 32}
     else:
         arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
     engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments))
-    config = engine_arguments.create_engine_config()
-    _refuse_what_breaks_lanes(config)  # before minutes are spent on loading
+    _refuse_what_breaks_lanes(engine_arguments.create_engine_config())  # before minutes are spent on loading
     engine = LLMEngine.from_engine_args(engine_arguments)
     if on_cpu and settings.batch_invariant is not False:
         engine.collective_rpc("pairwright_make_batch_invariant")

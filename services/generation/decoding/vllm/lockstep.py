@@ -4,8 +4,8 @@ Prevention: a sample is admitted between two steps, and only when all its lanes 
 tokens, cache blocks for their whole life), so vLLM never has to split, chunk or preempt them.
 Detection: should it happen all the same, the processor aborts the lanes, or they come back unequal; and no sample is
 let out whose tokens are not, one by one, those that the processor drew from all its lanes together (its trace).
-Recovery: such a sample is void and replayed with its seed, so it yields the sentence it would have had; never a bias
-towards sentences that survived. (Measured on provoked faults: after replay identical to the undisturbed run.)
+Recovery: such a sample is void and replayed with its seed: it yields the sentence it would have had (measured), with no
+bias towards sentences that survived.
 """
 
 import itertools
@@ -16,9 +16,9 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from services.generation.decoding.base import EngineDead
+from services.generation.decoding.tokenizer import Vocabulary
 from services.generation.decoding.vllm.admission import AdmissionQueue, Limits, SampleState
 from services.generation.decoding.vllm.processor import ARGUMENT, Lane, SampleTrace
-from services.generation.decoding.vocabulary import Vocabulary
 
 
 class Lockstep:
@@ -34,18 +34,12 @@ class Lockstep:
         self._names = itertools.count()
         self._dropped: list[str] = []
         """Names of samples that left in mid-sentence: their traces are void."""
-        self.lanes_running = 0
-        """Lanes that decode now."""
         self._blocks = 0
         """Cache blocks that running samples may need."""
         self.max_replays = 8
         """A sample that needs more is not bad luck: the engine is then declared dead."""
-        self.replays = 0
-        """Samples that fell out of lockstep and were made again; 0 as long as admission does its work."""
-        self.tokens_drawn = 0
-        """Of finished samples, whatever their number of lanes."""
-        self.samples_taken = 0
-        """Samples that were ever asked for."""
+        self.lanes_running = self.replays = self.tokens_drawn = self.samples_taken = 0
+        """As in `Engine`; `samples_taken` are those that were ever asked for."""
 
     @property
     def idle(self) -> bool:
@@ -91,7 +85,6 @@ class Lockstep:
         return {name: trace for traces in by_worker for name, trace in traces.items()}
 
     def _admit(self) -> None:
-        """Let samples in as long as they fit."""
         tokens = self.lanes_running  # each running lane takes one token of the next step
 
         def fits(state: SampleState) -> bool:
@@ -120,11 +113,10 @@ class Lockstep:
             self._by_request.pop(request_id, None)
 
     def _settle(self, state: SampleState, trace: SampleTrace | None) -> bool:
-        """All lanes have ended. True if they agree with each other and with the trace; otherwise the sample is void
-        and waits for its replay."""
+        """True if all lanes agree with each other and with the trace; otherwise the sample waits for its replay."""
         self._leave(state)
-        tokens, reason, stop = state.answers[state.request_ids[0]]
-        is_in_lockstep = all(answer == (tokens, reason, stop) for answer in state.answers.values())
+        tokens, _, stop = state.answers[state.request_ids[0]]
+        is_in_lockstep = len(set(state.answers.values())) == 1
         abort_token = self._vocabulary.abort_token
         is_aborted = stop == abort_token or abort_token in tokens
         if is_in_lockstep and not is_aborted and trace == SampleTrace(state.lanes, tokens):
@@ -140,14 +132,7 @@ class Lockstep:
 
     def _params(self, state: SampleState, lane: int) -> SamplingParams:
         decoding, abort_token = state.sample.decoding, self._vocabulary.abort_token
-        arguments = Lane(
-            sample=state.name,
-            lane=lane,
-            lanes=state.lanes,
-            seed=state.sample.seed,
-            abort_token=abort_token,
-            decoding=decoding.model_dump(),
-        )
+        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort_token, decoding.model_dump())
         return SamplingParams(
             temperature=0.0,
             max_tokens=decoding.max_tokens,

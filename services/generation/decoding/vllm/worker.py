@@ -1,13 +1,12 @@
-"""What we ask of vLLM's worker, in whichever process it runs: sample traces, and batch-invariant layers.
+"""What we ask of vLLM's worker: sample traces, and batch-invariant layers.
 
-vLLM mixes this class into its worker (`worker_extension_cls`) and calls it through `collective_rpc`, the same whether
-the worker lives in our process or, with tensor parallelism, in one of its own.
+vLLM mixes this class into its worker (`worker_extension_cls`) and calls it through `collective_rpc`, in our process or,
+with tensor parallelism, in the worker's own.
 """
 
 from typing import Any
 
-from services.generation.decoding.vllm import processor
-from services.generation.decoding.vllm.processor import SampleTrace
+from services.generation.decoding.vllm.processor import SampleTrace, pending_traces
 
 
 class LaneWorker:
@@ -17,13 +16,11 @@ class LaneWorker:
 
     def pairwright_sample_traces(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
         """The traces of ended samples, which are forgotten here with those of `dropped` ones."""
-        pending = processor.pending_traces
         for sample in dropped:
-            pending.pop(sample, None)
-        return {sample: pending.pop(sample).finish() for sample in samples if sample in pending}
+            pending_traces.pop(sample, None)
+        return {sample: pending_traces.pop(sample).finish() for sample in samples if sample in pending_traces}
 
     def pairwright_make_batch_invariant(self) -> int:
-        """See `batch_invariance.make_batch_invariant`."""
         from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
 
         return make_batch_invariant(self.model_runner.model)
