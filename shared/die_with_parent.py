@@ -8,13 +8,11 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
-
 
 def die_with(parent: int) -> None:
     """Ask the kernel for SIGKILL at the parent's death (the request survives exec)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
         # The parent may have died before the request: then nobody would ever send the signal.
         if os.getppid() != parent:
             os._exit(1)

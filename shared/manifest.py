@@ -59,11 +59,6 @@ class Int8(BaseModel, frozen=True):
             return f"it is only {self.speedup:.2f} times as fast as the exact model (at least {INT8_LEAST_SPEEDUP})"
         return ""
 
-    @property
-    def holds(self) -> bool:
-        """Whether it may stand in for the exact model."""
-        return not self.verdict
-
 
 class Card(BaseModel, frozen=True):
     """What the trainer states of a version when it publishes it."""

@@ -52,9 +52,7 @@ class ModelStore:
     """All versions of one dataset's student under `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._versions = root / "versions"
-        self._rejected = root / "rejected"
+        self.root, self._versions, self._rejected = root, root / "versions", root / "rejected"
 
     # ---- writing: the trainer
 
@@ -101,7 +99,7 @@ class ModelStore:
     def epoch(self) -> int:
         """The newest trainer's epoch; 0 before any."""
         line = self._read_line("epoch")
-        return int(line) if line and line.isdecimal() else 0
+        return int(line) if line.isdecimal() else 0
 
     def delete(self, version: str) -> None:
         """Remove a version or a rejected candidate. Raises `NoVersion`, or `ValueError` for the current version."""
@@ -141,14 +139,8 @@ class ModelStore:
         files = {str(path.relative_to(staged)): _entry(path) for path in _files(staged)}
         entries = sorted(item for item in files.items() if item[0].split("/")[0] not in NOT_IN_ID)
         digest = hashlib.sha256(repr((entries, card.model_dump_json(include=IDENTITY))).encode())
-        manifest = Manifest(
-            **card.model_dump(),
-            id=f"r{card.round:06d}-{digest.hexdigest()[:8]}",
-            created=datetime.now(UTC),
-            files=files,
-            probe=probe,
-            rejection=reason,
-        )
+        id_, now = f"r{card.round:06d}-{digest.hexdigest()[:8]}", datetime.now(UTC)
+        manifest = Manifest(**card.model_dump(), id=id_, created=now, files=files, probe=probe, rejection=reason)
         (staged / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(staged), staged / MANIFEST]:
             path.chmod(0o444)
@@ -156,7 +148,7 @@ class ModelStore:
         for folder in sorted({path.parent for path in _files(staged)} | {staged}):
             _fsync(folder)
         parent.mkdir(parents=True, exist_ok=True)
-        target = parent / manifest.id
+        target = parent / id_
         if not target.exists():  # the same round published again after a crash: the folder is already right
             staged.chmod(0o755)
             staged.rename(target)
@@ -221,13 +213,13 @@ class ModelStore:
 
     def _read_pointer(self, name: str) -> str | None:
         version = self._read_line(name)
-        return version if version and VERSION_ID.match(version) else None
+        return version if VERSION_ID.match(version) else None
 
-    def _read_line(self, name: str) -> str | None:
+    def _read_line(self, name: str) -> str:
         try:
             return (self.root / name).read_text().strip()
         except FileNotFoundError:
-            return None
+            return ""
 
     def _write_line(self, name: str, line: str) -> None:
         """Replace a one-line file in one step, durably."""

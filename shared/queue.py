@@ -23,7 +23,6 @@ from shared.backoff import Backoff
 from shared.errors import Fatal
 from shared.supervisor import SupervisedProcess
 
-LONGEST_SOCKET_PATH = 100  # the kernel allows 107 bytes
 POLL_S, STOP_WITHIN_S = 0.05, 10.0
 
 
@@ -46,7 +45,10 @@ class EmbeddedServer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.socket = _socket_path(directory)
+        self.socket = directory / "redis.sock"
+        if len(os.fsencode(self.socket)) > 100:  # the kernel allows 107 bytes
+            digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+            self.socket = Path(tempfile.gettempdir()) / f"pairwright-{os.getuid()}-{digest}" / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._stopping = threading.Event()
         log_file = directory / "server.log"
@@ -123,12 +125,3 @@ def binary() -> Path:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise Fatal(f"no embedded queue for this machine ({error}): set PAIRWRIGHT_REDIS_URL") from None
-
-
-def _socket_path(directory: Path) -> Path:
-    """The socket inside `directory`, or under the temporary directory when that path is too long for the kernel."""
-    inside = directory / "redis.sock"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET_PATH:
-        return inside
-    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"pairwright-{os.getuid()}-{digest}" / "redis.sock"

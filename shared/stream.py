@@ -2,8 +2,7 @@
 
 Promise: a pair that `append` has accepted is delivered at least once to the trainer, whatever is killed. It is
 *counted* exactly once: `append` may be repeated with the same owner (a lost reply, a restarted job), same answer.
-The backlog is bounded by refusing, never by trimming: XADD MAXLEN would drop unread pairs without an error.
-Commands stay within Redis >= 7.0 and Valkey >= 8. All keys of a dataset carry its name as hash tag (one cluster slot).
+The backlog is bounded by refusing: XADD MAXLEN would drop unread pairs. Commands are those of Redis 7.0 and Valkey 8.
 """
 
 from collections.abc import Sequence
@@ -50,9 +49,8 @@ return answers
 DEAD_LETTER = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if entries[1] then
-  local fields = {'entry', ARGV[2], 'error', ARGV[3], 'deliveries', ARGV[4]}
-  table.insert(fields, 'fault')  -- # retired: remove in 0.3
-  table.insert(fields, ARGV[3])
+  local fields = {'entry', ARGV[2], 'error', ARGV[3], 'deliveries', ARGV[4],
+                  'fault', ARGV[3]}  -- # retired: remove in 0.3
   for _, value in ipairs(entries[1][2]) do table.insert(fields, value) end
   redis.call('XADD', KEYS[2], '*', unpack(fields))
 end

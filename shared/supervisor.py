@@ -14,8 +14,6 @@ from shared.process import ROOT, tied_to_parent
 
 log = logging.getLogger(__name__)
 
-HOPELESS_AFTER = 3
-
 
 class SupervisedProcess:
     """One child. Call `supervise` often, from one thread that lives as long as we do: the child is tied to it."""
@@ -49,7 +47,7 @@ class SupervisedProcess:
     @property
     def hopeless(self) -> bool:
         """Whether it ended three times in a row, soon after its start, with an error as its exit status."""
-        return self._quick_failures >= HOPELESS_AFTER
+        return self._quick_failures >= 3
 
     def supervise(self) -> None:
         """Start the process if it isn't running and its time has come."""
@@ -92,7 +90,7 @@ class SupervisedProcess:
                     stderr=output,
                     stdin=subprocess.DEVNULL,
                     cwd=ROOT,
-                    env=None if self._environment is None else dict(self._environment),
+                    env=self._environment,
                     start_new_session=True,  # Ctrl-C is for us: we end the children in order
                 )
         except OSError as error:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # the trainer has no web framework
     from starlette.types import ASGIApp
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-UNTRACED = "livez,readyz,health,metrics"
 CARRIER = "TRACEPARENT"
 """The environment variable by which a child process gets its parent span, as OpenTelemetry's specification names it."""
 MAX_LINKS = 128
@@ -59,7 +58,8 @@ def traced(app: "ASGIApp") -> "ASGIApp":
         return app
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-    return OpenTelemetryMiddleware(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
+    untraced = "livez,readyz,health,metrics"
+    return OpenTelemetryMiddleware(app, excluded_urls=untraced, exclude_spans=["receive", "send"])
 
 
 def span(
@@ -98,8 +98,7 @@ def traceparent() -> str | None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
+    TraceContextTextMapPropagator().inject(carrier := dict[str, str]())
     return carrier.get("traceparent")
 
 

@@ -74,24 +74,17 @@ def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegi
     async def _live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get(
-        "/readyz",
-        tags=["operations"],
-        summary="The service can do its work; names what is down",
-        responses={503: {"description": "It can't; the checks say why"}},
-    )
+    down: dict[int | str, dict[str, Any]] = {503: {"description": "It can't; the checks say why"}}
+
+    @app.get("/readyz", tags=["operations"], summary="The service can do its work; names what is down", responses=down)
     async def _ready() -> JSONResponse:
         states = await checks()
         ready = all(state.partition(";")[0] == "ok" for state in states.values())
         body = {"status": "ready" if ready else "not ready", "checks": states}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
-    @app.get(
-        "/metrics",
-        tags=["operations"],
-        summary="Prometheus metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics", response_class=Response, responses=text)
     async def _metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -54,8 +54,8 @@ def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Pre
     if setting == "auto":
         if not on_cpu:
             return "bfloat16"
-        return "int8" if int8 is not None and int8.holds else "float32"
-    if setting == "int8" and (int8 is None or not int8.holds or not on_cpu):
+        return "int8" if int8 is not None and not int8.verdict else "float32"
+    if setting == "int8" and (int8 is None or int8.verdict or not on_cpu):
         why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
         log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
         return "float32"

@@ -35,7 +35,7 @@ MIN_CAPACITY = 8
 
 
 class TransformersEngine:
-    """Completes samples with transformers, in a thread of its own."""
+    """Completes samples with transformers, in a thread of its own. Its methods: see `Engine`."""
 
     replays = 0  # rows of one batch can't fall out of lockstep
 
@@ -51,11 +51,9 @@ class TransformersEngine:
 
     @property
     def capacity(self) -> int:
-        """How many prompts are worth asking for at one time."""
         return max(self.batch_lanes, MIN_CAPACITY)
 
     async def start(self) -> None:
-        """Load the model. Raises whatever transformers raises."""
         loop = asyncio.get_running_loop()
         self._decoder = await loop.run_in_executor(self._thread, _BatchDecoder, self._model, self._settings)
         if self._decoder.on_gpu:
@@ -70,13 +68,11 @@ class TransformersEngine:
             future.cancel()
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
         if self._decoder is None:
             raise NoChatTemplate("the model was never loaded")
         return self._decoder.tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
-        """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         if self.state not in ("ok", "starting"):
             raise EngineDead(self.state)
         future: Future[Completion] = Future()
@@ -86,37 +82,36 @@ class TransformersEngine:
 
     def _run_batch(self) -> None:
         """Write the samples that have waited longest. Each call of `complete` submits one: the last find none."""
-        samples, futures = self._next_batch()
-        self.lanes_running = sum(len(sample.prompts) for sample in samples)
+        batch = self._next_batch()
+        self.lanes_running = sum(len(sample.prompts) for sample, _ in batch)
         try:
             if self._decoder is None:
                 raise EngineDead("the model was never loaded")
-            for place, outcome in self._decoder.decode(samples):
-                self.lanes_running -= len(samples[place].prompts)
+            for place, outcome in self._decoder.decode([sample for sample, _ in batch]):
+                sample, future = batch[place]
+                self.lanes_running -= len(sample.prompts)
                 if isinstance(outcome, PromptTooLong):
-                    futures[place].set_exception(outcome)
+                    future.set_exception(outcome)
                 else:
                     self.tokens_drawn += outcome.tokens
-                    futures[place].set_result(outcome)
+                    future.set_result(outcome)
         except Exception as error:  # whatever it is, those who wait must hear of it
-            for future in futures:
+            for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
         finally:
             self.lanes_running = 0
 
-    def _next_batch(self) -> tuple[list[Sample], list[Future[Completion]]]:
+    def _next_batch(self) -> list[tuple[Sample, Future[Completion]]]:
         """One sample, or as many as fit together; cancelled ones are left out."""
-        samples: list[Sample] = []
-        futures: list[Future[Completion]] = []
+        batch: list[tuple[Sample, Future[Completion]]] = []
         room = self.batch_lanes
-        while self._waiting and (not samples or len(self._waiting[0][0].prompts) <= room):
+        while self._waiting and (not batch or len(self._waiting[0][0].prompts) <= room):
             sample, future = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
                 room -= len(sample.prompts)
-                samples.append(sample)
-                futures.append(future)
-        return samples, futures
+                batch.append((sample, future))
+        return batch
 
 
 @dataclass

@@ -23,7 +23,7 @@ LARGER_TILES = (192, 128)
 
 
 def make_batch_invariant(model: torch.nn.Module) -> int:
-    """Feed every CPU linear layer of a loaded vLLM model with fixed tiles; their number. Raises RuntimeError for none."""
+    """Feed every CPU linear layer of a loaded vLLM model with fixed tiles; their number. RuntimeError for none."""
     tiles_by_shape: dict[tuple[Any, ...], tuple[int, ...]] = {}
     layers = [layer for layer in model.modules() if hasattr(layer, "cpu_linear")]
     if not layers:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class VllmEngine:
-    """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
+    """Completes samples on vLLM. Its methods: see `Engine`; `complete` may be called from any event loop."""
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
@@ -41,24 +41,20 @@ class VllmEngine:
         self.lanes_running = self.replays = self.tokens_drawn = 0
 
     async def start(self) -> None:
-        """Load the model. Raises whatever vLLM raises."""
         self._thread.start()
         await asyncio.wrap_future(self._started)
 
     def stop(self) -> None:
-        """End the thread; calls that still wait raise `EngineDead`."""
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join(timeout=30)
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
         if self._tokenizer is None:
             raise NoChatTemplate("the model was never loaded")
         return self._tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
-        """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         future: Future[Completion] = Future()
         self._inbox.put((sample, future))
         if self.state not in ("ok", "starting"):  # the thread may have ended before it read this call

@@ -10,7 +10,6 @@ loader refuses the other's class, so one class is both.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -31,22 +30,9 @@ class SampleTrace(NamedTuple):
     tokens: tuple[int, ...]
 
 
-@dataclass
-class PendingTrace:
-    """The trace of a sample under way: per step the drawn tokens of all samples, on the device, and its own place.
-
-    Reading a token off a GPU would make the step wait for it: `finish` does it when the sample has ended.
-    """
-
-    lanes: int
-    steps: list[tuple[torch.Tensor, int]] = field(default_factory=list)
-
-    def finish(self) -> SampleTrace:
-        return SampleTrace(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
-
-
-pending_traces: dict[str, PendingTrace] = {}
-"""By sample, until the worker hands them out (worker.py). Names of samples are unique in a process."""
+pending_traces: dict[str, tuple[int, list[tuple[torch.Tensor, int]]]] = {}
+"""By sample, until the worker hands it out: its number of lanes and, per step, the drawn tokens of all samples with its
+own place among them. They stay on the device: reading one off a GPU would make the step wait for it."""
 
 
 class Lane(NamedTuple):
@@ -183,7 +169,7 @@ class SelfDebias(V1Processor, V2Processor):
         keys = draw_keys(seeds, torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
         for place, first in enumerate(firsts):
-            pending_traces.setdefault(first.lane.sample, PendingTrace(rows.shape[1])).steps.append((tokens, place))
+            pending_traces.setdefault(first.lane.sample, (rows.shape[1], []))[1].append((tokens, place))
         flat = rows.reshape(-1)
         logits[flat] = float("-inf")
         logits[flat, tokens.repeat_interleave(rows.shape[1])] = 0.0

@@ -6,6 +6,7 @@ with tensor parallelism, in the worker's own.
 
 from typing import Any
 
+from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
 from services.generation.decoding.vllm.processor import SampleTrace, pending_traces
 
 
@@ -18,9 +19,11 @@ class LaneWorker:
         """The traces of ended samples, which are forgotten here with those of `dropped` ones."""
         for sample in dropped:
             pending_traces.pop(sample, None)
-        return {sample: pending_traces.pop(sample).finish() for sample in samples if sample in pending_traces}
+        traces = {sample: pending_traces.pop(sample) for sample in samples if sample in pending_traces}
+        return {
+            sample: SampleTrace(lanes, tuple(int(tokens[place]) for tokens, place in steps))
+            for sample, (lanes, steps) in traces.items()
+        }
 
     def pairwright_make_batch_invariant(self) -> int:
-        from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
-
         return make_batch_invariant(self.model_runner.model)
