@@ -92,7 +92,7 @@ class Engine(Protocol):
         """End the engine; calls that still wait raise `EngineDead` or are cancelled."""
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt after which the teacher goes on with the last turn, the assistant's. Raises `NoChatTemplate`."""
+        """As `TeacherTokenizer.render_chat`. Like `complete`, only after `start`."""
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Cancelling the call frees the engine. Raises `PromptTooLong` or `EngineDead`."""

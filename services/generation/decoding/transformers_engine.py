@@ -15,15 +15,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, get_args
 
-from services.generation.decoding.base import (
-    Completion,
-    EngineDead,
-    LineBreaks,
-    NoChatTemplate,
-    PromptTooLong,
-    Sample,
-    Turn,
-)
+from services.generation.decoding.base import Completion, EngineDead, LineBreaks, PromptTooLong, Sample, Turn
 from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.tokenizer import TeacherTokenizer, check_length
 from services.generation.settings import GenerationSettings
@@ -38,12 +30,12 @@ class TransformersEngine:
     """Completes samples with transformers, in a thread of its own. Its methods: see `Engine`."""
 
     replays = 0  # rows of one batch can't fall out of lockstep
+    _decoder: "_BatchDecoder"  # since `start`
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
         self._waiting: deque[tuple[Sample, Future[Completion]]] = deque()
-        self._decoder: _BatchDecoder | None = None
         self.state = "starting"
         self.batch_lanes = 1
         """Prompts in one batch; a sample with more is a batch of its own. `start` raises it on a GPU."""
@@ -68,8 +60,6 @@ class TransformersEngine:
             future.cancel()
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        if self._decoder is None:
-            raise NoChatTemplate("the model was never loaded")
         return self._decoder.tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
@@ -85,8 +75,6 @@ class TransformersEngine:
         batch = self._next_batch()
         self.lanes_running = sum(len(sample.prompts) for sample, _ in batch)
         try:
-            if self._decoder is None:
-                raise EngineDead("the model was never loaded")
             for place, outcome in self._decoder.decode([sample for sample, _ in batch]):
                 sample, future = batch[place]
                 self.lanes_running -= len(sample.prompts)

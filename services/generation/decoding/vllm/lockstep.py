@@ -73,16 +73,12 @@ class Lockstep:
             state.answers[output.request_id] = (tuple(answer.token_ids), answer.finish_reason, answer.stop_reason)
             if len(state.answers) == state.lanes:
                 ended.append(state)
-        traces = self._traces(ended)
-        return [state for state in ended if self._settle(state, traces.get(state.name))]
-
-    def _traces(self, ended: list[SampleState]) -> dict[str, SampleTrace]:
-        """What the processor drew for the ended samples, from the worker that has drawn."""
         if not ended:
-            return {}
+            return []
         names, dropped, self._dropped = [state.name for state in ended], self._dropped, []
         by_worker = self._engine.collective_rpc("pairwright_sample_traces", args=(names, dropped))
-        return {name: trace for traces in by_worker for name, trace in traces.items()}
+        traces = {name: trace for traces in by_worker for name, trace in traces.items()}
+        return [state for state in ended if self._settle(state, traces.get(state.name))]
 
     def _admit(self) -> None:
         tokens = self.lanes_running  # each running lane takes one token of the next step
