@@ -11,14 +11,12 @@ from shared.errors import Fatal
 from shared.ports import PORTS, port
 from shared.process import fatal_in_one_line
 
-ANSWERS_WITHIN_S = 4.0
-
 
 def check(service: str) -> str:
     """The body of its `/readyz`. Raises `Fatal` when it isn't ready."""
     if service not in PORTS:
         raise Fatal(f"there is no service {service!r}: name one of {', '.join(PORTS)}")
-    connection = HTTPConnection("127.0.0.1", port(service, os.environ), timeout=ANSWERS_WITHIN_S)
+    connection = HTTPConnection("127.0.0.1", port(service, os.environ), timeout=4.0)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

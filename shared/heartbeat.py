@@ -12,7 +12,6 @@ from redis.exceptions import RedisError
 from shared.redis import key
 
 EXPIRES_AFTER_S = 10
-LISTEN_AGAIN_S = 5.0
 
 
 class Heartbeats:
@@ -45,4 +44,4 @@ class Heartbeats:
                         # A timeout of its own: the client's would end a quiet connection with an error.
                         if await channel.get_message(ignore_subscribe_messages=True, timeout=1.0):
                             on_version()
-            await asyncio.sleep(LISTEN_AGAIN_S)
+            await asyncio.sleep(5.0)

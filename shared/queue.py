@@ -23,8 +23,6 @@ from shared.backoff import Backoff
 from shared.errors import Fatal
 from shared.supervisor import SupervisedProcess
 
-POLL_S, STOP_WITHIN_S = 0.05, 10.0
-
 
 @contextlib.contextmanager
 def open_queue(redis_url: str | None, directory: Path) -> Iterator[str]:
@@ -97,9 +95,9 @@ class EmbeddedServer:
                     self._stopping.wait(0.2)  # another process runs the server; be ready to take over
             while not self._stopping.is_set():
                 self.process.supervise()
-                self._stopping.wait(POLL_S)
+                self._stopping.wait(0.05)
             self.process.terminate()
-            self.process.end(STOP_WITHIN_S)
+            self.process.end(within_s=10.0)
 
     def _command(self) -> list[str]:
         return [

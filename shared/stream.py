@@ -44,7 +44,6 @@ end
 return answers
 """
 
-
 # KEYS: stream, dead letters, tries.  ARGV: group, id, error, deliveries.  The entry moves in one step, and only once.
 DEAD_LETTER = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])

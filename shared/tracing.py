@@ -1,9 +1,7 @@
 """OpenTelemetry, where it is configured: spans of requests, jobs and rounds. Elsewhere it costs next to nothing.
 
 It is on when `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and `OTEL_SDK_DISABLED`
-isn't; the other `OTEL_*` variables mean what OpenTelemetry's documentation says.
-
-Between processes a span's place travels as W3C Trace Context's `traceparent`.
+isn't. Between processes a span's place travels as W3C Trace Context's `traceparent`.
 """
 
 import contextlib

@@ -89,9 +89,8 @@ class BearerKeys:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and key.strip() in self._keys:
             return await self._app(scope, receive, send)
-        problem = Problem(
-            401, "Unauthorized", "Send a known key as 'Authorization: Bearer KEY'.", {"WWW-Authenticate": "Bearer"}
-        )
+        detail = "Send a known key as 'Authorization: Bearer KEY'."
+        problem = Problem(401, "Unauthorized", detail, {"WWW-Authenticate": "Bearer"})
         await self._render(request, problem)(scope, receive, send)
 
 
@@ -99,11 +98,9 @@ class HttpMetrics:
     """What both HTTP services count of their requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ("method", "route", "status")
+        labels, text = ("method", "route", "status"), "Time to the end of the answer."
         self.requests = Counter("pairwright_http_requests", "Requests answered.", labels, registry=registry)
-        self.seconds = Histogram(
-            "pairwright_http_request_seconds", "Time to the end of the answer.", labels[:2], registry=registry
-        )
+        self.seconds = Histogram("pairwright_http_request_seconds", text, labels[:2], registry=registry)
 
 
 class Edge:

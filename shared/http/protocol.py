@@ -26,12 +26,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A head must follow in time."""
         super().connection_made(transport)
         self._close_in(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more is awaited."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -49,12 +47,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         if not self._refused:
             self._refused = True
-            self.transport.write(_refusal(self.max_head_bytes))
+            detail = f"The request line and headers may have at most {self.max_head_bytes} bytes together."
+            problem = {"type": "about:blank", "title": "Headers too large", "status": 431, "detail": detail}
+            body = json.dumps(problem).encode()
+            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
+            self.transport.write(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
             # Not at once: with bytes unread, the kernel would reset the connection and the caller see no answer.
             self._close_in(1.0)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
@@ -80,12 +81,3 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None
-
-
-def _refusal(limit: int) -> bytes:
-    detail = f"The request line and headers may have at most {limit} bytes together."
-    body = json.dumps({"type": "about:blank", "title": "Headers too large", "status": 431, "detail": detail}).encode()
-    return (
-        b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
-        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-    )

@@ -75,8 +75,7 @@ class TeacherTokenizer:
         """The text after which the teacher goes on with the last turn, the assistant's. Raises `NoChatTemplate`."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise NoChatTemplate("the teacher has no chat template: it is a base model; use the prompt form `plain`")
-        text: str = self._tokenizer.apply_chat_template(list(turns), tokenize=False, continue_final_message=True)
-        return text
+        return str(self._tokenizer.apply_chat_template(list(turns), tokenize=False, continue_final_message=True))
 
     def _encode_uncached(self, prompt: str, templated: bool) -> tuple[int, ...]:
         return tuple(self._tokenizer(prompt, add_special_tokens=not templated).input_ids)

@@ -22,8 +22,6 @@ from services.generation.settings import GenerationSettings
 
 SHRINK = 0.75
 """Rows of ended sentences are taken out of a batch when no more than this share of it still writes."""
-MIN_CAPACITY = 8
-"""On a CPU samples that wait are cheap; more of them make nothing faster."""
 
 
 class TransformersEngine:
@@ -43,7 +41,7 @@ class TransformersEngine:
 
     @property
     def capacity(self) -> int:
-        return max(self.batch_lanes, MIN_CAPACITY)
+        return max(self.batch_lanes, 8)  # on a CPU samples that wait are cheap, and more make nothing faster
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -170,8 +168,12 @@ class _BatchDecoder:
                 logits, cache = self._forward(fed, mask, cache)
                 drawn = self._draw(logits, states, step)
             for state, token in zip(states, drawn.tolist(), strict=True):
-                if self._append(state, token):
-                    yield state
+                if not state.ended:
+                    state.tokens.append(token)
+                    mode, most = state.sample.decoding.line_breaks, state.sample.decoding.max_tokens
+                    state.ended = token in self._stop_tokens[mode] or len(state.tokens) == most
+                    if state.ended:
+                        yield state
             writing = [state for state in states if not state.ended]
             if not writing:
                 return
@@ -191,15 +193,6 @@ class _BatchDecoder:
             more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -fed.shape[1] :]
         output = self._model(fed, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
         return output.logits[:, -1], output.past_key_values
-
-    def _append(self, state: _SampleState, token: int) -> bool:
-        """Add a token to a sentence that is being written. True if the sentence ends with it."""
-        if state.ended:
-            return False
-        decoding = state.sample.decoding
-        state.tokens.append(token)
-        state.ended = token in self._stop_tokens[decoding.line_breaks] or len(state.tokens) == decoding.max_tokens
-        return state.ended
 
     def _draw(self, logits: Any, states: Sequence[_SampleState], step: int) -> Any:
         """The next token of each sample: [samples] int64. logits: [rows, vocabulary], a sample's lanes together."""

@@ -152,7 +152,7 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
         "async_scheduling": False,
         "disable_log_stats": True,
         "logits_processors": ["services.generation.decoding.vllm.processor:SelfDebias"],
-        "worker_extension_cls": "services.generation.decoding.vllm.worker.LaneWorker",
+        "worker_extension_cls": "services.generation.decoding.vllm.processor.LaneWorker",
         "additional_config": {"pairwright": {"banned": roles.banned, "line_breaks": roles.line_breaks}},
     }
     if on_cpu:

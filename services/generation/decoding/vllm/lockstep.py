@@ -2,10 +2,9 @@
 
 Prevention: a sample is admitted between two steps, and only when all its lanes surely fit into the next step (requests,
 tokens, cache blocks for their whole life), so vLLM never has to split, chunk or preempt them.
-Detection: should it happen all the same, the processor aborts the lanes, or they come back unequal; and no sample is
-let out whose tokens are not, one by one, those that the processor drew from all its lanes together (its trace).
-Recovery: such a sample is void and replayed with its seed: it yields the sentence it would have had (measured), with no
-bias towards sentences that survived.
+Detection: otherwise the processor aborts the lanes, or they come back unequal, or their tokens are not those that the
+processor drew from all lanes together (the sample's trace).
+Recovery: such a sample is replayed with its seed and yields the sentence it would have had (measured): no bias.
 """
 
 import itertools
@@ -25,8 +24,7 @@ class Lockstep:
     """Feeds a vLLM engine with whole samples. Not thread-safe: it lives in the engine's thread."""
 
     def __init__(self, engine: Any, limits: Limits, vocabulary: Vocabulary) -> None:
-        self._engine, self._vocabulary = engine, vocabulary
-        self.limits = limits
+        self._engine, self._vocabulary, self.limits = engine, vocabulary, limits
         self._waiting = AdmissionQueue()
         self._running: set[SampleState] = set()
         self._by_request: dict[str, SampleState] = {}
@@ -38,8 +36,7 @@ class Lockstep:
         """Cache blocks that running samples may need."""
         self.max_replays = 8
         """A sample that needs more is not bad luck: the engine is then declared dead."""
-        self.lanes_running = self.replays = self.tokens_drawn = self.samples_taken = 0
-        """As in `Engine`; `samples_taken` are those that were ever asked for."""
+        self.lanes_running = self.replays = self.tokens_drawn = self.samples_taken = 0  # three as in `Engine`
 
     @property
     def idle(self) -> bool:
@@ -88,18 +85,14 @@ class Lockstep:
 
         while (state := self._waiting.pop(fits)) is not None:
             tokens += state.prompt_tokens
-            self._enter(state)
-
-    def _enter(self, state: SampleState) -> None:
-        state.name = f"sample-{self._prefix}-{next(self._names)}"
-        state.request_ids = [f"{state.name}-lane-{lane}" for lane in range(state.lanes)]
-        state.answers = {}
-        self._running.add(state)
-        self.lanes_running += state.lanes
-        self._blocks += self.limits.blocks_of(state)
-        for lane, (request_id, prompt) in enumerate(zip(state.request_ids, state.prompts, strict=True)):
-            self._by_request[request_id] = state
-            self._engine.add_request(request_id, {"prompt_token_ids": list(prompt)}, self._params(state, lane))
+            state.name, state.answers = f"sample-{self._prefix}-{next(self._names)}", {}
+            state.request_ids = [f"{state.name}-lane-{lane}" for lane in range(state.lanes)]
+            self._running.add(state)
+            self.lanes_running += state.lanes
+            self._blocks += self.limits.blocks_of(state)
+            for lane, (request_id, prompt) in enumerate(zip(state.request_ids, state.prompts, strict=True)):
+                self._by_request[request_id] = state
+                self._engine.add_request(request_id, {"prompt_token_ids": list(prompt)}, self._params(state, lane))
 
     def _leave(self, state: SampleState) -> None:
         self._running.discard(state)
@@ -113,8 +106,7 @@ class Lockstep:
         self._leave(state)
         tokens, _, stop = state.answers[state.request_ids[0]]
         is_in_lockstep = len(set(state.answers.values())) == 1
-        abort_token = self._vocabulary.abort_token
-        is_aborted = stop == abort_token or abort_token in tokens
+        is_aborted = self._vocabulary.abort_token in (stop, *tokens)
         if is_in_lockstep and not is_aborted and trace == SampleTrace(state.lanes, tokens):
             state.tokens = tokens
             self.tokens_drawn += len(tokens)
@@ -127,13 +119,13 @@ class Lockstep:
         return False
 
     def _params(self, state: SampleState, lane: int) -> SamplingParams:
-        decoding, abort_token = state.sample.decoding, self._vocabulary.abort_token
-        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort_token, decoding.model_dump())
+        decoding, abort = state.sample.decoding, self._vocabulary.abort_token
+        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort, decoding.model_dump())
         return SamplingParams(
             temperature=0.0,
             max_tokens=decoding.max_tokens,
             ignore_eos=True,
-            stop_token_ids=[*self._vocabulary.stop_tokens(decoding.line_breaks), abort_token],
+            stop_token_ids=[*self._vocabulary.stop_tokens(decoding.line_breaks), abort],
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={ARGUMENT: arguments._asdict()},

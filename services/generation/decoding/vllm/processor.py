@@ -18,6 +18,7 @@ from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
 
 from services.generation.decoding.debias import debias, draw, draw_keys
+from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
 
 ARGUMENT = "pairwright"
 """The key of a lane's arguments in SamplingParams.extra_args, and of ours in vLLM's additional_config."""
@@ -190,3 +191,25 @@ def _samples(rows: Iterable[Row]) -> tuple[dict[int, list[list[Row]]], list[Row]
         else:
             broken += lanes
     return whole, broken
+
+
+class LaneWorker:
+    """Methods for vLLM's worker, in whichever process it runs: vLLM mixes this class in (`worker_extension_cls`).
+
+    `collective_rpc` calls them. Their names must not meet any of the worker's own.
+    """
+
+    model_runner: Any  # the worker's
+
+    def pairwright_sample_traces(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
+        """The traces of ended samples, which are forgotten here with those of `dropped` ones."""
+        for sample in dropped:
+            pending_traces.pop(sample, None)
+        traces = {sample: pending_traces.pop(sample) for sample in samples if sample in pending_traces}
+        return {
+            sample: SampleTrace(lanes, tuple(int(tokens[place]) for tokens, place in steps))
+            for sample, (lanes, steps) in traces.items()
+        }
+
+    def pairwright_make_batch_invariant(self) -> int:
+        return make_batch_invariant(self.model_runner.model)
