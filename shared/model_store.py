@@ -69,7 +69,7 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, card: Card, probe: list[list[float]]) -> Manifest:
-        """Make the staged folder an immutable version and point `current` at it. Raises OSError and `Fenced`."""
+        """Seal the staged folder as a version and make it `current`. After OSError or `Fenced`, `current` is as before."""
         with self._writing(card.epoch):
             manifest = self._seal(staged, card, probe, None, self._versions)
             self._activate(manifest.id)
@@ -121,7 +121,7 @@ class ModelStore:
             self._move(self._versions / version, f".quarantine/{version}")
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version, named as in `resolve`: promotion, rollback. Raises as `manifest` does."""
+        """Point `current` at a version, named as in `resolve`. Raises `NoVersion` or `BrokenVersion`."""
         with self._writing():
             self._activate(version)
 
