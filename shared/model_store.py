@@ -69,7 +69,7 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, card: Card, probe: list[list[float]]) -> Manifest:
-        """Seal the staged folder as a version and make it `current`. After OSError or `Fenced`, `current` is as before."""
+        """Seal the staged folder as a version and make it `current`. After OSError or `Fenced` it is not."""
         with self._writing(card.epoch):
             manifest = self._seal(staged, card, probe, None, self._versions)
             self._activate(manifest.id)
