@@ -67,7 +67,7 @@ class Stack:
 
     def pids(self) -> list[int]:
         """The process ids of the services, and of the queue if it is ours."""
-        return [pid for part in (*self._children, self._queue) if part and (pid := part.pid)]
+        return [pid for part in (*self._children, self._queue and self._queue.process) if part and (pid := part.pid)]
 
     def __enter__(self) -> Self:
         for child in self._children:

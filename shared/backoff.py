@@ -12,10 +12,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Backoff:
-    """Pauses that grow by `factor` from `first_s` to `last_s`.
-
-    Each is shortened by up to `jitter` of itself, so that many don't come at once.
-    """
+    """Pauses that grow from `first_s` to `last_s`, each less up to `jitter` of it, so that many don't come at once."""
 
     first_s: float = 0.05
     last_s: float = 5.0
@@ -25,9 +22,9 @@ class Backoff:
 
     def next_s(self) -> float:
         """Count one more failure; seconds to wait now."""
-        pause = min(self.last_s, self.first_s * self.factor ** min(self.failures, 60))
+        longest = min(self.last_s, self.first_s * self.factor ** min(self.failures, 60))
         self.failures += 1
-        return pause * random.uniform(1 - self.jitter, 1)
+        return longest * random.uniform(1 - self.jitter, 1)
 
     def reset(self) -> None:
         """Begin again with `first_s`: an attempt succeeded."""
@@ -40,10 +37,7 @@ async def retry(
     backoff: Backoff,
     on_error: Callable[[Exception], None] = lambda _: None,
 ) -> Result:
-    """The result of `call`, which is repeated for as long as it raises one of `errors`; `on_error` is called with each.
-
-    `backoff` is reset by the success.
-    """
+    """The result of `call`, repeated for as long as it raises one of `errors`. The success resets `backoff`."""
     while True:
         try:
             result = await call()

@@ -8,24 +8,16 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
-
 
 def die_with(parent: int) -> None:
     """Ask the kernel for SIGKILL at the parent's death (the request survives exec)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
         # The parent may have died before the request: then nobody would ever send the signal.
         if os.getppid() != parent:
             os._exit(1)
 
 
-def main() -> None:
-    """Tie this process to its parent, then become the command."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
-    die_with(parent)
-    os.execv(command[0], command)
-
-
 if __name__ == "__main__":
-    main()
+    die_with(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])

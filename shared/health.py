@@ -9,16 +9,14 @@ from http.client import HTTPConnection, HTTPException
 
 from shared.errors import Fatal
 from shared.ports import PORTS, port
-from shared.process import exit_with
-
-ANSWERS_WITHIN_S = 4.0
+from shared.process import fatal_in_one_line
 
 
 def check(service: str) -> str:
     """The body of its `/readyz`. Raises `Fatal` when it isn't ready."""
     if service not in PORTS:
         raise Fatal(f"there is no service {service!r}: name one of {', '.join(PORTS)}")
-    connection = HTTPConnection("127.0.0.1", port(service, os.environ), timeout=ANSWERS_WITHIN_S)
+    connection = HTTPConnection("127.0.0.1", port(service, os.environ), timeout=4.0)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()
@@ -33,9 +31,7 @@ def check(service: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with fatal_in_one_line("health"):
         if len(sys.argv) != 2:
             raise Fatal("name one service, as in: python -m shared.health embedding")
         sys.stdout.write(check(sys.argv[1]) + "\n")
-    except Fatal as fatal:
-        exit_with("health", fatal)

@@ -12,15 +12,13 @@ from redis.exceptions import RedisError
 from shared.redis import key
 
 EXPIRES_AFTER_S = 10
-LISTEN_AGAIN_S = 5.0
 
 
 class Heartbeats:
     """One dataset's heartbeats, one a service. Only a hint: nothing durable may rest on it."""
 
     def __init__(self, redis: Redis, dataset: str) -> None:
-        self._redis = redis
-        self._dataset, self._published = dataset, key(dataset, "published")
+        self._redis, self._dataset, self._published = redis, dataset, key(dataset, "published")
 
     async def post(self, service: str, status: dict[str, Any]) -> None:
         """Replace the service's status. Post again within `EXPIRES_AFTER_S` seconds, or it is gone."""
@@ -44,7 +42,6 @@ class Heartbeats:
                     await channel.subscribe(self._published)
                     while True:
                         # A timeout of its own: the client's would end a quiet connection with an error.
-                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
-                        if message is not None:
+                        if await channel.get_message(ignore_subscribe_messages=True, timeout=1.0):
                             on_version()
-            await asyncio.sleep(LISTEN_AGAIN_S)
+            await asyncio.sleep(5.0)

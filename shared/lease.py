@@ -47,8 +47,7 @@ class Lease:
         """Of the processes with one `owner`, only one can live at a time, as with a file lock."""
         self._keys = [key(dataset, work, name) for name in ("lease", "epoch")]
         self._lease_ms, self._renew_s = int(lease_s * 1000), renew_s
-        self._prefix = f"{owner}/"
-        self._holder = self._prefix
+        self._prefix = self._holder = f"{owner}/"
         self._take, self._renew, self._release = (redis.register_script(text) for text in (TAKE, RENEW, RELEASE))
         self.epoch = 0
         """Of the lease that we hold; 0 without one."""
@@ -69,8 +68,8 @@ class Lease:
             if epoch:
                 return epoch
             if holder != logged:
-                logged = holder
                 log.warning("waiting for %s; this process takes over when it is gone", holder)
+            logged = holder
             await pause(stopping, ASK_S)
         return 0
 
@@ -79,7 +78,12 @@ class Lease:
         while self.held:
             await asyncio.sleep(self._renew_s)
             with contextlib.suppress(RedisError, OSError):
-                await self._renew_or_take()
+                if await self._renew(keys=self._keys[:1], args=[self._holder, self._lease_ms]) or not self.held:
+                    continue
+                # Redis has forgotten the lease: it is ours again, if nobody else has it.
+                epoch, holder = await self.try_to_take(self.epoch + 1)
+                if epoch == 0:
+                    log.error("the lease is lost to %s", holder)
 
     async def release(self) -> None:
         """Give the lease back, so that the next one need not wait."""
@@ -93,15 +97,6 @@ class Lease:
         """The epoch, 0 while somebody else holds the lease, and the holder. Raises redis errors."""
         # A name for each attempt: if its reply is lost, the lease is not renewed under an epoch that we don't know.
         name = f"{self._prefix}{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        arguments: list[str | int] = [name, self._prefix, self._lease_ms, least_epoch]
-        epoch, holder = await self._take(keys=self._keys, args=arguments)
+        epoch, holder = await self._take(keys=self._keys, args=[name, self._prefix, self._lease_ms, least_epoch])
         self.epoch, self._holder = int(epoch), name
         return self.epoch, str(holder)
-
-    async def _renew_or_take(self) -> None:
-        """Renew; a lease that Redis has forgotten is taken again, if nobody else has it."""
-        if await self._renew(keys=self._keys[:1], args=[self._holder, self._lease_ms]) or not self.held:
-            return
-        epoch, holder = await self.try_to_take(self.epoch + 1)
-        if epoch == 0:
-            log.error("the lease is lost to %s", holder)

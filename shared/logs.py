@@ -14,10 +14,7 @@ _context_ids: ContextVar[dict[str, str] | None] = ContextVar("pairwright_log_ids
 
 @contextlib.contextmanager
 def log_context(**ids: str | int | None) -> Iterator[None]:
-    """Add these ids to what is logged inside, in this task and those it starts. None leaves one as it is.
-
-    Those in use: `request_id`, `job`, `round`, `version`. A trace's come by themselves while traces are on.
-    """
+    """Add `request_id`, `job`, `round` or `version` to what is logged inside, in this task and those it starts."""
     new = {name: str(value) for name, value in ids.items() if value is not None}
     token = _context_ids.set((_context_ids.get() or {}) | new)
     try:
@@ -34,7 +31,6 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
         event = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 VERSION_ID = re.compile(r"^r\d{6}-[0-9a-f]{8}$")
 PROBE_SENTENCES = (
@@ -17,25 +17,19 @@ PROBE_SENTENCES = (
     "no",
 )
 PROBE_TOLERANCE = 1e-3
-INT8_LEAST_COSINE = 0.99
-INT8_MOST_LOST = 0.5
-"""Points of Spearman x 100."""
-INT8_LEAST_SPEEDUP = 1.1
+INT8_LEAST_COSINE, INT8_LEAST_SPEEDUP = 0.99, 1.1
+INT8_MOST_LOST = 0.5  # points of Spearman x 100
 
 
-class FileEntry(BaseModel):
+class FileEntry(BaseModel, frozen=True):
     """One file of a version."""
-
-    model_config = ConfigDict(frozen=True)
 
     sha256: str
     size: int
 
 
-class Int8(BaseModel):
+class Int8(BaseModel, frozen=True):
     """How true a version's int8 export is to its exact model, as measured at publication."""
-
-    model_config = ConfigDict(frozen=True)
 
     file: str
     """Where it is in the version's folder: the transformer in ONNX, from token ids to token vectors."""
@@ -53,7 +47,7 @@ class Int8(BaseModel):
     def verdict(self) -> str:
         """ "" when it may stand in for the exact model, otherwise why not."""
         cosine = min(self.cosine, self.cosine if self.dev_cosine is None else self.dev_cosine)
-        if not cosine >= INT8_LEAST_COSINE:
+        if not cosine >= INT8_LEAST_COSINE:  # nor for NaN
             return f"its cosine to the exact model is {cosine:.4f} (at least {INT8_LEAST_COSINE})"
         if self.dev_exact is not None and self.dev_int8 is not None:
             lost = abs(self.dev_exact - self.dev_int8)
@@ -63,16 +57,9 @@ class Int8(BaseModel):
             return f"it is only {self.speedup:.2f} times as fast as the exact model (at least {INT8_LEAST_SPEEDUP})"
         return ""
 
-    @property
-    def holds(self) -> bool:
-        """Whether it may stand in for the exact model."""
-        return not self.verdict
 
-
-class Card(BaseModel):
+class Card(BaseModel, frozen=True):
     """What the trainer states of a version when it publishes it."""
-
-    model_config = ConfigDict(frozen=True)
 
     base: str
     """The model the student was trained from: a hub id, a path or `default`."""

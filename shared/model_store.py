@@ -52,9 +52,7 @@ class ModelStore:
     """All versions of one dataset's student under `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._versions = root / "versions"
-        self._rejected = root / "rejected"
+        self.root, self._versions, self._rejected = root, root / "versions", root / "rejected"
 
     # ---- writing: the trainer
 
@@ -71,10 +69,7 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, card: Card, probe: list[list[float]]) -> Manifest:
-        """Make the staged folder an immutable version and point `current` at it.
-
-        Raises OSError when the disk refuses, and `Fenced`; then `current` still names the version before.
-        """
+        """Seal the staged folder as a version and make it `current`. After OSError or `Fenced` it is not."""
         with self._writing(card.epoch):
             manifest = self._seal(staged, card, probe, None, self._versions)
             self._activate(manifest.id)
@@ -86,10 +81,7 @@ class ModelStore:
             return self._seal(staged, card, probe, reason, self._rejected)
 
     def admit(self, version: str) -> Manifest:
-        """Make a rejected candidate a version like any other; its manifest still holds why it was rejected.
-
-        Raises `NoVersion` or `BrokenVersion`.
-        """
+        """Make a rejected candidate a version, whose manifest still says why. Raises `NoVersion` or `BrokenVersion`."""
         with self._writing():
             folder = self.rejected_path(version)
             _manifest(folder)
@@ -107,7 +99,7 @@ class ModelStore:
     def epoch(self) -> int:
         """The newest trainer's epoch; 0 before any."""
         line = self._read_line("epoch")
-        return int(line) if line and line.isdecimal() else 0
+        return int(line) if line.isdecimal() else 0
 
     def delete(self, version: str) -> None:
         """Remove a version or a rejected candidate. Raises `NoVersion`, or `ValueError` for the current version."""
@@ -116,24 +108,20 @@ class ModelStore:
                 folder = self.rejected_path(version)
             except NoVersion:
                 folder = self.path(version)
-            version = folder.name
-            if version == self.current():
-                raise ValueError(f"{version} is the current version: activate another one first")
-            if version == self.previous():
+            if folder.name == self.current():
+                raise ValueError(f"{folder.name} is the current version: activate another one first")
+            if folder.name == self.previous():
                 (self.root / "previous").unlink()
             # Renamed first: a reader finds it whole or not at all.
-            self._remove(folder, ".trash-")
+            shutil.rmtree(self._move(folder, f".trash-{folder.name}"), ignore_errors=True)
 
     def quarantine(self, version: str) -> None:
         """Take a damaged version out of the way, for a person to look at. `current` may name it still."""
         with self._writing(), contextlib.suppress(FileNotFoundError):
-            self._remove(self._versions / version, ".quarantine/")
+            self._move(self._versions / version, f".quarantine/{version}")
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version, named as in `resolve` (publication, promotion and rollback are this one step).
-
-        Raises `NoVersion` or `BrokenVersion`.
-        """
+        """Point `current` at a version, named as in `resolve`. Raises `NoVersion` or `BrokenVersion`."""
         with self._writing():
             self._activate(version)
 
@@ -141,28 +129,18 @@ class ModelStore:
         version = self.resolve(version)
         self.manifest(version)
         before = self.current()
-        if before == version:
-            return
-        # A version that is gone is nothing to go back to.
-        if before is not None and (self._versions / before).is_dir():
-            self._write_line("previous", before)
-        self._write_line("current", version)
+        if before != version:
+            if before is not None and (self._versions / before).is_dir():  # one that is gone is nothing to go back to
+                self._write_line("previous", before)
+            self._write_line("current", version)
 
-    def _seal(
-        self, staged: Path, card: Card, probe: list[list[float]], rejection: str | None, parent: Path
-    ) -> Manifest:
+    def _seal(self, staged: Path, card: Card, probe: list[list[float]], reason: str | None, parent: Path) -> Manifest:
         """Write the manifest, sync, and rename the staged folder to its place under `parent`."""
         files = {str(path.relative_to(staged)): _entry(path) for path in _files(staged)}
         entries = sorted(item for item in files.items() if item[0].split("/")[0] not in NOT_IN_ID)
         digest = hashlib.sha256(repr((entries, card.model_dump_json(include=IDENTITY))).encode())
-        manifest = Manifest(
-            **card.model_dump(),
-            id=f"r{card.round:06d}-{digest.hexdigest()[:8]}",
-            created=datetime.now(UTC),
-            files=files,
-            probe=probe,
-            rejection=rejection,
-        )
+        id_, now = f"r{card.round:06d}-{digest.hexdigest()[:8]}", datetime.now(UTC)
+        manifest = Manifest(**card.model_dump(), id=id_, created=now, files=files, probe=probe, rejection=reason)
         (staged / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(staged), staged / MANIFEST]:
             path.chmod(0o444)
@@ -170,7 +148,7 @@ class ModelStore:
         for folder in sorted({path.parent for path in _files(staged)} | {staged}):
             _fsync(folder)
         parent.mkdir(parents=True, exist_ok=True)
-        target = parent / manifest.id
+        target = parent / id_
         if not target.exists():  # the same round published again after a crash: the folder is already right
             staged.chmod(0o755)
             staged.rename(target)
@@ -203,7 +181,7 @@ class ModelStore:
 
     def resolve(self, name: str) -> str:
         """`current`, `previous` or an id, as an id that exists. Raises `NoVersion`."""
-        version = {"current": self.current, "previous": self.previous}.get(name, lambda: name)()
+        version = self._read_pointer(name) if name in ("current", "previous") else name
         if version is None or not VERSION_ID.match(version) or not (self._versions / version).is_dir():
             published = ", ".join(manifest.id for manifest in self.versions()) or "none yet"
             raise NoVersion(f"there is no version {name!r}; published: {published}")
@@ -235,13 +213,13 @@ class ModelStore:
 
     def _read_pointer(self, name: str) -> str | None:
         version = self._read_line(name)
-        return version if version and VERSION_ID.match(version) else None
+        return version if VERSION_ID.match(version) else None
 
-    def _read_line(self, name: str) -> str | None:
+    def _read_line(self, name: str) -> str:
         try:
             return (self.root / name).read_text().strip()
         except FileNotFoundError:
-            return None
+            return ""
 
     def _write_line(self, name: str, line: str) -> None:
         """Replace a one-line file in one step, durably."""
@@ -261,20 +239,19 @@ class ModelStore:
                 raise Fenced(f"a newer trainer has taken over (epoch {newest}, ours is {epoch})")
             yield
 
-    def _remove(self, folder: Path, where: str) -> None:
-        """Rename a version's folder out of every reader's sight; what goes to the trash is then deleted."""
-        target = self.root / f"{where}{folder.name}"
+    def _move(self, folder: Path, name: str) -> Path:
+        """Rename a version's folder out of every reader's sight."""
+        target = self.root / name
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
         _fsync(folder.parent)
-        if where == ".trash-":
-            shutil.rmtree(target, ignore_errors=True)
+        return target
 
 
 def _manifests(parent: Path) -> list[Manifest]:
     manifests = []
-    for folder in sorted(parent.glob("r*")) if parent.is_dir() else []:
+    for folder in sorted(parent.glob("r*")):
         with contextlib.suppress(BrokenVersion):
             manifests.append(_manifest(folder))
     return sorted(manifests, key=lambda manifest: (manifest.round, manifest.created))

@@ -4,7 +4,7 @@ import hashlib
 import unicodedata
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 MAX_SENTENCE_CHARS = 2000
 
@@ -16,8 +16,7 @@ def check_sentence(text: str) -> str:
     if len(text) > MAX_SENTENCE_CHARS:
         raise ValueError(f"must have at most {MAX_SENTENCE_CHARS} characters, has {len(text)}")
     for character in text:
-        category = unicodedata.category(character)
-        if category in ("Cc", "Cs", "Zl", "Zp"):
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise ValueError(f"must be one line of text without control characters, has U+{ord(character):04X}")
     return text
 
@@ -26,10 +25,8 @@ Sentence = Annotated[str, AfterValidator(check_sentence)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Pair(BaseModel):
+class Pair(BaseModel, frozen=True, extra="forbid"):
     """Two sentences and their similarity: 0 (different topics) to 1 (same meaning)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sentence1: Sentence
     sentence2: Sentence
@@ -37,7 +34,7 @@ class Pair(BaseModel):
 
     @property
     def content_hash(self) -> str:
-        """Names the two sentences, in either order and whatever their score: 64 hex digits (SHA-256).
+        """64 hex digits (SHA-256) of the two sentences, in either order.
 
         The score is left out so that one pair can't enter a dataset under two labels.
         """
@@ -45,10 +42,8 @@ class Pair(BaseModel):
         return hashlib.sha256("\x1f".join(sentences).encode()).hexdigest()
 
 
-class Provenance(BaseModel):
+class Provenance(BaseModel, frozen=True, extra="ignore"):
     """Where a pair came from. Kept beside the pair, never trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     dataset: str
     task: str
@@ -58,10 +53,8 @@ class Provenance(BaseModel):
     seed: int
 
 
-class PairRecord(BaseModel):
+class PairRecord(BaseModel, frozen=True, extra="forbid"):
     """A pair with its provenance: what the stream carries and the dataset keeps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pair: Pair
     provenance: Provenance

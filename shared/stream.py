@@ -2,8 +2,7 @@
 
 Promise: a pair that `append` has accepted is delivered at least once to the trainer, whatever is killed. It is
 *counted* exactly once: `append` may be repeated with the same owner (a lost reply, a restarted job), same answer.
-The backlog is bounded by refusing, never by trimming: XADD MAXLEN would drop unread pairs without an error.
-Commands stay within Redis >= 7.0 and Valkey >= 8. All keys of a dataset carry its name as hash tag (one cluster slot).
+The backlog is bounded by refusing: XADD MAXLEN would drop unread pairs. Commands are those of Redis 7.0 and Valkey 8.
 """
 
 from collections.abc import Sequence
@@ -36,11 +35,8 @@ for i = 2, #KEYS do
     answers[i - 1] = -1
   else
     redis.call('SET', KEYS[i], owner, 'EX', ARGV[2])
-    if ARGV[3] == '' then
-      redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body)
-    else
-      redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body, 'traceparent', ARGV[3])
-    end
+    local trace = ARGV[3] ~= '' and {'traceparent', ARGV[3]} or {}
+    redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body, unpack(trace))
     room = room - 1
     answers[i - 1] = 1
   end
@@ -48,14 +44,12 @@ end
 return answers
 """
 
-
 # KEYS: stream, dead letters, tries.  ARGV: group, id, error, deliveries.  The entry moves in one step, and only once.
 DEAD_LETTER = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
 if entries[1] then
-  local fields = {'entry', ARGV[2], 'error', ARGV[3], 'deliveries', ARGV[4]}
-  table.insert(fields, 'fault')  -- # retired: remove in 0.3
-  table.insert(fields, ARGV[3])
+  local fields = {'entry', ARGV[2], 'error', ARGV[3], 'deliveries', ARGV[4],
+                  'fault', ARGV[3]}  -- # retired: remove in 0.3
   for _, value in ipairs(entries[1][2]) do table.insert(fields, value) end
   redis.call('XADD', KEYS[2], '*', unpack(fields))
 end
@@ -99,9 +93,7 @@ class PairStream:
     """One dataset's stream. `limit` bounds how many undelivered and unacknowledged pairs it may hold."""
 
     def __init__(self, redis: Redis, dataset: str, limit: int = 100_000) -> None:
-        self._redis = redis
-        self.limit = limit
-        self._dataset = dataset
+        self._redis, self._dataset, self.limit = redis, dataset, limit
         self.key, self.dead_key, self._tries_key = (key(dataset, name) for name in ("pairs", "dead", "tries"))
         self._append = redis.register_script(APPEND)
         self._dead_letter = redis.register_script(DEAD_LETTER)
@@ -109,10 +101,7 @@ class PairStream:
         self._group_exists = False
 
     async def append(self, offers: Sequence[Offer], traceparent: str | None = None) -> list[Append]:
-        """Offer pairs; one answer a pair, in order. Safe to repeat after any error.
-
-        `traceparent` travels with each entry, so that the trainer's work appears in the same trace.
-        """
+        """Offer pairs; one answer a pair, in order. Safe to repeat after any error. `traceparent` goes with each."""
         if not offers:
             return []
         keys = [self.key, *(key(self._dataset, "seen", offer.record.pair.content_hash) for offer in offers)]
@@ -128,12 +117,11 @@ class PairStream:
     async def read(self, consumer: str, count: int = 256, block_ms: int = 1000) -> list[Delivery]:
         """The next pairs, waiting up to `block_ms` for the first; [] when none came.
 
-        Everything delivered to `consumer` before and not acknowledged comes first, at start and after any error:
-        a reply lost on the way leaves its pairs assigned to us.
+        At start and after any error, what was delivered to `consumer` before and never acknowledged comes first.
         """
         try:
             await self._ensure_group()
-            while self._recover_after is not None:
+            if self._recover_after is not None:
                 pending = await self._read(consumer, self._recover_after, count, None)
                 self._recover_after = pending[-1].id if pending else None
                 if pending:
@@ -144,34 +132,27 @@ class PairStream:
             raise
 
     def rewind(self) -> None:
-        """What was read could not be kept or acknowledged: the next read delivers it again."""
+        """Have the next read deliver again what could not be kept or acknowledged."""
         self._recover_after = "0"
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """These pairs are safe elsewhere: forget them. Safe to repeat."""
-        if not deliveries:
-            return
-        ids = [delivery.id for delivery in deliveries]
-        async with self._redis.pipeline(transaction=True) as transaction:
-            transaction.xack(self.key, GROUP, *ids)
-            transaction.xdel(self.key, *ids)
-            await transaction.execute()
+        if ids := [delivery.id for delivery in deliveries]:
+            async with self._redis.pipeline(transaction=True) as transaction:
+                transaction.xack(self.key, GROUP, *ids)
+                transaction.xdel(self.key, *ids)
+                await transaction.execute()
 
     async def dead_letter(self, delivery: Delivery) -> None:
-        """Move an entry that can't be kept to the dead-letter stream with its error, so that the others flow.
-
-        Safe to repeat.
-        """
-        await self._dead_letter(
-            keys=[self.key, self.dead_key, self._tries_key],
-            args=[GROUP, delivery.id, delivery.error or "unknown", delivery.deliveries],
-        )
+        """Move an entry that can't be kept, with its error, to the dead-letter stream. Safe to repeat."""
+        keys = [self.key, self.dead_key, self._tries_key]
+        error = delivery.error or "unknown"
+        await self._dead_letter(keys=keys, args=[GROUP, delivery.id, error, delivery.deliveries])
 
     async def count_try(self, delivery: Delivery) -> int:
         """Count, before it begins, an attempt to keep one entry alone; how many by now. `forget_try` takes it back.
 
-        What is left over are the attempts that ended with the process. The delivery count doesn't distinguish those
-        from attempts that never began.
+        What remains are attempts that ended with the process; the delivery count also has those that never began.
         """
         return int(await self._redis.hincrby(self._tries_key, delivery.id, 1))
 
@@ -186,8 +167,7 @@ class PairStream:
     async def _ensure_group(self) -> None:
         if self._group_exists:
             return
-        try:
-            # From "0": pairs written before the first trainer ever started must be delivered too.
+        try:  # from "0": pairs written before the first trainer ever started must be delivered too
             await self._redis.xgroup_create(self.key, GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
@@ -208,12 +188,11 @@ class PairStream:
 
 
 def _delivery(id_: str, fields: dict[str, str] | None) -> Delivery:
-    fields = fields or {}
+    if not fields or "record" not in fields:
+        return Delivery(id_, None, "the entry has no field 'record'")
     try:
         record = PairRecord.model_validate_json(fields["record"])
         return Delivery(id_, record, traceparent=fields.get("traceparent"))
-    except KeyError:
-        return Delivery(id_, None, "the entry has no field 'record'")
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -14,8 +14,6 @@ from shared.process import ROOT, tied_to_parent
 
 log = logging.getLogger(__name__)
 
-HOPELESS_AFTER = 3
-
 
 class SupervisedProcess:
     """One child. Call `supervise` often, from one thread that lives as long as we do: the child is tied to it."""
@@ -33,13 +31,12 @@ class SupervisedProcess:
         """`healthy_after_s`: a process that ran for longer is restarted with the first pause again."""
         self.name, self.log_file = name, log_file
         self.process: subprocess.Popen[bytes] | None = None
-        self.restarts = 0
         self.error: str | None = None
         """How it ended last, or why it could not start."""
         self._command, self._environment = command, environment
         self._backoff, self._healthy_after_s = backoff, healthy_after_s
         self._started = self._start_at = 0.0
-        self._quick_failures = 0
+        self.restarts = self._quick_failures = 0
 
     @property
     def pid(self) -> int | None:
@@ -50,7 +47,7 @@ class SupervisedProcess:
     @property
     def hopeless(self) -> bool:
         """Whether it ended three times in a row, soon after its start, with an error as its exit status."""
-        return self._quick_failures >= HOPELESS_AFTER
+        return self._quick_failures >= 3
 
     def supervise(self) -> None:
         """Start the process if it isn't running and its time has come."""
@@ -76,13 +73,12 @@ class SupervisedProcess:
 
     def end(self, within_s: float) -> None:
         """Wait so long for its end, then kill it."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(timeout=max(0.1, within_s))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            try:
+                self.process.wait(timeout=max(0.1, within_s))
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def _start(self) -> None:
         self._started = time.monotonic()
@@ -94,7 +90,7 @@ class SupervisedProcess:
                     stderr=output,
                     stdin=subprocess.DEVNULL,
                     cwd=ROOT,
-                    env=None if self._environment is None else dict(self._environment),
+                    env=self._environment,
                     start_new_session=True,  # Ctrl-C is for us: we end the children in order
                 )
         except OSError as error:
@@ -106,17 +102,11 @@ class SupervisedProcess:
             self._backoff.reset()
             self._quick_failures = 0
         self._quick_failures = self._quick_failures + 1 if status > 0 else 0
-        self._restart_later(f"exit status {status}" if status >= 0 else f"signal {_signal_name(-status)}")
+        names = {number.value: number.name for number in signal.Signals}  # most real-time signals have none
+        self._restart_later(f"exit status {status}" if status >= 0 else f"signal {names.get(-status, -status)}")
 
     def _restart_later(self, error: str) -> None:
         pause, self.error = self._backoff.next_s(), error
         self.restarts += 1
         self._start_at = time.monotonic() + pause
         log.warning("%s ended (%s); starting it again in %.1f s", self.name, error, pause)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have none
-        return str(number)

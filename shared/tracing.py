@@ -1,10 +1,7 @@
 """OpenTelemetry, where it is configured: spans of requests, jobs and rounds. Elsewhere it costs next to nothing.
 
 It is on when `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set and `OTEL_SDK_DISABLED`
-isn't; the other `OTEL_*` variables mean what OpenTelemetry's documentation says.
-
-Between processes a span's place travels as W3C Trace Context's `traceparent`: with a job, with each entry of the pair
-stream, and to the process that runs a round.
+isn't. Between processes a span's place travels as W3C Trace Context's `traceparent`.
 """
 
 import contextlib
@@ -18,7 +15,6 @@ if TYPE_CHECKING:  # the trainer has no web framework
     from starlette.types import ASGIApp
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-UNTRACED = "livez,readyz,health,metrics"
 CARRIER = "TRACEPARENT"
 """The environment variable by which a child process gets its parent span, as OpenTelemetry's specification names it."""
 MAX_LINKS = 128
@@ -27,19 +23,14 @@ MAX_LINKS = 128
 _tracer: Any = None
 
 
-def is_configured() -> bool:
-    """Whether the environment asks for traces."""
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    return not disabled and any(os.environ.get(name) for name in ENDPOINTS)
-
-
 def start(service: str) -> Callable[[], None]:
     """Send traces if the environment asks for it. Call what is returned before the process ends: it sends the rest.
 
     Raises `Fatal` when OpenTelemetry isn't installed.
     """
     global _tracer
-    if not is_configured():
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if is_disabled or not any(os.environ.get(name) for name in ENDPOINTS):
         return lambda: None
     try:
         from opentelemetry import trace
@@ -65,7 +56,8 @@ def traced(app: "ASGIApp") -> "ASGIApp":
         return app
     from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-    return OpenTelemetryMiddleware(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
+    untraced = "livez,readyz,health,metrics"
+    return OpenTelemetryMiddleware(app, excluded_urls=untraced, exclude_spans=["receive", "send"])
 
 
 def span(
@@ -78,13 +70,13 @@ def span(
     """
     if _tracer is None:
         return contextlib.nullcontext()
-    from opentelemetry.trace import Link
+    from opentelemetry.trace import Link, get_current_span
 
-    contexts = [context for link in links[-MAX_LINKS:] if (context := _span_context(link)) is not None]
+    linked = [get_current_span(_context(link)).get_span_context() for link in links[-MAX_LINKS:]]
     opened: contextlib.AbstractContextManager[Any] = _tracer.start_as_current_span(
         name,
         context=None if parent is None else _context(parent),
-        links=[Link(context) for context in contexts],
+        links=[Link(context) for context in linked if context.is_valid],
         attributes={f"pairwright.{key}": value for key, value in attributes.items() if value is not None},
     )
     return opened
@@ -104,8 +96,7 @@ def traceparent() -> str | None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
+    TraceContextTextMapPropagator().inject(carrier := dict[str, str]())
     return carrier.get("traceparent")
 
 
@@ -120,11 +111,3 @@ def _context(traceparent: str) -> Any:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent}, Context())
-
-
-def _span_context(traceparent: str) -> Any:
-    """None for what is no traceparent."""
-    from opentelemetry.trace import get_current_span
-
-    context = get_current_span(_context(traceparent)).get_span_context()
-    return context if context.is_valid else None

@@ -13,7 +13,7 @@ from services.embedding.resources import cores
 from services.embedding.serving.batcher import workers
 from services.embedding.settings import EmbeddingSettings
 from shared import tracing
-from shared.http.server import listen, loop_factory, server
+from shared.http.server import Server, listen, loop_factory
 from shared.manifest import Manifest
 from shared.process import configure_logging, run
 from shared.settings import Settings, load
@@ -41,7 +41,7 @@ async def main() -> None:
     app = assemble(settings, own, partial(load_version, own))
     stop_tracing = tracing.start("embedding")
     log.info("listening on http://%s:%d, versions from %s", own.host, own.port, settings.models_dir)
-    await server(tracing.traced(app), own.drain_seconds).serve(sockets=[listener])
+    await Server(tracing.traced(app), own.drain_seconds).serve(sockets=[listener])
     stop_tracing()
     # Not a return: the interpreter would wait for a version that native code is still loading.
     logging.shutdown()

@@ -24,7 +24,7 @@ from services.generation.settings import GenerationSettings
 from shared import tracing
 from shared.errors import Fatal
 from shared.heartbeat import Heartbeats
-from shared.http.server import Server, listen, server
+from shared.http.server import Server, listen
 from shared.process import configure_logging, run
 from shared.queue import open_queue
 from shared.redis import command_client
@@ -47,7 +47,7 @@ async def main() -> None:
         app, scheduler = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
         try:
-            web = server(tracing.traced(app), own.drain_seconds)
+            web = Server(tracing.traced(app), own.drain_seconds)
             await _serve(web, listener, engine, scheduler, own.drain_seconds)
         finally:
             stop_tracing()

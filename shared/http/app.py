@@ -13,17 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from shared.http.middleware import BearerKeys, BodyLimit, Edge
 from shared.http.problems import Problem, Renderer, invalid, problem_details
 
-BODY_SECONDS = 60.0
-"""A body must have come whole within this time of its head."""
-
-TITLES = {
-    400: "Invalid request",
-    404: "Not found",
-    405: "Method not allowed",
-    408: "Body too slow",
-    413: "Body too large",
-}
-
+TITLES = {400: "Invalid request", 404: "Not found", 405: "Method not allowed"}
+TITLES |= {408: "Body too slow", 413: "Body too large"}
 Checks = Callable[[], Awaitable[dict[str, str]]]
 
 
@@ -36,15 +27,15 @@ def create_app(
     registry: CollectorRegistry,
     max_body_bytes: int,
     render: Renderer = problem_details,
-    body_seconds: float = BODY_SECONDS,
+    body_seconds: float = 60.0,
     cors_origins: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app with everything both services share; the service adds its routes.
 
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
-    A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. `cors_origins` are the
-    web pages from which browsers may call the service; none by default.
+    A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
+    whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service.
     """
     app = FastAPI(title=title, description=description, redoc_url=None, **options)
     app.add_middleware(BearerKeys, keys=keys, render=render)
@@ -74,9 +65,8 @@ def _add_error_handlers(app: FastAPI, render: Renderer) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        return render(
-            request, Problem(error.status_code, TITLES.get(error.status_code, "Error"), error.detail, error.headers)
-        )
+        title = TITLES.get(error.status_code, "Error")
+        return render(request, Problem(error.status_code, title, error.detail, error.headers))
 
 
 def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:
@@ -84,24 +74,17 @@ def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegi
     async def _live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get(
-        "/readyz",
-        tags=["operations"],
-        summary="The service can do its work; names what is down",
-        responses={503: {"description": "It can't; the checks say why"}},
-    )
+    down: dict[int | str, dict[str, Any]] = {503: {"description": "It can't; the checks say why"}}
+
+    @app.get("/readyz", tags=["operations"], summary="The service can do its work; names what is down", responses=down)
     async def _ready() -> JSONResponse:
         states = await checks()
         ready = all(state.partition(";")[0] == "ok" for state in states.values())
         body = {"status": "ready" if ready else "not ready", "checks": states}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
-    @app.get(
-        "/metrics",
-        tags=["operations"],
-        summary="Prometheus metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics", response_class=Response, responses=text)
     async def _metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

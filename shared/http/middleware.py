@@ -1,6 +1,8 @@
 """What every request passes on its way in: its id and metrics, the body's bounds, the bearer key."""
 
 import asyncio
+import hashlib
+import hmac
 import logging
 import re
 import time
@@ -12,7 +14,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.keys import KeySet
 from shared.http.problems import Problem, Renderer
 from shared.logs import log_context
 
@@ -23,8 +24,7 @@ REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 
 
 class BodyLimit:
-    """Refuse a body of more than `limit` bytes, whether its length is announced or it comes in chunks, and one that
-    isn't whole after `seconds`.
+    """Refuse a body of more than `limit` bytes, announced or in chunks, and one that isn't whole after `seconds`.
 
     Starlette's own `RequestBodyLimitMiddleware` always answers an announced length in plain text.
     """
@@ -40,8 +40,7 @@ class BodyLimit:
         if int(announced) > self._limit:  # the server has checked that it is a number
             problem = Problem(413, "Body too large", self._detail)
             return await self._render(Request(scope), problem)(scope, receive, send)
-        received, whole = 0, False
-        deadline = asyncio.get_running_loop().time() + self._seconds
+        received, whole, deadline = 0, False, asyncio.get_running_loop().time() + self._seconds
 
         async def receive_within_limit() -> Message:
             nonlocal received, whole
@@ -62,6 +61,21 @@ class BodyLimit:
         await self._app(scope, receive_within_limit, send)
 
 
+class KeySet:
+    """API keys, kept as digests and compared in constant time."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def __contains__(self, key: str) -> bool:
+        digest = hashlib.sha256(key.encode()).digest()
+        # A sum: every key is compared, so that the time says nothing about which one was near.
+        return sum(hmac.compare_digest(digest, own) for own in self._digests) > 0
+
+
 class BearerKeys:
     """Ask for `Authorization: Bearer KEY` on every route but health and documentation, if there are keys."""
 
@@ -75,12 +89,8 @@ class BearerKeys:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and key.strip() in self._keys:
             return await self._app(scope, receive, send)
-        problem = Problem(
-            401,
-            "Unauthorized",
-            "Send a known key as 'Authorization: Bearer KEY'.",
-            {"WWW-Authenticate": "Bearer"},
-        )
+        detail = "Send a known key as 'Authorization: Bearer KEY'."
+        problem = Problem(401, "Unauthorized", detail, {"WWW-Authenticate": "Bearer"})
         await self._render(request, problem)(scope, receive, send)
 
 
@@ -88,20 +98,16 @@ class HttpMetrics:
     """What both HTTP services count of their requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ("method", "route", "status")
+        labels, text = ("method", "route", "status"), "Time to the end of the answer."
         self.requests = Counter("pairwright_http_requests", "Requests answered.", labels, registry=registry)
-        self.seconds = Histogram(
-            "pairwright_http_request_seconds", "Time to the end of the answer.", labels[:2], registry=registry
-        )
+        self.seconds = Histogram("pairwright_http_request_seconds", text, labels[:2], registry=registry)
 
 
 class Edge:
     """Give every request an id (the caller's `X-Request-ID`, if sane), count and time it; answer 500 to our bugs."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, render: Renderer) -> None:
-        self._app, self._render = app, render
-        metrics = HttpMetrics(registry)
-        self._requests, self._seconds = metrics.requests, metrics.seconds
+        self._app, self._render, self._metrics = app, render, HttpMetrics(registry)
         ProcessCollector(registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,19 +125,18 @@ class Edge:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        try:
-            with log_context(request_id=request_id):
+        with log_context(request_id=request_id):
+            try:
                 await self._app(scope, receive, send_with_id)
-        except Exception:
-            # The traceback goes to the log; the caller gets no internals.
-            with log_context(request_id=request_id):
+            except Exception:
+                # The traceback goes to the log; the caller gets no internals.
                 log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
-            if status:  # half an answer is out already: only closing the connection shows it
-                raise
-            detail = f"This is our fault; the log has the details under request id {request_id}."
-            await self._render(Request(scope), Problem(500, "Internal error", detail))(scope, receive, send_with_id)
-        finally:
-            # The route's template, not the path: ids in paths must not become label values.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            self._requests.labels(scope["method"], route, str(status)).inc()
-            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - began)
+                if status:  # half an answer is out already: only closing the connection shows it
+                    raise
+                detail = f"This is our fault; the log has the details under request id {request_id}."
+                await self._render(Request(scope), Problem(500, "Internal error", detail))(scope, receive, send_with_id)
+            finally:
+                # The route's template, not the path: ids in paths must not become label values.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+                self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - began)

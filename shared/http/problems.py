@@ -16,8 +16,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail = status, title, detail
-        self.headers = dict(headers or {})
-        self.extra = extra
+        self.headers, self.extra = dict(headers or {}), extra
 
 
 Renderer = Callable[[Request, Problem], Response]
@@ -30,8 +29,7 @@ def problem_details(_request: Request, problem: Problem) -> Response:
 
 
 def invalid(error: RequestValidationError) -> Problem:
-    """A validation error that names every wrong field. The values are left out: they may be huge, private or not
-    even encodable (NaN, lone surrogates)."""
+    """Names every wrong field. The values are left out: they may be huge, private or not even encodable."""
     errors = []
     for one in error.errors():
         if one["type"] == "json_invalid":  # some have no other fields

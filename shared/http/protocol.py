@@ -10,32 +10,26 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
-HEAD_SECONDS = 15.0
 READ_BYTES = 256 * 1024
 """The most that comes in one piece: the head's end and the body's beginning may share it."""
-LINGER_SECONDS = 1.0
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Answers 431 to a head of more than `max_head_bytes`; closes a connection whose next head isn't whole in time."""
 
     max_head_bytes = MAX_HEAD_BYTES
-    head_seconds = HEAD_SECONDS
+    head_seconds = 15.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_bytes = 0
-        self._in_head = True
-        self._refused = False
+        self._head_bytes, self._in_head, self._refused = 0, True, False
         self._close_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A head must follow in time."""
         super().connection_made(transport)
-        self._await_head()
+        self._close_in(self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more is awaited."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -44,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._close_timer is None:
-                self._await_head()
+                self._close_in(self.head_seconds)
         if self._in_head and self._head_bytes > self.max_head_bytes + READ_BYTES:
             self._refuse()
         elif not self._refused:
@@ -53,13 +47,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         if not self._refused:
             self._refused = True
-            self.transport.write(_refusal(self.max_head_bytes))
+            detail = f"The request line and headers may have at most {self.max_head_bytes} bytes together."
+            problem = {"type": "about:blank", "title": "Headers too large", "status": 431, "detail": detail}
+            body = json.dumps(problem).encode()
+            head = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
+            self.transport.write(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
             # Not at once: with bytes unread, the kernel would reset the connection and the caller see no answer.
-            self._stop_waiting()
-            self._close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self._close_in(1.0)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
@@ -71,27 +67,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # A large head may come in one piece, whole before it could be counted.
-        if (
-            len(self.url) + sum(len(name) + len(value) + 4 for name, value in cycle.scope["headers"])
-            > self.max_head_bytes
-        ):
+        headers = sum(len(name) + len(value) + 4 for name, value in cycle.scope["headers"])
+        if len(self.url) + headers > self.max_head_bytes:
             self._refuse()
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _await_head(self) -> None:
-        self._close_timer = self.loop.call_later(self.head_seconds, self.transport.close)
+    def _close_in(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._close_timer = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None
-
-
-def _refusal(limit: int) -> bytes:
-    detail = f"The request line and headers may have at most {limit} bytes together."
-    body = json.dumps({"type": "about:blank", "title": "Headers too large", "status": 431, "detail": detail}).encode()
-    return (
-        b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
-        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-    )

@@ -36,22 +36,25 @@ def loop_factory() -> LoopFactory | None:
 
 
 class Server(uvicorn.Server):
-    """Stops on SIGTERM and SIGINT and returns. uvicorn's own would raise the signal again before our own clean-up.
+    """On SIGTERM and SIGINT, finishes requests in flight for up to `drain_s` seconds and returns.
 
-    With `handles_signals` False, or outside the main thread, the caller sets `should_exit`.
+    uvicorn's own would raise the signal again before our own clean-up. With `handles_signals` False, or outside the
+    main thread, the caller sets `should_exit`.
     """
 
-    def __init__(self, config: uvicorn.Config, handles_signals: bool = True) -> None:
+    def __init__(self, app: ASGIApp, drain_s: float, handles_signals: bool = True) -> None:
+        config = uvicorn.Config(
+            app, http=BoundedProtocol, ws="none", log_config=None, access_log=False, server_header=False
+        )
+        config.timeout_graceful_shutdown = int(drain_s)
         super().__init__(config)
         self._handles_signals = handles_signals
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """While serving, both signals ask for the end; a second SIGINT doesn't wait for requests in flight."""
-        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
-        if not self._handles_signals or threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        loop, in_main = asyncio.get_running_loop(), threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGTERM, signal.SIGINT) if self._handles_signals and in_main else ()
         for number in signals:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
@@ -59,19 +62,3 @@ class Server(uvicorn.Server):
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
-
-
-def server(app: ASGIApp, drain_s: float, handles_signals: bool = True) -> Server:
-    """A uvicorn server that finishes requests in flight for up to `drain_s` seconds after SIGTERM."""
-    return Server(
-        uvicorn.Config(
-            app,
-            http=BoundedProtocol,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(drain_s),
-        ),
-        handles_signals,
-    )

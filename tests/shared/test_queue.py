@@ -69,19 +69,19 @@ def write(url: str, key: str, value: str) -> None:
 def test_a_killed_server_comes_back_with_its_data(own_server: EmbeddedServer) -> None:
     for kill in range(1, 4):
         write(own_server.url, f"key{kill}", "kept")
-        pid = own_server.pid
+        pid = own_server.process.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda kill=kill: own_server.restarts == kill, "the restart")  # type: ignore[misc]
+        wait_until(lambda kill=kill: own_server.process.restarts == kill, "the restart")  # type: ignore[misc]
         wait_until(lambda kill=kill: read(own_server.url, f"key{kill}") == "kept", "the data")  # type: ignore[misc]
-        assert own_server.pid != pid
+        assert own_server.process.pid != pid
 
 
 def test_stop_ends_the_server_and_the_data_stays(tmp_path: Path) -> None:
     first = EmbeddedServer(tmp_path)
     first.start()
     write(first.url, "key", "kept")
-    pid = first.pid
+    pid = first.process.pid
     first.stop()
     assert pid is not None
     assert not alive(pid)

@@ -74,9 +74,9 @@ async def kill_repeatedly(server: EmbeddedServer) -> None:
     """Kill the server `KILLS` times, each time after it came back and worked for a while."""
     for kills in range(KILLS):
         await asyncio.sleep(0.15)
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)
-        await wait_until_async(lambda kills=kills: server.restarts > kills, "the restart")  # type: ignore[misc]
+        assert server.process.pid is not None
+        os.kill(server.process.pid, signal.SIGKILL)
+        await wait_until_async(lambda kills=kills: server.process.restarts > kills, "the restart")  # type: ignore[misc]
         await wait_until_async(server._answers, "the restarted server")
 
 

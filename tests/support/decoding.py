@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.generation.decoding.base import Completion, Decoding, Engine, Sample
 from services.generation.decoding.debias import draw, draw_keys
-from services.generation.decoding.vocabulary import read_vocabulary
+from services.generation.decoding.tokenizer import read_vocabulary
 from services.generation.pairs.prompts import lanes_for_sentence2
 from services.generation.pairs.tasks import load_all_tasks
 

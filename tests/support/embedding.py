@@ -17,7 +17,7 @@ from services.embedding.api.app import assemble
 from services.embedding.models.base import EncodeOptions, Encoder, Token, Tokens, Vectors
 from services.embedding.serving.loading import LoadModel
 from services.embedding.settings import EmbeddingSettings
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 from shared.manifest import Manifest
 from shared.settings import Settings
 
@@ -54,7 +54,7 @@ class LiveService:
         listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EMBEDDING_PORT")
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
-        self._server = server(assemble(settings, embedding, load or partial(load_version, embedding)), 10)
+        self._server = Server(assemble(settings, embedding, load or partial(load_version, embedding)), 10)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
 

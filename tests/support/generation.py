@@ -12,7 +12,7 @@ from services.generation.__main__ import assemble
 from services.generation.decoding.base import Engine
 from services.generation.pairs.tasks import load_all_tasks
 from services.generation.settings import GenerationSettings
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 from shared.redis import command_client
 from shared.settings import Settings
 
@@ -27,7 +27,7 @@ def live_generation(engine: Engine, redis_url: str, dataset: str, **own: Any) ->
     async def serve() -> None:
         redis = command_client(redis_url)
         app, scheduler = assemble(common, GenerationSettings(**own), engine, redis, load_all_tasks(None))
-        web.append(server(app, drain_s=2))
+        web.append(Server(app, drain_s=2))
         background = [asyncio.create_task(scheduler.post_heartbeats()), asyncio.create_task(scheduler.run())]
         started.set()
         await web[0].serve(sockets=[listener])

@@ -10,7 +10,7 @@ def main() -> None:
     """Print the server's process id, or 0 if another process runs it."""
     server = EmbeddedServer(Path(sys.argv[1]))
     server.start()
-    sys.stdout.write(f"{server.pid or 0}\n")
+    sys.stdout.write(f"{server.process.pid or 0}\n")
     sys.stdout.flush()
     sys.stdin.read()
     server.stop()

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from services.embedding.api.errors import DESCRIPTIONS, Responses
 from services.embedding.api.serialization import VERSION_HEADER
 from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
-from shared.http.keys import KeySet
+from shared.http.middleware import KeySet
 from shared.http.problems import Problem
 from shared.manifest import Int8, Manifest
 from shared.model_store import BrokenVersion, NoVersion

@@ -19,7 +19,7 @@ from services.embedding.settings import EmbeddingSettings
 from shared import __version__
 from shared.heartbeat import Heartbeats
 from shared.http.app import create_app
-from shared.http.keys import KeySet
+from shared.http.middleware import KeySet
 from shared.model_store import ModelStore
 from shared.redis import command_client
 from shared.settings import Settings

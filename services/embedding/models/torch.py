@@ -49,7 +49,7 @@ def load(folder: Path, manifest: Manifest, device: str, threads: int, precision:
 def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
     """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
     on_cpu, int8 = model.device.type == "cpu", manifest.int8
-    holds = on_cpu and int8 is not None and int8.holds
+    holds = on_cpu and int8 is not None and not int8.verdict
     if setting == "auto":
         return "int8" if holds else "float32" if on_cpu else "bfloat16"
     if setting == "int8" and not holds:

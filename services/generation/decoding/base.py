@@ -1,22 +1,17 @@
-"""The engine's interface: complete one prompt while its counter-prompts are suppressed (self-debiasing).
-
-The engine knows tokens and distributions; it knows nothing of tasks, pairs or jobs.
-"""
+"""The engine's interface: complete one prompt while its counter-prompts are suppressed (self-debiasing)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypedDict, get_args
+from typing import Annotated, Literal, Protocol, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 LineBreaks = Literal["ban", "reject"]
-LINE_BREAKS: tuple[LineBreaks, ...] = get_args(LineBreaks)
+End = Literal["quote", "line_break", "length"]
 
 
-class Decoding(BaseModel):
+class Decoding(BaseModel, frozen=True, strict=True, extra="forbid"):
     """How a sentence is drawn. The defaults are the original DINO's."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     decay_constant: Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False)] = 100.0
     """How strongly tokens that a counter-label's prompt likes better are suppressed; 0 turns self-debiasing off."""
@@ -43,9 +38,6 @@ class Sample:
     """The prompts were rendered by `render_chat`: they hold the model's special tokens already."""
     client: str = ""
     """Whose sample it is: clients that wait take turns."""
-
-
-End = Literal["quote", "line_break", "length"]
 
 
 @dataclass(frozen=True)
@@ -100,10 +92,7 @@ class Engine(Protocol):
         """End the engine; calls that still wait raise `EngineDead` or are cancelled."""
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt in the teacher's chat template that lets it go on with the last turn, the assistant's.
-
-        Raises `NoChatTemplate`. Only after `start`.
-        """
+        """As `TeacherTokenizer.render_chat`. Like `complete`, only after `start`."""
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Cancelling the call frees the engine. Raises `PromptTooLong` or `EngineDead`."""

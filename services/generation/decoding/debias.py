@@ -8,8 +8,9 @@ sample's tokens don't depend on what else is in the batch, on its row, or on how
 import torch
 from torch import Tensor
 
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15
-MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+# SplitMix64's constants, as int64.
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64)
 GREEDY_BELOW = 1e-4
 """Temperatures below this take the likeliest token."""
 
@@ -64,8 +65,7 @@ def _candidates(probabilities: Tensor, top_k: Tensor, sort: bool) -> tuple[Tenso
     limits = torch.where(top_k > 0, top_k, vocabulary).clamp_max(vocabulary)
     max_limit = int(limits.max())
     if max_limit == vocabulary and not sort and int(limits.min()) == vocabulary:
-        tokens = torch.arange(vocabulary, device=probabilities.device).expand_as(probabilities)
-        return probabilities, tokens
+        return probabilities, torch.arange(vocabulary, device=probabilities.device).expand_as(probabilities)
     weights, tokens = torch.topk(probabilities, max_limit, dim=-1)
     ranks = torch.arange(max_limit, device=probabilities.device)
     return torch.where(ranks < limits[:, None].to(probabilities.device), weights, 0.0), tokens
@@ -78,23 +78,18 @@ def draw_keys(seeds: Tensor, steps: Tensor) -> Tensor:
 
 def _noise(keys: Tensor, tokens: Tensor) -> Tensor:
     """Exp(1) noise for every (key, token): [samples, tokens] float64, the same bits on every device."""
-    bits = _mix(keys[:, None] + tokens * _signed(GOLDEN_GAMMA))
-    uniform = (_shift(bits, 12).double() + 0.5) * 2.0**-52
-    return -torch.log(uniform)
+    bits = _mix(keys[:, None] + tokens * GOLDEN_GAMMA)
+    return -torch.log((_shift(bits, 12).double() + 0.5) * 2.0**-52)
 
 
 def _mix(value: Tensor) -> Tensor:
     """SplitMix64's finaliser (Steele, Lea & Flood 2014) on int64, which wraps around as uint64 would."""
-    value = value + _signed(GOLDEN_GAMMA)
-    value = (value ^ _shift(value, 30)) * _signed(MIX_1)
-    value = (value ^ _shift(value, 27)) * _signed(MIX_2)
+    value = value + GOLDEN_GAMMA
+    value = (value ^ _shift(value, 30)) * MIX_1
+    value = (value ^ _shift(value, 27)) * MIX_2
     return value ^ _shift(value, 31)
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """Logical shift to the right; torch's own keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(constant: int) -> int:
-    return constant - (1 << 64) if constant >= 1 << 63 else constant

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
-
 
 def dtype_for(wanted: str, on_gpu: bool) -> str:
     """vLLM's and torch's name of the format. `auto` is the teacher's own on a GPU; on a CPU, what the CPU multiplies.
@@ -16,7 +14,7 @@ def dtype_for(wanted: str, on_gpu: bool) -> str:
     return "bfloat16" if multiplies_bfloat16() else "float32"
 
 
-def multiplies_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU has instructions for it: `avx512_bf16` or `amx_bf16` on x86, `bf16` on ARM."""
     try:
         lines = cpuinfo.read_text().splitlines()

@@ -1,15 +1,56 @@
-"""The teacher's tokenizer, as both engines use it: prompts into tokens, drawn tokens into a completion."""
+"""The teacher's tokenizer: prompts into tokens, drawn tokens into a completion, and its tokens by their role.
 
+A closing quote often comes inside a longer token ('."'), so stopping at the quote's own token would run on, and vLLM
+would drop such a stop token from its text: the sentence is cut from the token ids instead.
+"""
+
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from services.generation.decoding.base import Completion, Decoding, NoChatTemplate, PromptTooLong, Sample, Turn
-from services.generation.decoding.vocabulary import cut, read_vocabulary
+from services.generation.decoding.base import (
+    Completion,
+    Decoding,
+    End,
+    LineBreaks,
+    NoChatTemplate,
+    PromptTooLong,
+    Sample,
+    Turn,
+)
+
+QUOTE = '"'
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer's tokens by their role. All ids are below `size`, the model's vocabulary."""
+
+    quotes: tuple[int, ...]
+    """Tokens with a double quote and no line break before it."""
+    line_breaks: tuple[int, ...]
+    """Tokens with a line break (before any quote): suppressed or, as the original has it, drawn and rejected."""
+    banned: tuple[int, ...]
+    """Special tokens and ids beyond the tokenizer: always suppressed, as DINO suppresses the end-of-text token."""
+
+    @property
+    def abort_token(self) -> int:
+        """A banned token: never drawn, forced only to end lanes that fell out of lockstep."""
+        return self.banned[0]
+
+    def suppressed(self, line_breaks: LineBreaks) -> tuple[int, ...]:
+        """All tokens that may not be drawn."""
+        return self.banned if line_breaks == "reject" else (*self.banned, *self.line_breaks)
+
+    def stop_tokens(self, line_breaks: LineBreaks) -> tuple[int, ...]:
+        """All tokens that end a sentence: what follows a rejected line break would be waste."""
+        return (*self.quotes, *self.line_breaks) if line_breaks == "reject" else self.quotes
 
 
 class TeacherTokenizer:
-    """A tokenizer, and its tokens by their role in `vocabulary`. Not thread-safe."""
+    """Prompts into tokens, and tokens into a completion. Not thread-safe."""
 
     def __init__(self, model: str, vocabulary_size: int) -> None:
         """Load it. Raises whatever transformers raises, and ValueError if it can't close a sentence."""
@@ -31,14 +72,10 @@ class TeacherTokenizer:
         return Completion(text, end, len(tokens))
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """The text after which the teacher goes on writing the last turn, which is the assistant's.
-
-        Raises `NoChatTemplate`.
-        """
+        """The text after which the teacher goes on with the last turn, the assistant's. Raises `NoChatTemplate`."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise NoChatTemplate("the teacher has no chat template: it is a base model; use the prompt form `plain`")
-        text: str = self._tokenizer.apply_chat_template(list(turns), tokenize=False, continue_final_message=True)
-        return text
+        return str(self._tokenizer.apply_chat_template(list(turns), tokenize=False, continue_final_message=True))
 
     def _encode_uncached(self, prompt: str, templated: bool) -> tuple[int, ...]:
         return tuple(self._tokenizer(prompt, add_special_tokens=not templated).input_ids)
@@ -49,3 +86,31 @@ def check_length(prompts: Sequence[Sequence[int]], decoding: Decoding, limit: in
     longest, output = max(map(len, prompts)), decoding.max_tokens
     if longest + output > limit:
         raise PromptTooLong(f"a prompt of {longest} tokens with {output} to write exceeds the engine's {limit}")
+
+
+def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+    """Sort all `size` token ids of the model by role. Raises ValueError for a tokenizer that can't close a sentence."""
+    special = set(tokenizer.all_special_ids)
+    quotes, line_breaks, banned = [], [], []
+    tokenizer_size = min(len(tokenizer), size)
+    for token, text in enumerate(tokenizer.batch_decode([[token] for token in range(tokenizer_size)])):
+        before_quote, quote, _ = text.partition(QUOTE)
+        if token in special:
+            banned.append(token)
+        elif "\n" in before_quote or "\r" in before_quote:
+            line_breaks.append(token)
+        elif quote:
+            quotes.append(token)
+    banned += range(tokenizer_size, size)
+    if not quotes or not banned:
+        raise ValueError("the teacher's tokenizer has no token with a double quote, or no special token")
+    return Vocabulary(tuple(quotes), tuple(line_breaks), tuple(banned))
+
+
+def cut(text: str) -> tuple[str, End]:
+    """The sentence without blanks at its ends, and what ended it: whichever comes first of a quote and a line break."""
+    sentence, quote, _ = text.partition(QUOTE)
+    line, *more = re.split(r"[\n\r]", sentence, maxsplit=1)
+    if more:
+        return line.strip(), "line_break"
+    return sentence.strip(), "quote" if quote else "length"

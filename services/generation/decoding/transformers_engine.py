@@ -1,66 +1,51 @@
 """The plain engine: DINO's decoding on transformers, the lanes of a sample as rows of one batch.
 
 It is the reference that the vLLM engine is tested against, and the fallback where vLLM has no build. On a CPU it writes
-one sample at a time. On a GPU it writes those that wait together, up to `max_lanes` prompts; the next ones wait until
-the last of them is done, and prompts share nothing, so vLLM is still the engine to serve with.
+one sample at a time, on a GPU those that wait together, up to `max_lanes` prompts; the next ones wait for the last.
 """
 
 import asyncio
 import inspect
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
-from services.generation.decoding.base import (
-    LINE_BREAKS,
-    Completion,
-    EngineDead,
-    NoChatTemplate,
-    PromptTooLong,
-    Sample,
-    Turn,
-)
+from services.generation.decoding.base import Completion, EngineDead, LineBreaks, PromptTooLong, Sample, Turn
 from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.tokenizer import TeacherTokenizer, check_length
 from services.generation.settings import GenerationSettings
 
 SHRINK = 0.75
 """Rows of ended sentences are taken out of a batch when no more than this share of it still writes."""
-MIN_CAPACITY = 8
-"""On a CPU samples that wait are cheap; more of them make nothing faster."""
 
 
 class TransformersEngine:
-    """Completes samples with transformers, in a thread of its own."""
+    """Completes samples with transformers, in a thread of its own. Its methods: see `Engine`."""
 
-    replays = 0
-    """Rows of one batch can't fall out of lockstep."""
+    replays = 0  # rows of one batch can't fall out of lockstep
+    _decoder: "_BatchDecoder"  # since `start`
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers-engine")
         self._waiting: deque[tuple[Sample, Future[Completion]]] = deque()
-        self._decoder: _BatchDecoder | None = None
         self.state = "starting"
-        """`ok`, `starting`, or why it ended."""
         self.batch_lanes = 1
         """Prompts in one batch; a sample with more is a batch of its own. `start` raises it on a GPU."""
         self.lanes_running = self.tokens_drawn = 0
 
     @property
     def capacity(self) -> int:
-        """How many prompts are worth asking for at one time."""
-        return max(self.batch_lanes, MIN_CAPACITY)
+        return max(self.batch_lanes, 8)  # on a CPU samples that wait are cheap, and more make nothing faster
 
     async def start(self) -> None:
-        """Load the model. Raises whatever transformers raises."""
         loop = asyncio.get_running_loop()
-        load = partial(_BatchDecoder, self._model, self._settings)
-        self._decoder = await loop.run_in_executor(self._thread, load)
+        self._decoder = await loop.run_in_executor(self._thread, _BatchDecoder, self._model, self._settings)
         if self._decoder.on_gpu:
             self.batch_lanes = self._settings.max_lanes
         self.state = "ok"
@@ -73,13 +58,9 @@ class TransformersEngine:
             future.cancel()
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
-        if self._decoder is None:
-            raise NoChatTemplate("the model was never loaded")
         return self._decoder.tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
-        """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         if self.state not in ("ok", "starting"):
             raise EngineDead(self.state)
         future: Future[Completion] = Future()
@@ -89,50 +70,44 @@ class TransformersEngine:
 
     def _run_batch(self) -> None:
         """Write the samples that have waited longest. Each call of `complete` submits one: the last find none."""
-        samples, futures = self._next_batch()
-        if not samples:
-            return
-        self.lanes_running = sum(len(sample.prompts) for sample in samples)
+        batch = self._next_batch()
+        self.lanes_running = sum(len(sample.prompts) for sample, _ in batch)
         try:
-            if self._decoder is None:
-                raise EngineDead("the model was never loaded")
-            for place, outcome in self._decoder.decode(samples):
-                self.lanes_running -= len(samples[place].prompts)
+            for place, outcome in self._decoder.decode([sample for sample, _ in batch]):
+                sample, future = batch[place]
+                self.lanes_running -= len(sample.prompts)
                 if isinstance(outcome, PromptTooLong):
-                    futures[place].set_exception(outcome)
+                    future.set_exception(outcome)
                 else:
                     self.tokens_drawn += outcome.tokens
-                    futures[place].set_result(outcome)
+                    future.set_result(outcome)
         except Exception as error:  # whatever it is, those who wait must hear of it
-            for future in futures:
+            for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
         finally:
             self.lanes_running = 0
 
-    def _next_batch(self) -> tuple[list[Sample], list[Future[Completion]]]:
+    def _next_batch(self) -> list[tuple[Sample, Future[Completion]]]:
         """One sample, or as many as fit together; cancelled ones are left out."""
-        samples: list[Sample] = []
-        futures: list[Future[Completion]] = []
+        batch: list[tuple[Sample, Future[Completion]]] = []
         room = self.batch_lanes
-        while self._waiting and (not samples or len(self._waiting[0][0].prompts) <= room):
+        while self._waiting and (not batch or len(self._waiting[0][0].prompts) <= room):
             sample, future = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
                 room -= len(sample.prompts)
-                samples.append(sample)
-                futures.append(future)
-        return samples, futures
+                batch.append((sample, future))
+        return batch
 
 
 @dataclass
 class _SampleState:
-    """A sample under way: its place in the batch and the token ids of its lanes."""
+    """A sample under way: its place in the batch, the token ids of its lanes, and the tokens drawn."""
 
     place: int
     sample: Sample
     lanes: Sequence[tuple[int, ...]]
     tokens: list[int] = field(default_factory=list)
-    """Drawn ones, the one that stopped it included."""
     ended: bool = False
 
     @property
@@ -154,13 +129,11 @@ class _BatchDecoder:
         config = self._model.config.get_text_config()
         self.tokenizer = TeacherTokenizer(name, config.vocab_size)
         vocabulary = self.tokenizer.vocabulary
-        self._suppressed = {
-            mode: torch.tensor(vocabulary.suppressed(mode), device=self._device) for mode in LINE_BREAKS
-        }
-        self._stop_tokens = {mode: frozenset(vocabulary.stop_tokens(mode)) for mode in LINE_BREAKS}
-        self._max_length = min(
-            settings.max_model_len, getattr(config, "max_position_embeddings", settings.max_model_len)
-        )
+        modes = get_args(LineBreaks)
+        self._suppressed = {mode: torch.tensor(vocabulary.suppressed(mode), device=self._device) for mode in modes}
+        self._stop_tokens = {mode: frozenset(vocabulary.stop_tokens(mode)) for mode in modes}
+        longest = settings.max_model_len
+        self._max_length = min(longest, getattr(config, "max_position_embeddings", longest))
         arguments = inspect.signature(self._model.forward).parameters
         self._takes_positions = "position_ids" in arguments
         # The logits of a whole batch of prompts would be a hundred times the model.
@@ -177,7 +150,7 @@ class _BatchDecoder:
             except PromptTooLong as error:
                 yield place, error
         states.sort(key=lambda state: state.draw_group)
-        for state in self._ended(states):
+        for state in self._ended(states) if states else ():
             yield state.place, self.tokenizer.completion(state.tokens)
 
     def _ended(self, states: list[_SampleState]) -> Iterator[_SampleState]:
@@ -185,77 +158,58 @@ class _BatchDecoder:
         import torch
 
         rows = [lane for state in states for lane in state.lanes]
-        width = max(map(len, rows), default=0)
+        width = max(map(len, rows))
         pad = self.tokenizer.vocabulary.abort_token  # any token does: the mask hides it
         fed = torch.tensor([[pad] * (width - len(lane)) + [*lane] for lane in rows], device=self._device)
         mask = torch.tensor([[0] * (width - len(lane)) + [1] * len(lane) for lane in rows], device=self._device)
         cache: Any = None
-        step = 0
-        while states:
+        for step in itertools.count():
             with torch.inference_mode():
                 logits, cache = self._forward(fed, mask, cache)
                 drawn = self._draw(logits, states, step)
             for state, token in zip(states, drawn.tolist(), strict=True):
-                if self._append(state, token):
-                    yield state
+                if not state.ended:
+                    state.tokens.append(token)
+                    mode, most = state.sample.decoding.line_breaks, state.sample.decoding.max_tokens
+                    state.ended = token in self._stop_tokens[mode] or len(state.tokens) == most
+                    if state.ended:
+                        yield state
+            writing = [state for state in states if not state.ended]
+            if not writing:
+                return
             counts = torch.tensor([len(state.lanes) for state in states], device=self._device)
             fed = drawn.repeat_interleave(counts)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            writing = [state for state in states if not state.ended]
-            if writing and len(writing) <= SHRINK * len(states):
+            if len(writing) <= SHRINK * len(states):
                 is_writing = torch.tensor([not state.ended for state in states], device=self._device)
                 left = is_writing.repeat_interleave(counts).nonzero().squeeze(1)
                 cache.batch_select_indices(left)
-                fed, mask = fed[left], mask[left]
-                states = writing
-            elif not writing:
-                return
-            step += 1
+                fed, mask, states = fed[left], mask[left], writing
 
     def _forward(self, fed: Any, mask: Any, cache: Any) -> tuple[Any, Any]:
         """Logits after the last token of each row, [rows, vocabulary], and the grown cache. fed: [rows, new tokens]."""
         more = dict(self._last_only)
-        if self._takes_positions:
-            # Lanes differ in length: each counts positions from its own first token.
+        if self._takes_positions:  # lanes differ in length: each counts positions from its own first token
             more["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)[:, -fed.shape[1] :]
         output = self._model(fed, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
         return output.logits[:, -1], output.past_key_values
-
-    def _append(self, state: _SampleState, token: int) -> bool:
-        """Add a token to a sentence that is being written. True if the sentence ends with it."""
-        if state.ended:
-            return False
-        decoding = state.sample.decoding
-        state.tokens.append(token)
-        state.ended = token in self._stop_tokens[decoding.line_breaks] or len(state.tokens) == decoding.max_tokens
-        return state.ended
 
     def _draw(self, logits: Any, states: Sequence[_SampleState], step: int) -> Any:
         """The next token of each sample: [samples] int64. logits: [rows, vocabulary], a sample's lanes together."""
         import torch
 
-        drawn, first = [], 0
+        from services.generation.decoding.debias import debias, draw, draw_keys
+
+        tokens, first = [], 0
         for (lanes, _), group in groupby(states, key=lambda state: state.draw_group):
             alike = list(group)
             last = first + lanes * len(alike)
-            drawn.append(self._draw_alike(logits[first:last].unflatten(0, (len(alike), lanes)), alike, step))
+            own, decoding = logits[first:last].unflatten(0, (len(alike), lanes)).float(), alike[0].sample.decoding
+            own[..., self._suppressed[decoding.line_breaks]] = float("-inf")  # own: [samples, lanes, vocabulary]
+            all_of = partial(torch.full, (len(alike),))
+            decay, floor = (all_of(value, device=self._device) for value in (decoding.decay_constant, decoding.floor))
+            keys = draw_keys(torch.tensor([state.sample.seed for state in alike]), all_of(step))
+            limits = all_of(decoding.temperature), all_of(decoding.top_k), all_of(decoding.top_p)
+            tokens.append(draw(debias(own, decay, floor), keys, *limits))
             first = last
-        return torch.cat(drawn)
-
-    def _draw_alike(self, logits: Any, states: Sequence[_SampleState], step: int) -> Any:
-        """The same for samples of one decoding. logits: [samples, lanes, vocabulary]."""
-        import torch
-
-        from services.generation.decoding.debias import debias, draw, draw_keys
-
-        decoding = states[0].sample.decoding
-        logits = logits.float()
-        logits[..., self._suppressed[decoding.line_breaks]] = float("-inf")
-        all_of = partial(torch.full, (len(states),))
-        probabilities = debias(
-            logits,
-            all_of(decoding.decay_constant, device=self._device),
-            all_of(decoding.floor, device=self._device),
-        )
-        keys = draw_keys(torch.tensor([state.sample.seed for state in states]), all_of(step))
-        return draw(probabilities, keys, all_of(decoding.temperature), all_of(decoding.top_k), all_of(decoding.top_p))
+        return torch.cat(tokens)

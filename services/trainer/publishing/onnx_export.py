@@ -50,7 +50,7 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
             for excluded in _exclusions(exact):
                 _quantise(exact, folder / FILE, excluded)
                 record = _measure(model, folder / FILE, dev)
-                if record.holds:
+                if not record.verdict:
                     log.info("int8 export: %s", record)
                     return record
     except Exception as error:  # whatever an unusual architecture makes the exporter raise

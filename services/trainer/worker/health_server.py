@@ -9,7 +9,7 @@ from typing import Any
 from services.trainer.metrics import Metrics
 from shared.errors import Fatal
 from shared.http.app import create_app
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
 
     about: dict[str, Any] = {"title": "Pairwright trainer", "description": "", "docs_url": None, "openapi_url": None}
     app = create_app(checks=checks, keys=(), registry=metrics.registry, max_body_bytes=1024, **about)
-    http = server(app, drain_s=1.0, handles_signals=False)
+    http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
         yield

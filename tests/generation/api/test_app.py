@@ -319,12 +319,12 @@ def test_redis_killed_in_mid_job_loses_nothing(engine: VllmEngine, own_server: E
         location = client.post("/generate", json={"num_inputs": 60, "decoding": QUICK}).headers["location"]
         for _ in range(3):
             time.sleep(0.4)
-            if own_server.pid is not None:
-                os.kill(own_server.pid, signal.SIGKILL)
+            if own_server.process.pid is not None:
+                os.kill(own_server.process.pid, signal.SIGKILL)
         job = finished(client, location)
         assert job["state"] in ("complete", "exhausted")
         assert job["work_items_done"] >= 60
-        assert own_server.restarts >= 1
+        assert own_server.process.restarts >= 1
         pairs = client.get(f"{location}/pairs").text.splitlines()
         hashes = [
             delivery.record.pair.content_hash for delivery in deliveries(own_server.url, dataset) if delivery.record

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generation.decoding.vocabulary import cut
+from services.generation.decoding.tokenizer import cut
 from services.generation.pairs.filters import normalised
 from services.generation.pairs.generator import sample_seed
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from shared.errors import Fatal
 from shared.http.app import create_app
 from shared.http.problems import Problem
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 from tests.shared.conftest import wait_until
 
 LIMIT = 10_000
@@ -72,7 +72,7 @@ def serve() -> Iterator[Serve]:
         )
         add_routes(app)
         listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT")
-        running = server(app, drain_s=1)
+        running = Server(app, drain_s=1)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         client = httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30)

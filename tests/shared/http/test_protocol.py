@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from shared.http.app import create_app
 from shared.http.protocol import MAX_HEAD_BYTES, BoundedProtocol
-from shared.http.server import listen, server
+from shared.http.server import Server, listen
 from tests.shared.conftest import wait_until
 
 
@@ -29,7 +29,7 @@ async def checks() -> dict[str, str]:
 
 def start(app: FastAPI) -> tuple[int, threading.Thread, object]:
     listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT")
-    running = server(app, drain_s=1)
+    running = Server(app, drain_s=1)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_until(lambda: running.started, "the server's start")

@@ -64,9 +64,9 @@ def run(server: EmbeddedServer, folder: Path, variant: str, seed: int) -> tuple[
             time.sleep(0.005)
             if SECONDS - (ends - time.monotonic()) > (redis_kills + 1) * SECONDS / (REDIS_KILLS + 1):
                 redis_kills += 1
-                assert server.pid is not None
-                os.kill(server.pid, signal.SIGKILL)
-                wait_until(lambda: server.restarts >= redis_kills, "the restart of Redis")  # noqa: B023
+                assert server.process.pid is not None
+                os.kill(server.process.pid, signal.SIGKILL)
+                wait_until(lambda: server.process.restarts >= redis_kills, "the restart of Redis")  # noqa: B023
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return {(pair.sentence1, pair.sentence2) for pair in sent}, int(output)
@@ -80,7 +80,7 @@ def test_nothing_is_lost_and_nothing_is_doubled(own_server: EmbeddedServer, tmp_
     assert {pair: count for pair, count in found.items() if count > 1} == {}, "doubled"
     assert found.keys() == sent
     assert kills >= 10
-    assert own_server.restarts >= REDIS_KILLS
+    assert own_server.process.restarts >= REDIS_KILLS
 
 
 @pytest.mark.slow

@@ -78,8 +78,8 @@ def test_redis_may_die_and_come_back(start: Start, own_server: EmbeddedServer, t
     trainer = start(round_pairs=10**9)
     send(own_server.url, make_pairs(10))
     trainer.wait_until(lambda: trainer.count_pairs() == 10, "the first pairs")
-    assert own_server.pid is not None
-    os.kill(own_server.pid, signal.SIGKILL)
+    assert own_server.process.pid is not None
+    os.kill(own_server.process.pid, signal.SIGKILL)
     trainer.wait_until(lambda: "collecting again" in trainer.log, "its return")
     send(own_server.url, make_pairs(20)[10:])
     trainer.wait_until(lambda: trainer.count_pairs() == 20, "the next pairs")

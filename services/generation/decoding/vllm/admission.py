@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,7 +24,6 @@ class SampleState:
     prompts: Sequence[Sequence[int]]
     """Token ids, lane 0 first."""
     future: Future[Completion] = field(default_factory=Future)
-    """Where its completion is awaited."""
     skips: int = 0
     """How often another client's sample entered before it because it did not fit."""
     replays: int = 0
@@ -35,15 +34,9 @@ class SampleState:
     """By the request id of a lane that has ended: its tokens, vLLM's finish reason and stop reason."""
     tokens: tuple[int, ...] = ()
 
-    @property
-    def lanes(self) -> int:
-        """How many prompts are decoded for it."""
-        return len(self.prompts)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all its prompts."""
-        return sum(map(len, self.prompts))
+    def __post_init__(self) -> None:
+        self.lanes = len(self.prompts)
+        self.prompt_tokens = sum(map(len, self.prompts))
 
 
 @dataclass(frozen=True)
@@ -58,8 +51,8 @@ class Limits:
 
     def blocks_of(self, state: SampleState) -> int:
         """Cache blocks for the whole life of all lanes, as if none shared its prefix."""
-        longest_output = state.sample.decoding.max_tokens + 1
-        return sum(math.ceil((len(prompt) + longest_output) / self.block_tokens) for prompt in state.prompts)
+        output = state.sample.decoding.max_tokens + 1
+        return sum(math.ceil((len(prompt) + output) / self.block_tokens) for prompt in state.prompts)
 
     def fits(self, state: SampleState, lanes: int, step_tokens: int, blocks: int) -> bool:
         """Whether a sample can enter whole while so many lanes, tokens of the next step and blocks are in use."""
@@ -84,9 +77,9 @@ class AdmissionQueue:
 
     def __init__(self) -> None:
         self._replays: deque[SampleState] = deque()
+        # By client, while it has samples here.
         self._queues: dict[str, deque[SampleState]] = {}
         self._admitted_lanes: dict[str, int] = {}
-        """By client, while it has samples here."""
 
     def __bool__(self) -> bool:
         return bool(self._replays or self._queues)
@@ -116,9 +109,10 @@ class AdmissionQueue:
             del self._queues[client], self._admitted_lanes[client]
 
     def pop(self, fits: Callable[[SampleState], bool]) -> SampleState | None:
-        """Take out the next sample that fits; None when none may enter now."""
+        """Take out the next sample that fits: replays first, then the client that had the fewest lanes."""
         skipped: list[SampleState] = []
-        for queue in self._by_priority():
+        by_priority = [self._queues[client] for client in sorted(self._queues, key=self._admitted_lanes.__getitem__)]
+        for queue in [self._replays, *by_priority] if self._replays else by_priority:
             first = queue[0]
             is_overdue = first.skips >= MAX_SKIPS
             candidate = next(filter(fits, islice(queue, 1 if is_overdue else LOOKAHEAD)), None)
@@ -131,10 +125,3 @@ class AdmissionQueue:
                 return None
             skipped.append(first)
         return None
-
-    def _by_priority(self) -> Iterator[deque[SampleState]]:
-        """Replays before all others, then the client that had the fewest lanes."""
-        if self._replays:
-            yield self._replays
-        for client in sorted(self._queues, key=self._admitted_lanes.__getitem__):
-            yield self._queues[client]

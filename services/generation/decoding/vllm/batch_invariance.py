@@ -1,13 +1,10 @@
 """Linear layers whose rows don't depend on how many other rows there are: the same bits in any batch.
 
-A CPU's matrix kernels are chosen by the number of rows, and some choices add up in another order: in bfloat16 a lane
-alone and the same lane in a crowd then differ by roundings, which self-debiasing amplifies until now and then a token
-differs (measured: of 16 sentences x 3 labels, 6 to 11 came out otherwise in another order). Here rows go through in
-tiles of a few fixed heights, which were tested on each layer to agree to the bit, so that a row's result is a function
-of the row alone. The attention kernel is invariant once its keys are not split between threads
-(VLLM_CPU_ATTN_SPLIT_KV=0); norms and activations work row by row.
-
-On a GPU this is vLLM's own job (VLLM_BATCH_INVARIANT=1).
+A CPU's matrix kernels are chosen by the number of rows, and some add up in another order: in bfloat16 a lane alone and
+in a crowd differ by roundings, which self-debiasing amplifies until a token differs (measured: of 16 sentences x 3
+labels, 6 to 11 came out otherwise). Here rows go through in tiles of a few fixed heights, which were tested on each
+layer to agree to the bit. The attention kernel is invariant once its keys are not split between threads
+(VLLM_CPU_ATTN_SPLIT_KV=0); norms and activations work row by row. On a GPU this is vLLM's own (VLLM_BATCH_INVARIANT=1).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,20 +20,17 @@ Linear = Callable[[Tensor, Any, Any], Tensor]
 TILE = 64
 """The smallest tile: smaller batches are padded to it. A full batch of the default size has as many rows."""
 LARGER_TILES = (192, 128)
-TRIALS = 2
 
 
 def make_batch_invariant(model: torch.nn.Module) -> int:
-    """Feed every CPU linear layer of a loaded vLLM model with fixed tiles. Returns how many layers there are.
-
-    Raises RuntimeError if there is none: another vLLM, or one that doesn't run on the CPU.
-    """
+    """Feed every CPU linear layer of a loaded vLLM model with fixed tiles; their number. RuntimeError for none."""
     tiles_by_shape: dict[tuple[Any, ...], tuple[int, ...]] = {}
     layers = [layer for layer in model.modules() if hasattr(layer, "cpu_linear")]
     if not layers:
         raise RuntimeError("no CPU linear layer was found in the model: batch invariance can't be had here")
     for layer in layers:
-        linear, width = layer.cpu_linear, _width(layer)
+        names = ("input_size_per_partition", "input_size", "embedding_dim")  # the output layer has the last one
+        linear, width = layer.cpu_linear, next(int(getattr(layer, name)) for name in names if hasattr(layer, name))
         # A kernel is chosen by shapes: layers of one shape agree on the same tiles.
         shape = (width, tuple(getattr(layer, "output_partition_sizes", ())), type(layer).__name__)
         if shape not in tiles_by_shape:
@@ -51,7 +45,7 @@ def tiles_that_agree(linear: Callable[[Tensor], Tensor], width: int, dtype: torc
     generator = torch.Generator().manual_seed(0)
     agreeing = []
     for tile in LARGER_TILES:
-        trials = [torch.randn(tile, width, generator=generator).to(dtype) for _ in range(TRIALS)]
+        trials = [torch.randn(tile, width, generator=generator).to(dtype) for _ in range(2)]
         small = [torch.cat([linear(rows[i : i + TILE]) for i in range(0, tile, TILE)]) for rows in trials]
         if all(torch.equal(linear(rows), reference) for rows, reference in zip(trials, small, strict=True)):
             agreeing.append(tile)
@@ -88,9 +82,3 @@ def _padded(rows: Tensor, height: int) -> Tensor:
 
 def _on_rows(linear: Linear, layer: torch.nn.Module, rows: Tensor) -> Tensor:
     return linear(rows, layer.weight, None)
-
-
-def _width(layer: torch.nn.Module) -> int:
-    """How many columns a layer's rows have. The output layer has another name for it."""
-    names = ("input_size_per_partition", "input_size", "embedding_dim")
-    return next(int(getattr(layer, name)) for name in names if hasattr(layer, name))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from services.generation.decoding.base import Completion, EngineDead, NoChatTemplate, PromptTooLong, Sample, Turn
+from services.generation.decoding.base import Completion, EngineDead, PromptTooLong, Sample, Turn
 from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.tokenizer import TeacherTokenizer
 from services.generation.decoding.vllm.admission import Limits, SampleState
@@ -25,47 +25,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROCESSOR = "services.generation.decoding.vllm.processor:SelfDebias"
-WORKER = "services.generation.decoding.vllm.worker.LaneWorker"
-CPU_BLOCK_TOKENS = 32
-"""vLLM's default on CPU is 128, longer than most of our prompts: no prefix would ever be shared."""
-
 
 class VllmEngine:
-    """Completes samples on vLLM. `start` loads the model; `complete` may be called from any event loop."""
+    """Completes samples on vLLM. Its methods: see `Engine`; `complete` may be called from any event loop."""
+
+    lockstep: "Lockstep"  # since `start`
+    _tokenizer: TeacherTokenizer
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
         self._inbox: queue.SimpleQueue[tuple[Sample, Future[Completion]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
-        self._tokenizer: TeacherTokenizer | None = None
-        self.lockstep: Any = None
-        """None until started."""
         self.capacity = settings.max_lanes
         self.state = "starting"
-        """`ok`, `starting`, or what killed the engine."""
         self.lanes_running = self.replays = self.tokens_drawn = 0
 
     async def start(self) -> None:
-        """Load the model. Raises whatever vLLM raises."""
         self._thread.start()
         await asyncio.wrap_future(self._started)
 
     def stop(self) -> None:
-        """End the thread; calls that still wait raise `EngineDead`."""
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join(timeout=30)
 
     def render_chat(self, turns: Sequence[Turn]) -> str:
-        """A prompt in the teacher's chat template. Raises `NoChatTemplate`."""
-        if self._tokenizer is None:
-            raise NoChatTemplate("the model was never loaded")
         return self._tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
-        """Write one sentence. Raises `PromptTooLong` or `EngineDead`."""
         future: Future[Completion] = Future()
         self._inbox.put((sample, future))
         if self.state not in ("ok", "starting"):  # the thread may have ended before it read this call
@@ -77,15 +65,16 @@ class VllmEngine:
     def _run(self) -> None:
         states: set[SampleState] = set()
         try:
-            lockstep, tokenizer = self._load()
+            self._load()
             self.state = "ok"
             self._started.set_result(None)
-            while self._take_calls(lockstep, tokenizer, states):
-                ended = lockstep.step()
-                self.lanes_running, self.replays = lockstep.lanes_running, lockstep.replays
-                self.tokens_drawn = lockstep.tokens_drawn
+            while self._take_calls(states):
+                ended = self.lockstep.step()
+                self.lanes_running, self.replays = self.lockstep.lanes_running, self.lockstep.replays
+                self.tokens_drawn = self.lockstep.tokens_drawn
                 for state in ended:
-                    _resolve(state.future, tokenizer.completion(state.tokens))
+                    if state.future.set_running_or_notify_cancel():
+                        state.future.set_result(self._tokenizer.completion(state.tokens))
                     states.discard(state)
             self.state = "stopped"
         except Exception as error:
@@ -94,19 +83,16 @@ class VllmEngine:
                 self._started.set_exception(error)
             else:
                 log.exception("the engine died")
-        unanswered = [state.future for state in states]
-        while not self._inbox.empty():
-            if (call := self._inbox.get()) is not None:
-                unanswered.append(call[1])
-        for future in unanswered:
+        calls = [self._inbox.get() for _ in range(self._inbox.qsize())]
+        for future in [state.future for state in states] + [call[1] for call in calls if call is not None]:
             _fail(future, EngineDead(self.state))
 
-    def _load(self) -> "tuple[Lockstep, TeacherTokenizer]":
+    def _load(self) -> None:
         engine, self._tokenizer = build_llm_engine(self._model, self._settings)
-        config = engine.vllm_config
         # Imported here: it imports vllm, whose environment build_llm_engine has just set.
         from services.generation.decoding.vllm.lockstep import Lockstep
 
+        config = engine.vllm_config
         limits = Limits(
             lanes=config.scheduler_config.max_num_seqs,
             step_tokens=config.scheduler_config.max_num_batched_tokens,
@@ -116,30 +102,23 @@ class VllmEngine:
         )
         log.info("engine ready: %s, %s", self._model, limits)
         self.lockstep = Lockstep(engine, limits, self._tokenizer.vocabulary)
-        return self.lockstep, self._tokenizer
 
-    def _take_calls(self, lockstep: "Lockstep", tokenizer: TeacherTokenizer, states: set[SampleState]) -> bool:
+    def _take_calls(self, states: set[SampleState]) -> bool:
         """Bring new calls in and cancelled ones out; wait while there is nothing to do. False: stop."""
-        while lockstep.idle or not self._inbox.empty():
-            call = self._inbox.get()
-            if call is None:
+        while self.lockstep.idle or not self._inbox.empty():
+            if (call := self._inbox.get()) is None:
                 return False
             sample, future = call
-            state = SampleState(sample, tokenizer.encode_lanes(sample), future)
+            state = SampleState(sample, self._tokenizer.encode_lanes(sample), future)
             try:
-                lockstep.add(state)
+                self.lockstep.add(state)
                 states.add(state)
             except PromptTooLong as error:
                 _fail(future, error)
         for state in [state for state in states if state.future.cancelled()]:
             states.discard(state)
-            lockstep.cancel(state)
+            self.lockstep.cancel(state)
         return True
-
-
-def _resolve(future: Future[Completion], completion: Completion) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_result(completion)
 
 
 def _fail(future: Future[Completion], error: Exception) -> None:
@@ -157,7 +136,7 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
 
     config = AutoConfig.from_pretrained(model).get_text_config()
     tokenizer = TeacherTokenizer(model, config.vocab_size)
-    vocabulary = tokenizer.vocabulary
+    roles = tokenizer.vocabulary
     context = getattr(config, "max_position_embeddings", None) or settings.max_model_len
     on_cpu = current_platform.is_cpu()
     arguments: dict[str, Any] = {
@@ -172,18 +151,18 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
         # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.
         "async_scheduling": False,
         "disable_log_stats": True,
-        "logits_processors": [PROCESSOR],
-        "worker_extension_cls": WORKER,
-        "additional_config": {"pairwright": {"banned": vocabulary.banned, "line_breaks": vocabulary.line_breaks}},
+        "logits_processors": ["services.generation.decoding.vllm.processor:SelfDebias"],
+        "worker_extension_cls": "services.generation.decoding.vllm.processor.LaneWorker",
+        "additional_config": {"pairwright": {"banned": roles.banned, "line_breaks": roles.line_breaks}},
     }
     if on_cpu:
-        # Compilation takes minutes on few cores and gains a tenth.
-        arguments |= {"enforce_eager": True, "block_size": CPU_BLOCK_TOKENS}
+        # Compilation takes minutes on few cores and gains a tenth. vLLM's default blocks of 128 tokens are longer than
+        # most of our prompts: no prefix would ever be shared.
+        arguments |= {"enforce_eager": True, "block_size": 32}
     else:
-        arguments |= {"gpu_memory_utilization": settings.gpu_memory_utilization}
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
     engine_arguments = EngineArgs(**(arguments | settings.vllm_arguments))
-    config = engine_arguments.create_engine_config()
-    _refuse_what_breaks_lanes(config)  # before minutes are spent on loading
+    _refuse_what_breaks_lanes(engine_arguments.create_engine_config())  # before minutes are spent on loading
     engine = LLMEngine.from_engine_args(engine_arguments)
     if on_cpu and settings.batch_invariant is not False:
         engine.collective_rpc("pairwright_make_batch_invariant")

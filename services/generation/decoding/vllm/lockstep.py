@@ -2,10 +2,9 @@
 
 Prevention: a sample is admitted between two steps, and only when all its lanes surely fit into the next step (requests,
 tokens, cache blocks for their whole life), so vLLM never has to split, chunk or preempt them.
-Detection: should it happen all the same, the processor aborts the lanes, or they come back unequal; and no sample is
-let out whose tokens are not, one by one, those that the processor drew from all its lanes together (its trace).
-Recovery: such a sample is void and replayed with its seed, so it yields the sentence it would have had; never a bias
-towards sentences that survived. (Measured on provoked faults: after replay identical to the undisturbed run.)
+Detection: otherwise the processor aborts the lanes, or they come back unequal, or their tokens are not those that the
+processor drew from all lanes together (the sample's trace).
+Recovery: such a sample is replayed with its seed and yields the sentence it would have had (measured): no bias.
 """
 
 import itertools
@@ -16,17 +15,16 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from services.generation.decoding.base import EngineDead
+from services.generation.decoding.tokenizer import Vocabulary
 from services.generation.decoding.vllm.admission import AdmissionQueue, Limits, SampleState
 from services.generation.decoding.vllm.processor import ARGUMENT, Lane, SampleTrace
-from services.generation.decoding.vocabulary import Vocabulary
 
 
 class Lockstep:
     """Feeds a vLLM engine with whole samples. Not thread-safe: it lives in the engine's thread."""
 
     def __init__(self, engine: Any, limits: Limits, vocabulary: Vocabulary) -> None:
-        self._engine, self._vocabulary = engine, vocabulary
-        self.limits = limits
+        self._engine, self._vocabulary, self.limits = engine, vocabulary, limits
         self._waiting = AdmissionQueue()
         self._running: set[SampleState] = set()
         self._by_request: dict[str, SampleState] = {}
@@ -34,18 +32,11 @@ class Lockstep:
         self._names = itertools.count()
         self._dropped: list[str] = []
         """Names of samples that left in mid-sentence: their traces are void."""
-        self.lanes_running = 0
-        """Lanes that decode now."""
         self._blocks = 0
         """Cache blocks that running samples may need."""
         self.max_replays = 8
         """A sample that needs more is not bad luck: the engine is then declared dead."""
-        self.replays = 0
-        """Samples that fell out of lockstep and were made again; 0 as long as admission does its work."""
-        self.tokens_drawn = 0
-        """Of finished samples, whatever their number of lanes."""
-        self.samples_taken = 0
-        """Samples that were ever asked for."""
+        self.lanes_running = self.replays = self.tokens_drawn = self.samples_taken = 0  # three as in `Engine`
 
     @property
     def idle(self) -> bool:
@@ -79,19 +70,14 @@ class Lockstep:
             state.answers[output.request_id] = (tuple(answer.token_ids), answer.finish_reason, answer.stop_reason)
             if len(state.answers) == state.lanes:
                 ended.append(state)
-        traces = self._traces(ended)
-        return [state for state in ended if self._settle(state, traces.get(state.name))]
-
-    def _traces(self, ended: list[SampleState]) -> dict[str, SampleTrace]:
-        """What the processor drew for the ended samples, from the worker that has drawn."""
         if not ended:
-            return {}
+            return []
         names, dropped, self._dropped = [state.name for state in ended], self._dropped, []
         by_worker = self._engine.collective_rpc("pairwright_sample_traces", args=(names, dropped))
-        return {name: trace for traces in by_worker for name, trace in traces.items()}
+        traces = {name: trace for traces in by_worker for name, trace in traces.items()}
+        return [state for state in ended if self._settle(state, traces.get(state.name))]
 
     def _admit(self) -> None:
-        """Let samples in as long as they fit."""
         tokens = self.lanes_running  # each running lane takes one token of the next step
 
         def fits(state: SampleState) -> bool:
@@ -99,18 +85,14 @@ class Lockstep:
 
         while (state := self._waiting.pop(fits)) is not None:
             tokens += state.prompt_tokens
-            self._enter(state)
-
-    def _enter(self, state: SampleState) -> None:
-        state.name = f"sample-{self._prefix}-{next(self._names)}"
-        state.request_ids = [f"{state.name}-lane-{lane}" for lane in range(state.lanes)]
-        state.answers = {}
-        self._running.add(state)
-        self.lanes_running += state.lanes
-        self._blocks += self.limits.blocks_of(state)
-        for lane, (request_id, prompt) in enumerate(zip(state.request_ids, state.prompts, strict=True)):
-            self._by_request[request_id] = state
-            self._engine.add_request(request_id, {"prompt_token_ids": list(prompt)}, self._params(state, lane))
+            state.name, state.answers = f"sample-{self._prefix}-{next(self._names)}", {}
+            state.request_ids = [f"{state.name}-lane-{lane}" for lane in range(state.lanes)]
+            self._running.add(state)
+            self.lanes_running += state.lanes
+            self._blocks += self.limits.blocks_of(state)
+            for lane, (request_id, prompt) in enumerate(zip(state.request_ids, state.prompts, strict=True)):
+                self._by_request[request_id] = state
+                self._engine.add_request(request_id, {"prompt_token_ids": list(prompt)}, self._params(state, lane))
 
     def _leave(self, state: SampleState) -> None:
         self._running.discard(state)
@@ -120,13 +102,11 @@ class Lockstep:
             self._by_request.pop(request_id, None)
 
     def _settle(self, state: SampleState, trace: SampleTrace | None) -> bool:
-        """All lanes have ended. True if they agree with each other and with the trace; otherwise the sample is void
-        and waits for its replay."""
+        """True if all lanes agree with each other and with the trace; otherwise the sample waits for its replay."""
         self._leave(state)
-        tokens, reason, stop = state.answers[state.request_ids[0]]
-        is_in_lockstep = all(answer == (tokens, reason, stop) for answer in state.answers.values())
-        abort_token = self._vocabulary.abort_token
-        is_aborted = stop == abort_token or abort_token in tokens
+        tokens, _, stop = state.answers[state.request_ids[0]]
+        is_in_lockstep = len(set(state.answers.values())) == 1
+        is_aborted = self._vocabulary.abort_token in (stop, *tokens)
         if is_in_lockstep and not is_aborted and trace == SampleTrace(state.lanes, tokens):
             state.tokens = tokens
             self.tokens_drawn += len(tokens)
@@ -139,20 +119,13 @@ class Lockstep:
         return False
 
     def _params(self, state: SampleState, lane: int) -> SamplingParams:
-        decoding, abort_token = state.sample.decoding, self._vocabulary.abort_token
-        arguments = Lane(
-            sample=state.name,
-            lane=lane,
-            lanes=state.lanes,
-            seed=state.sample.seed,
-            abort_token=abort_token,
-            decoding=decoding.model_dump(),
-        )
+        decoding, abort = state.sample.decoding, self._vocabulary.abort_token
+        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort, decoding.model_dump())
         return SamplingParams(
             temperature=0.0,
             max_tokens=decoding.max_tokens,
             ignore_eos=True,
-            stop_token_ids=[*self._vocabulary.stop_tokens(decoding.line_breaks), abort_token],
+            stop_token_ids=[*self._vocabulary.stop_tokens(decoding.line_breaks), abort],
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={ARGUMENT: arguments._asdict()},

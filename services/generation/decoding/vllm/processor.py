@@ -2,16 +2,14 @@
 
 Every lane of a sample is a request of its own, with temperature 0. In each step this processor gathers the lanes of
 each sample, debiases, draws one token, and leaves that token alone possible in every lane's row; vLLM's argmax must
-then return it in all of them, so the lanes stay in lockstep. It never lets a token through that was not drawn from the
-debiased distribution of a whole sample: rows of a sample whose lanes are not all present, or not equally long, get the
-*abort token*, which ends them; the engine then voids the sample and replays it (lockstep.py).
+then return it in all of them, so the lanes stay in lockstep. Rows of a sample whose lanes are not all present, or not
+equally long, get the *abort token*, which ends them; the engine then voids the sample and replays it (lockstep.py).
 
 V1 (what CPU builds run) tells the processor of rows by `update_state`; V2 (what GPUs run) by slots and a context. Each
 loader refuses the other's class, so one class is both.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +18,7 @@ from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
 
 from services.generation.decoding.debias import debias, draw, draw_keys
+from services.generation.decoding.vllm.batch_invariance import make_batch_invariant
 
 ARGUMENT = "pairwright"
 """The key of a lane's arguments in SamplingParams.extra_args, and of ours in vLLM's additional_config."""
@@ -32,27 +31,13 @@ class SampleTrace(NamedTuple):
     tokens: tuple[int, ...]
 
 
-@dataclass
-class PendingTrace:
-    """The trace of a sample under way: per step the drawn tokens of all samples, on the device, and its own place.
-
-    Reading a token off a GPU would make the step wait for it; that is left until the sample has ended.
-    """
-
-    lanes: int
-    steps: list[tuple[torch.Tensor, int]] = field(default_factory=list)
-
-    def finish(self) -> SampleTrace:
-        """Read the tokens off the device."""
-        return SampleTrace(self.lanes, tuple(int(tokens[place]) for tokens, place in self.steps))
-
-
-pending_traces: dict[str, PendingTrace] = {}
-"""By sample, until the worker hands them out (worker.py). Names of samples are unique in a process."""
+pending_traces: dict[str, tuple[int, list[tuple[torch.Tensor, int]]]] = {}
+"""By sample, until the worker hands it out: its number of lanes and, per step, the drawn tokens of all samples with its
+own place among them. They stay on the device: reading one off a GPU would make the step wait for it."""
 
 
 class Lane(NamedTuple):
-    """One lane's place in its sample, and its sample's decoding: what `extra_args` carries."""
+    """One lane's place in its sample, and its sample's `Decoding` as a dict: what `extra_args` carries."""
 
     sample: str
     lane: int
@@ -60,7 +45,6 @@ class Lane(NamedTuple):
     seed: int
     abort_token: int
     decoding: Mapping[str, Any]
-    """The fields of `Decoding`."""
 
 
 class Row(NamedTuple):
@@ -116,8 +100,7 @@ class SelfDebias(V1Processor, V2Processor):
         for row in batch_update.removed:
             self._rows.pop(row, None)
         for row, params, _prompt, output in batch_update.added:
-            lane = lane_of(params)
-            if lane is None:
+            if (lane := lane_of(params)) is None:
                 self._rows.pop(row, None)
             else:
                 self._rows[row] = (lane, output)
@@ -128,28 +111,22 @@ class SelfDebias(V1Processor, V2Processor):
             if displaced is not None and direction == MoveDirectionality.SWAP:
                 self._rows[source] = displaced
 
-    def _v1_rows(self) -> list[Row]:
-        return [Row(row, lane, len(output)) for row, (lane, output) in self._rows.items()]
-
     # ---- V2
 
     def add_request(self, slot: int, params: Any) -> bool:
         """A request enters a slot, which may hold the lane of one that left."""
-        lane = lane_of(params)
-        if lane is None:
-            self._slots.pop(slot, None)
-            return False
-        self._slots[slot] = lane
-        return True
+        self._slots.pop(slot, None)
+        if (lane := lane_of(params)) is not None:
+            self._slots[slot] = lane
+        return lane is not None
 
     def apply_staged_writes(self) -> None:
         """Nothing is staged."""
 
     def _v2_rows(self, logits: torch.Tensor, context: Any) -> list[Row]:
-        slots = context.idx_mapping_np
+        states, slots, lengths = self._states, context.idx_mapping_np, context.seq_lens_upper_bound_np
         if logits.shape[0] != len(slots):
             raise RuntimeError("speculative decoding gives a request several rows: lanes can't be kept in lockstep")
-        states, lengths = self._states, context.seq_lens_upper_bound_np
         rows = []
         for row, slot in enumerate(slots.tolist()):
             lane = self._slots.get(slot)
@@ -162,7 +139,8 @@ class SelfDebias(V1Processor, V2Processor):
 
     def apply(self, logits: torch.Tensor, *context: Any) -> torch.Tensor:
         """Force one drawn token into every row of every whole sample. logits: [rows, vocabulary], changed in place."""
-        whole, broken = _samples(self._v2_rows(logits, context[0]) if context else self._v1_rows())
+        v1_rows = (Row(row, lane, len(output)) for row, (lane, output) in self._rows.items())
+        whole, broken = _samples(self._v2_rows(logits, context[0]) if context else v1_rows)
         for samples in whole.values():
             self._force(logits, samples)
         for row in broken:
@@ -192,7 +170,7 @@ class SelfDebias(V1Processor, V2Processor):
         keys = draw_keys(seeds, torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
         for place, first in enumerate(firsts):
-            pending_traces.setdefault(first.lane.sample, PendingTrace(rows.shape[1])).steps.append((tokens, place))
+            pending_traces.setdefault(first.lane.sample, (rows.shape[1], []))[1].append((tokens, place))
         flat = rows.reshape(-1)
         logits[flat] = float("-inf")
         logits[flat, tokens.repeat_interleave(rows.shape[1])] = 0.0
@@ -213,3 +191,25 @@ def _samples(rows: Iterable[Row]) -> tuple[dict[int, list[list[Row]]], list[Row]
         else:
             broken += lanes
     return whole, broken
+
+
+class LaneWorker:
+    """Methods for vLLM's worker, in whichever process it runs: vLLM mixes this class in (`worker_extension_cls`).
+
+    `collective_rpc` calls them. Their names must not meet any of the worker's own.
+    """
+
+    model_runner: Any  # the worker's
+
+    def pairwright_sample_traces(self, samples: list[str], dropped: list[str]) -> dict[str, SampleTrace]:
+        """The traces of ended samples, which are forgotten here with those of `dropped` ones."""
+        for sample in dropped:
+            pending_traces.pop(sample, None)
+        traces = {sample: pending_traces.pop(sample) for sample in samples if sample in pending_traces}
+        return {
+            sample: SampleTrace(lanes, tuple(int(tokens[place]) for tokens, place in steps))
+            for sample, (lanes, steps) in traces.items()
+        }
+
+    def pairwright_make_batch_invariant(self) -> int:
+        return make_batch_invariant(self.model_runner.model)
