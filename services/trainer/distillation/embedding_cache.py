@@ -1,8 +1,4 @@
-"""The teacher embeddings of a dataset's sentences: each is computed once, and kept beside the dataset.
-
-One costs a pass of the teacher over the sentence and its prompt. The file is a cache: a damaged or foreign one is made
-anew.
-"""
+"""The teacher embeddings of a dataset's sentences: each is computed once, and kept in a file beside the dataset."""
 
 import hashlib
 import logging

@@ -4,8 +4,8 @@ A mean of tokens can't reach the teacher embeddings themselves (`ridge`), but th
 cosines of all pairs in a batch are drawn to a line with the teacher's: relational knowledge distillation (Park et al.
 2019), with a correlation for its distance. It takes a teacher whose own cosines mean something: one with an `adapter`.
 
-A plain loop: sentence-transformers' trainer would wait for the other processes inside a distributed round, and one of
-them makes a student while the others wait for it.
+A plain loop: in a distributed round one process makes the student, and sentence-transformers' trainer would wait for
+the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,17 +34,15 @@ class TrainingConfig:
     seed: int = 42
 
 
-DEFAULT = TrainingConfig()
-
-
 def distill_similarities(
-    model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig = DEFAULT
+    model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig | None = None
 ) -> None:
     """Train a static student's token embeddings in place.
 
     `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count. Fewer than
     three texts have no order, and teach nothing.
     """
+    config = config or TrainingConfig()
     size = min(config.batch, len(texts))
     if size < 3:
         return

@@ -10,6 +10,7 @@ Table = npt.NDArray[np.float32]
 """Token embeddings, [tokens, dimensions]."""
 Embeddings = npt.NDArray[np.float32]
 """One vector a text, [texts, dimensions]."""
+Array = npt.NDArray[np.float64]
 
 DIMENSIONS = 512
 DROPPED = 3
@@ -38,11 +39,10 @@ def word_vectors(table: Table, tokens: Sequence[str]) -> Table:
     components = principal_axes(centred)[:, DROPPED : DROPPED + DIMENSIONS]
     # The factor keeps the rows as long as they need to be for the recipe's learning rate.
     weights = np.log1p(len(table)) * ids / (ids + HALF_WEIGHT)
-    vectors: Table = (centred @ components * weights[:, None]).astype(np.float32)
-    return vectors
+    return np.asarray(centred @ components * weights[:, None], np.float32)
 
 
-def principal_axes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def principal_axes(rows: Array) -> Array:
     """Eigenvectors of the rows' second moment: [dimensions, dimensions], the strongest first.
 
     An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive. scikit-learn's PCA
@@ -50,13 +50,10 @@ def principal_axes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """
     axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
     largest = np.abs(axes).argmax(axis=0)
-    signed: npt.NDArray[np.float64] = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
-    return signed
+    return np.asarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))
 
 
-def _merge_spellings(
-    table: npt.NDArray[np.float64], tokens: Sequence[str]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _merge_spellings(table: Array, tokens: Sequence[str]) -> tuple[Array, Array]:
     """The table with the mean of a word's spellings in all of their rows, and the id by which each row is weighed."""
     spellings: dict[str, list[int]] = {}
     for number, token in enumerate(tokens):
