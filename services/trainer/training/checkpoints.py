@@ -1,7 +1,7 @@
-"""Checkpoints that a killed round resumes from, and the best weights so far.
+"""Checkpoints that a killed round resumes from, and the best weights so far. They hold pickles: private working files.
 
-transformers writes the checkpoint; a death half-way leaves a folder that it would fail to load. So each gets a list of
-its files, written last, and only a complete one is resumed from. It holds pickles: private working files.
+A death half-way leaves a folder that transformers would fail to load. So each checkpoint gets a list of its files,
+written last, and only a complete one is resumed from.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,7 @@ class CheckpointCallback(TrainerCallback):
     """Asks for a checkpoint from time to time, and lists its files when it is written."""
 
     def __init__(self, best: BestWeights, every_s: float) -> None:
-        self._best, self._every_s = best, every_s
-        self._pause_s = every_s
+        self._best, self._every_s, self._pause_s = best, every_s, every_s
         self._last = self._asked = time.monotonic()
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -108,15 +108,12 @@ class CheckpointCallback(TrainerCallback):
 
 def write_file_list(folder: Path) -> None:
     """List a checkpoint's files with sizes and SHA-256, durably and last."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = _describe(path)
+    files = {str(path.relative_to(folder)): _describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     temporary = folder / f".{FILE_LIST}"
     temporary.write_text(json.dumps(files))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    for path in [*(folder / name for name in files), temporary]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     temporary.rename(folder / FILE_LIST)
 
 
@@ -124,19 +121,13 @@ def newest_complete(folder: Path) -> Path | None:
     """The newest checkpoint whose files are as listed, or None; those that are newer and broken are removed."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     for checkpoint in reversed(checkpoints):
-        if _is_complete(checkpoint):
-            return checkpoint
+        with suppress(OSError, ValueError):
+            files = json.loads((checkpoint / FILE_LIST).read_text())
+            if all(_describe(checkpoint / name) == described for name, described in files.items()):
+                return checkpoint
         log.warning("%s is not whole: an older one is used", checkpoint.name)
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / FILE_LIST).read_text())
-        return all(_describe(checkpoint / name) == described for name, described in files.items())
-    except (OSError, ValueError):
-        return False
 
 
 def _describe(path: Path) -> list[Any]:
