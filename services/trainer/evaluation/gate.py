@@ -1,9 +1,7 @@
 """Whether a candidate may become the current version: sanity checks, then the paired bootstrap on the dev pairs.
 
-Held-out pairs are few and noisy, so a rule that asked for proof of "not worse" would hold back nearly every round, and
-one that took the difference at face value would be a coin toss. The burden of proof is on the rejection: a candidate is
-refused when the bootstrap is sure (0.95 by default) that it is worse by more than the margin
-(docs/decisions/0030-reject-candidates-that-are-proven-worse.md).
+A candidate is refused when the bootstrap is sure (0.95 by default) that it is worse by more than the margin; why the
+burden of proof is on the rejection: docs/decisions/0030-reject-candidates-that-are-proven-worse.md.
 """
 
 import time
@@ -72,11 +70,8 @@ def compare(
         change = difference(gold, old, cosines, margin, groups)
         facts["compared"][reference.name] = asdict(change)
         if change.worse >= confidence:
-            reason = (
-                f"{-change.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
-                f" {change.low:+.2f} to {change.high:+.2f}); {margin:g} are allowed"
-            )
-            return reason, facts
+            where = f"{reference.name} on {len(dev)} dev pairs (95 % interval {change.low:+.2f} to {change.high:+.2f})"
+            return f"{-change.value:.2f} points worse than {where}; {margin:g} are allowed", facts
     return None, facts
 
 

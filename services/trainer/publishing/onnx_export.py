@@ -1,8 +1,7 @@
 """An int8 copy of a transformer student, for serving without a GPU: exported at publication, and measured at once.
 
 torch's exporter and ONNX Runtime's quantiser: sentence-transformers' own `onnx` extra can't be installed beside vllm.
-Weights become int8 by output channel, activations as they come: no calibration data is needed. The copy holds the
-transformer alone; tokeniser, pooling and whatever follows stay sentence-transformers' own.
+Only the transformer is copied: weights become int8 by output channel, activations as they come, without calibration.
 """
 
 import logging
@@ -46,17 +45,15 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
             exact = Path(scratch, "exact.onnx")
             _export(model, exact)
-            record = None
             for excluded in _exclusions(exact):
                 _quantise(exact, folder / FILE, excluded)
                 record = _measure(model, folder / FILE, dev)
                 if record.holds:
                     log.info("int8 export: %s", record)
                     return record
+        log.warning("no int8 export: %s", record.verdict)
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
         log.warning("no int8 export: %s", first_line(error))
-    else:
-        log.warning("no int8 export: %s", record.verdict if record else "")
     (folder / FILE).unlink(missing_ok=True)
     if (folder / FILE).parent.is_dir():
         (folder / FILE).parent.rmdir()
@@ -78,31 +75,29 @@ class _TokenVectors(torch.nn.Module):
 def _export(model: Any, file: Path) -> None:
     # Two rows of unlike length: a size of one would be taken for a constant.
     example = model.tokenizer(list(PROBE_SENTENCES[:2]), padding=True, return_tensors="pt")
-    longest = model.max_seq_length or 512
-    rows, tokens = torch.export.Dim("rows", min=1, max=65_536), torch.export.Dim("tokens", min=2, max=int(longest))
-    shapes = {"input_ids": {0: rows, 1: tokens}, "attention_mask": {0: rows, 1: tokens}}
+    longest, names = int(model.max_seq_length or 512), ["input_ids", "attention_mask"]
+    sizes = {0: torch.export.Dim("rows", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=longest)}
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with torch.no_grad():
         program = torch.onnx.export(
             _TokenVectors(model[0].auto_model).eval(),
-            (example["input_ids"], example["attention_mask"]),
+            tuple(example[name] for name in names),
             dynamo=True,
             verbose=False,
-            input_names=["input_ids", "attention_mask"],
+            input_names=names,
             output_names=["token_embeddings"],
-            dynamic_shapes=shapes,
+            dynamic_shapes=dict.fromkeys(names, sizes),
         )
     program.save(str(file))
 
 
 def _exclusions(exact: Path) -> list[list[str]]:
-    """Which products stay exact, to be tried in turn: none; those that narrow, whose inputs spread the widest; those
-    that widen too."""
+    """Products to keep exact, to be tried in turn: none; those that narrow (their inputs spread the widest); all."""
     graph = onnx.load(str(exact), load_external_data=False).graph
     sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul" and len(sizes.get(node.input[1], ())) == 2]
-    shapes = {node.name: sizes[node.input[1]] for node in products}
+    products = {node.name: sizes.get(node.input[1], ()) for node in graph.node if node.op_type == "MatMul"}
+    shapes = {name: size for name, size in products.items() if len(size) == 2}
     narrowing = [name for name, (rows, columns) in shapes.items() if rows > columns]
     widening = [name for name, (rows, columns) in shapes.items() if rows < columns]
     return [[], narrowing, narrowing + widening]
@@ -127,12 +122,11 @@ def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     int8 = partial(_encode, model, session)
     sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
-    cosines = _cosines(exact(sentences), int8(sentences)) if sentences else None
     timed = sentences or list(PROBE_SENTENCES) * 8
     return Int8(
         file=FILE,
         cosine=round(float(_cosines(exact(list(PROBE_SENTENCES)), int8(PROBE_SENTENCES)).min()), 5),
-        dev_cosine=None if cosines is None else round(float(cosines.mean()), 5),
+        dev_cosine=round(float(_cosines(exact(sentences), int8(sentences)).mean()), 5) if sentences else None,
         dev_exact=_dev_score(exact, dev),
         dev_int8=_dev_score(int8, dev),
         speedup=round(_seconds(exact, timed) / _seconds(int8, timed), 2),
@@ -156,8 +150,7 @@ def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
 
 
 def _cosines(some: Vectors, others: Vectors) -> Vectors:
-    cosines: Vectors = np.einsum("ij,ij->i", unit(some), unit(others))
-    return cosines
+    return np.asarray(np.einsum("ij,ij->i", unit(some), unit(others)))
 
 
 def _seconds(run: Run, texts: Sequence[str]) -> float:

@@ -1,11 +1,8 @@
 """From collected pairs to training rows: the split, and DINO's post-processing made reproducible and without its leaks.
 
 Everything streams from disk to disk. It depends on which pairs there are and on the seed, not on their order.
-
-The dev side is grouped by sentence1 (the original has the same sentence1 on both sides): whether a group is held out
-depends on a hash of its sentence1 alone, so no later round trains on what an earlier one was measured on, and two
-versions can be compared on it fairly. Of what is held out, a sample with the dataset's shares of labels is measured.
-Random partners are never a sentence's own; the dev side has neither random pairs nor smoothed scores.
+Whether a sentence1 is held out depends on its hash alone (the original has the same sentence1 on both sides): no later
+round trains on what an earlier one was measured on. The dev side has neither random pairs nor smoothed scores.
 """
 
 import hashlib
@@ -27,16 +24,14 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.training.partners import Partners, digest
 from services.trainer.training.recipe import Recipe
 
-DEV_SHARE = 0.1
-DEV_MOST = 5_000
+DEV_SHARE, DEV_MOST = 0.1, 5_000
 POSITIVE = 0.75
 """A pair with at least this score is a positive for losses that take triplets."""
 MOST_LABELS = 20
 
 TRAIN, DEV, STATS = "train.arrow", "dev.arrow", "rows.json"
 _KEPT, _HELD_OUT = "kept.arrow", "held_out.arrow"
-SENTENCES = {"sentence1": pa.string(), "sentence2": pa.string()}
-PAIRS = schema(**SENTENCES, score=pa.float64())
+PAIRS = schema(sentence1=pa.string(), sentence2=pa.string(), score=pa.float64())
 TRIPLETS = schema(anchor=pa.string(), positive=pa.string(), negative=pa.string())
 
 
@@ -104,8 +99,7 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     """Split, smooth and add random pairs. `pairs` are ordered by sentence1, then sentence2. Raises `NoNewPairs`."""
     folder.mkdir(parents=True, exist_ok=True)
     kept, held_out, left_out, labels = _divide(pairs, recipe, folder, replay)
-    dev: list[Row] = []
-    dev_sentences: set[bytes] = set()
+    dev, dev_sentences = list[Row](), set[bytes]()
     if kept:
         dev = _stratified(folder / _HELD_OUT, labels, recipe.seed)
         dev_sentences = {digest(one) for one, _, _ in _rows(folder / _HELD_OUT)}
@@ -156,15 +150,13 @@ def _divide(
         for sentence1, rows in groupby(pairs, attrgetter("sentence1")):
             group = list(rows)
             labels.update(pair.score for pair in group)
-            if in_dev(sentence1, recipe.seed):
-                for pair in group:
-                    held_out.write((sentence1, pair.sentence2, pair.score))
-                continue
-            candidates = [pair for pair in group if replay is None or replay.includes(pair)]
-            limited = _limit(candidates, recipe.most_per_label)
-            left_out += len(candidates) - len(limited)
-            for pair in limited:
-                kept.write((sentence1, pair.sentence2, pair.score))
+            side = held_out if in_dev(sentence1, recipe.seed) else kept
+            if side is kept:
+                candidates = [pair for pair in group if replay is None or replay.includes(pair)]
+                group = _limit(candidates, recipe.most_per_label)
+                left_out += len(candidates) - len(group)
+            for pair in group:
+                side.write((sentence1, pair.sentence2, pair.score))
         return kept.rows, held_out.rows, left_out, labels
 
 
@@ -187,11 +179,8 @@ def _stratified(file: Path, labels: Counter[float], seed: int) -> list[Row]:
     """
     table = read_table(file)
     scores = table.column("score").to_numpy()
-    if not len(scores):
-        return []
-    held_out = Counter(scores.tolist())
-    total = sum(labels.values())
-    size = min(held_out[score] / (labels[score] / total) for score in held_out)
+    held_out, total = Counter(scores.tolist()), sum(labels.values())
+    size = min((held_out[score] / (labels[score] / total) for score in held_out), default=0.0)
     size = min(max(size, len(scores) / 2), DEV_MOST)
     order = np.random.default_rng(seed).permutation(len(scores))
     numbers: list[int] = []
@@ -209,8 +198,8 @@ def _write_pairs(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> tup
         for one, other, score in _rows(file):
             if digest(other) in dev_sentences:
                 leaks += 1
-                continue
-            writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
+            else:
+                writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
         generated = writer.rows
         if recipe.random_pairs:
             partners = Partners(read_table(file), recipe.seed, dev_sentences)

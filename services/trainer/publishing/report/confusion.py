@@ -45,8 +45,7 @@ def _edges(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Where the labels part: between all values when they are few, otherwise into equal portions."""
     values = np.unique(scores)
     if len(values) > MOST_LABELS:
-        values = np.unique(np.quantile(scores, np.linspace(0, 1, MOST_LABELS + 1)))[:-1]
-        return values[1:]
+        return np.unique(np.quantile(scores, np.linspace(0, 1, MOST_LABELS + 1)))[1:-1]
     return (values[:-1] + values[1:]) / 2
 
 

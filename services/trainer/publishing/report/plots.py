@@ -50,10 +50,9 @@ def dev_score(history: Sequence[Mapping[str, float]], before: float | None, best
     axes.plot(*zip(*points, strict=True), color=AFTER, marker="o", markersize=4, linewidth=2, label="after training")
     if before is not None:
         axes.axhline(before, color=BEFORE, linestyle="--", label="before training")
-    best = [point for point in points if point[0] == best_step]
-    if best:
-        axes.plot(*best[0], marker="o", markersize=11, markerfacecolor="none", color="#c0392b", linestyle="none",
-                  label="kept")  # fmt: skip
+    if best := [point for point in points if point[0] == best_step]:
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": "#c0392b", "linestyle": "none"}
+        axes.plot(*best[0], **ring, label="kept")
     axes.set(xlabel="step", ylabel="Spearman x 100")
     axes.legend(frameon=False)
     figure.savefig(file)
@@ -68,22 +67,19 @@ def histograms(
     if len(values) > len(SHADES):
         values = np.quantile(scores, np.linspace(0, 1, len(SHADES)))
     nearest = np.abs(scores[:, None] - values[None, :]).argmin(axis=1)
-    sides = [("before", before), ("after", after)] if before is not None else [("after", after)]
+    sides = {"after": after} if before is None else {"before": before, "after": after}
     figure, axes = _figure(columns=len(sides))
-    lowest = min(float(cosines.min()) for _, cosines in sides if cosines is not None)
+    lowest = min(float(cosines.min()) for cosines in sides.values())
     bins = np.linspace(np.floor(lowest * 10) / 10, 1.0, 31)
     colours = SHADES if len(values) > 3 else [SHADES[0], SHADES[2], SHADES[3]]
-    for axis, (title, cosines) in zip(np.atleast_1d(axes), sides, strict=True):
-        assert cosines is not None
-        for number, value in enumerate(values):
-            axis.hist(
-                cosines[nearest == number], bins, color=colours[number], alpha=0.55, label=f"{value:.2g}",
-                histtype="stepfilled", edgecolor=colours[number], linewidth=1.2,
-            )  # fmt: skip
+    all_axes = np.atleast_1d(axes)
+    for axis, (title, cosines) in zip(all_axes, sides.items(), strict=True):
+        for number, (value, colour) in enumerate(zip(values, colours, strict=False)):
+            style = {"color": colour, "edgecolor": colour, "alpha": 0.55, "histtype": "stepfilled", "linewidth": 1.2}
+            axis.hist(cosines[nearest == number], bins, label=f"{value:.2g}", **style)
         axis.set(title=title, xlabel="cosine")
-    np.atleast_1d(axes)[0].set_ylabel("dev pairs")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="label", frameon=False, loc="outside right center")
+    all_axes[0].set_ylabel("dev pairs")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), title="label", frameon=False, loc="outside right center")
     figure.savefig(file)
 
 

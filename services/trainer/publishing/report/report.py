@@ -2,7 +2,8 @@
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from services.trainer.publishing.report import plots
 from services.trainer.publishing.report.confusion import Disagreement, find_disagreements
 from shared.manifest import Card
 
-WORST = 12
-MOST_ORIGINS = 20
+WORST, MOST_ORIGINS = 12, 20
 
 HEAD = """---
 library_name: sentence-transformers
@@ -40,10 +40,7 @@ img{max-width:100%}code{background:#f3f4f6;padding:.1rem .3rem;border-radius:.2r
 
 
 def write_report(folder: Path, candidate: Candidate, card: Card, after: StudentScores, rejection: str | None) -> None:
-    """Write the model card, and both forms of the report with its pictures, into a staged version.
-
-    For round 0, the untrained base, most of it is empty.
-    """
+    """Write the model card, and both forms of the report with its pictures, into a staged version."""
     target = folder / "report"
     target.mkdir()
     disagreement = None
@@ -66,7 +63,7 @@ def _draw(
         plots.loss(history, target / "loss.png")
         pictures["Training loss"] = "loss.png"
     if any("dev" in point for point in history):
-        on_generated = card.selected_by is not None and card.selected_by.startswith("generated")
+        on_generated = (card.selected_by or "").startswith("generated")
         before = card.scores.get("dev_before") if on_generated else None
         plots.dev_score(history, before, card.training.get("best_step"), target / "dev.png")
         pictures[f"Score over the steps, on {card.selected_by}"] = "dev.png"
@@ -82,11 +79,7 @@ def _draw(
 
 
 def _report(
-    candidate: Candidate,
-    card: Card,
-    rejection: str | None,
-    disagreement: Disagreement | None,
-    pictures: Mapping[str, str],
+    candidate: Candidate, card: Card, rejection: str | None, disagreement: Disagreement | None, pictures: dict[str, str]
 ) -> str:
     parts = [f"# Round {card.round} of `{card.dataset}`"]
     if rejection is not None:
@@ -124,9 +117,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         facts.append(("pairs by score", ", ".join(f"{name}: {count}" for name, count in split["labels"].items())))
         facts.append(("checkpoint chosen by", card.selected_by or "nothing: the last step was kept"))
     if card.recipe:
-        facts.append(
-            ("recipe", ", ".join(f"{name} {value}" for name, value in card.recipe.items() if value is not None))
-        )
+        numbers = (f"{name} {value}" for name, value in card.recipe.items() if value is not None)
+        facts.append(("recipe", ", ".join(numbers)))
     if card.training:
         training = card.training
         speed = f", {training['pairs_s']} rows/s" if "pairs_s" in training else ""
@@ -140,12 +132,8 @@ def _scores(card: Card) -> list[str]:
     """Two tables, because the two kinds of scores are never compared."""
     parts = []
     if card.scores:
-        rows = [(_number(card.scores.get("dev_before")), _number(card.scores.get("dev_after")))]
-        parts += [
-            "## On generated dev pairs",
-            "Spearman x 100. No human label was used.",
-            _table(("before", "after"), rows),
-        ]
+        table = _table(("before", "after"), [[_number(card.scores.get(name)) for name in ("dev_before", "dev_after")]])
+        parts += ["## On generated dev pairs", "Spearman x 100. No human label was used.", table]
     for version, difference in card.gate.get("compared", {}).items():
         parts.append(
             f"Against version `{version}` on the same pairs: {difference['value']:+.2f} points, 95 % interval"
@@ -155,8 +143,8 @@ def _scores(card: Card) -> list[str]:
         parts.append(f"Gate: {card.gate['note']}.")
     if card.human_scores:
         before, after = card.human_scores["before"], card.human_scores["after"]
-        rows_ = [(_escape(name), _number(before.get(name)), _number(after[name])) for name in after]
-        parts += ["## On human-scored pairs", "Spearman x 100.", _table(("set", "before", "after"), rows_)]
+        rows = [(_escape(name), _number(before.get(name)), _number(after[name])) for name in after]
+        parts += ["## On human-scored pairs", "Spearman x 100.", _table(("set", "before", "after"), rows)]
     return parts
 
 
@@ -169,16 +157,15 @@ def _origins(origins: Sequence[Origin]) -> str:
 
 
 def _model_card(card: Card, origins: Sequence[Origin]) -> str:
-    what = "A student fine-tuned on generated sentence pairs." if card.pairs else "The base student, untrained."
-    selected = card.selected_by is not None and card.selected_by.startswith("human")
-    labels = "A human-scored set chose the checkpoint." if selected else "No human label was used."
-    if not card.pairs:
-        labels = ""
-    parts = ["# A sentence encoder made by Pairwright", f"{what} {labels}".strip(), USE, _table(("", ""), _facts(card))]
-    parts += _scores(card)
+    what = "The base student, untrained."
+    if card.pairs:
+        by_human = (card.selected_by or "").startswith("human")
+        labels = "A human-scored set chose the checkpoint." if by_human else "No human label was used."
+        what = f"A student fine-tuned on generated sentence pairs. {labels}"
+    parts = ["# A sentence encoder made by Pairwright", what, USE, _table(("", ""), _facts(card)), *_scores(card)]
     if origins:
-        parts += ["## The data", "Every pair names its teacher; what came from elsewhere was imported.",
-                  _origins(origins)]  # fmt: skip
+        source = "Every pair names its teacher; what came from elsewhere was imported."
+        parts += ["## The data", source, _origins(origins)]
     parts.append("Plots and the worst pairs: `report/report.html`. Licences of base and teacher apply.")
     return HEAD + "\n\n".join(parts) + "\n"
 
@@ -200,16 +187,13 @@ def _number(value: float | None) -> str:
 def _html(text: str, folder: Path) -> str:
     """The report in one file that opens anywhere, with the pictures inside it. HTML in its text stays text."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    markdown.add_render_rule("image", _inline_pictures(folder))
+    markdown.add_render_rule("image", partial(_inline_picture, folder))
     body = markdown.render(text).replace(f"<p>{REJECTED_HTML}", f'<p class="rejected">{REJECTED_HTML}')
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>\n{body}'
 
 
-def _inline_pictures(folder: Path) -> Callable[..., str]:
-    def render(renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
-        token = tokens[index]
-        data = base64.b64encode((folder / token.attrs["src"]).read_bytes()).decode()
-        token.attrs |= {"src": f"data:image/png;base64,{data}", "alt": token.content}
-        return str(renderer.renderToken(tokens, index, options, env))
-
-    return render
+def _inline_picture(folder: Path, renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
+    token = tokens[index]
+    data = base64.b64encode((folder / token.attrs["src"]).read_bytes()).decode()
+    token.attrs |= {"src": f"data:image/png;base64,{data}", "alt": token.content}
+    return str(renderer.renderToken(tokens, index, options, env))
