@@ -47,7 +47,7 @@ def difference(
 
 def _samples(rows: int, groups: Sequence[object] | None) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of `SAMPLES` resamples with replacement, group by group."""
-    names = list(range(rows)) if groups is None else list(groups)
+    names = groups if groups is not None else range(rows)
     places = {name: number for number, name in enumerate(dict.fromkeys(names))}
     numbers = np.array([places[name] for name in names], dtype=np.int64)
     order = np.argsort(numbers, kind="stable")

@@ -4,9 +4,10 @@ A candidate is refused when the bootstrap is sure (0.95 by default) that it is w
 burden of proof is on the rejection: docs/decisions/0030-reject-candidates-that-are-proven-worse.md.
 """
 
-import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -97,18 +98,10 @@ def _find_mismatch(candidate: Student, current: Student, texts: Sequence[str]) -
     if candidate.dimensions != current.dimensions:
         return f"it has {candidate.dimensions} dimensions, {current.name} has {current.dimensions}"
     timed = list(islice(cycle(texts), TIMED_TEXTS))
-    new, old = _fastest(candidate.encode, current.encode, timed)
+    runs = [partial(student.encode, timed) for student in (candidate, current)]
+    # Each side's best time, in turns: the machine may be busy with something else.
+    times = [[timeit.timeit(run, number=1) for run in runs] for _ in range(TIMINGS)]
+    new, old = map(min, zip(*times, strict=True))
     if new > SLOWER * old + SLACK_S:
         return f"it takes {new:.3f} s for {len(timed)} sentences, {current.name} takes {old:.3f} s"
     return None
-
-
-def _fastest(one: Encode, other: Encode, texts: Sequence[str]) -> tuple[float, float]:
-    """Each side's best time, in turns: the machine may be busy with something else."""
-    best = [float("inf"), float("inf")]
-    for _ in range(TIMINGS):
-        for side, encode in enumerate((one, other)):
-            began = time.perf_counter()
-            encode(texts)
-            best[side] = min(best[side], time.perf_counter() - began)
-    return best[0], best[1]

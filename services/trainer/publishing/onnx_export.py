@@ -7,13 +7,12 @@ Only the transformer is copied: weights become int8 by output channel, activatio
 import logging
 import tempfile
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -21,7 +20,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
-from services.trainer.evaluation.sts import Row, Undefined, score, unit
+from services.trainer.evaluation.sts import Encode, Row, Undefined, score, unit
+from services.trainer.models.static import Embeddings
 from shared.errors import first_line
 from shared.manifest import PROBE_SENTENCES, Int8
 
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 FILE = "onnx/model_int8.onnx"
 DEV_SENTENCES = 256
-Vectors = npt.NDArray[np.float32]
-Run = Callable[[Sequence[str]], Vectors]
 
 
 def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
@@ -118,7 +116,7 @@ def _not_about_preprocessing(record: logging.LogRecord) -> bool:
 
 
 def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
-    exact: Run = partial(model.encode, batch_size=32, show_progress_bar=False)
+    exact: Encode = partial(model.encode, batch_size=32, show_progress_bar=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     int8 = partial(_encode, model, session)
     sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
@@ -133,7 +131,7 @@ def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
     )
 
 
-def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
+def _encode(model: Any, session: Any, texts: Sequence[str]) -> Embeddings:
     """The vectors of `texts` with `session` in the transformer's place, longest last so that little is padded."""
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
@@ -149,16 +147,16 @@ def _encode(model: Any, session: Any, texts: Sequence[str]) -> Vectors:
     return vectors
 
 
-def _cosines(some: Vectors, others: Vectors) -> Vectors:
+def _cosines(some: Embeddings, others: Embeddings) -> Embeddings:
     return np.asarray(np.einsum("ij,ij->i", unit(some), unit(others)))
 
 
-def _seconds(run: Run, texts: Sequence[str]) -> float:
+def _seconds(run: Encode, texts: Sequence[str]) -> float:
     """The better of two times, after one that warms up."""
     return min(timeit.repeat(partial(run, texts), number=1, repeat=3)[1:])
 
 
-def _dev_score(run: Run, dev: Sequence[Row]) -> float | None:
+def _dev_score(run: Encode, dev: Sequence[Row]) -> float | None:
     try:
         return round(score(run, dev), 2) if dev else None
     except Undefined:

@@ -32,7 +32,7 @@ def best(versions: list[Manifest]) -> Manifest | None:
 
 
 def retain(store: ModelStore, newest: int) -> list[str]:
-    """Delete all but current, previous, best and the `newest` last, rejected ones likewise; their ids. Raises OSError."""
+    """Delete all but current, previous, best and the `newest` last, rejected ones too; their ids. Raises OSError."""
     versions = store.versions()
     top = best(versions)
     kept = {store.current(), store.previous(), top.id if top else None, *(one.id for one in versions[-newest:])}

@@ -43,19 +43,15 @@ class BestWeights(TrainerCallback):
         value = metrics.get(self._metric)
         is_better = value is not None and value == value and (self.score is None or value > self.score)
         if is_better or (value is not None and value == self.score):  # a later tie wins
-            self.score, self.step = value, state.global_step
-            self._copy_weights()
+            self.score, self.step, weights = value, state.global_step, self._model.state_dict()
+            if self._weights is None:
+                self._weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            for name, tensor in weights.items():
+                self._weights[name].copy_(tensor)  # into the same memory: new pages would take longer than the copy
         self._evaluations_since = 0 if is_better else self._evaluations_since + 1
         if self._early_stop is not None and self._evaluations_since >= self._early_stop:
             log.info("no better dev score for %d evaluations: the round ends early", self._evaluations_since)
             control.should_training_stop = True
-
-    def _copy_weights(self) -> None:
-        weights = self._model.state_dict()
-        if self._weights is None:
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        for name, tensor in weights.items():
-            self._weights[name].copy_(tensor)  # into the same memory: new pages would take longer than the copy
 
     def save(self, folder: Path) -> None:
         """Put the best weights beside a checkpoint's own."""

@@ -11,23 +11,24 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, tee
+from itertools import groupby, islice, tee
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from services.trainer.dataset.arrow import TableWriter, portions, read_table, schema
+from services.trainer.dataset.arrow import TableWriter, chosen, portions, read_table, schema
 from services.trainer.dataset.store import StoredPair
 from services.trainer.evaluation.sts import Row
-from services.trainer.training.partners import Partners, digest
 from services.trainer.training.recipe import Recipe
 
 DEV_SHARE, DEV_MOST = 0.1, 5_000
 POSITIVE = 0.75
 """A pair with at least this score is a positive for losses that take triplets."""
 MOST_LABELS = 20
+GROUPS, SPARE, MANY = 2_000, 8, 4_096
+"""Of random partners: sentences for which they are drawn at once, spare ones for each, and those of a second try."""
 
 TRAIN, DEV, STATS = "train.arrow", "dev.arrow", "rows.json"
 _KEPT, _HELD_OUT = "kept.arrow", "held_out.arrow"
@@ -202,9 +203,9 @@ def _write_pairs(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> tup
                 writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
         generated = writer.rows
         if recipe.random_pairs:
-            partners = Partners(read_table(file), recipe.seed, dev_sentences)
             groups, own = tee(_scored_groups(file))
-            drawn = partners.draw(((one, {other for other, _ in group}) for one, group in own), recipe.random_pairs)
+            own_sets = ((one, {other for other, _ in group}) for one, group in own)
+            drawn = _draw_partners(file, recipe.seed, dev_sentences, own_sets, recipe.random_pairs)
             for (one, _), others in zip(groups, drawn, strict=True):
                 for other in others:
                     writer.write((one, other, 0.0))
@@ -221,18 +222,47 @@ def _write_triplets(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> 
                 for negative in negatives:
                     writer.write((one, positive, negative))
         hard = writer.rows
-        partners = Partners(read_table(file), recipe.seed, dev_sentences)
         without_negative, own = tee(
             (one, positive, {other for other, _ in group})
             for one, group in _scored_groups(file)
             for positive, negatives in _positives(group, dev_sentences)
             if not negatives
         )
-        drawn = partners.draw(((one, others) for one, _, others in own), 1)
+        own_sets = ((one, others) for one, _, others in own)
+        drawn = _draw_partners(file, recipe.seed, dev_sentences, own_sets, 1)
         for (one, positive, _), random in zip(without_negative, drawn, strict=True):
             for negative in random:
                 writer.write((one, positive, negative))
         return writer.rows, writer.rows - hard, leaks
+
+
+def _draw_partners(
+    file: Path, seed: int, excluded: set[bytes], groups: Iterable[tuple[str, set[str]]], count: int
+) -> Iterator[list[str]]:
+    """For each sentence, `count` different sentence2 outside its own set, none excluded; fewer where there are no more.
+
+    They have nothing to do with it, which no instruction asks a teacher for.
+    """
+    table, random, remaining = read_table(file), np.random.default_rng(seed), iter(groups)
+    rows, width = table.num_rows, min(table.num_rows, count + SPARE)
+
+    def allowed(texts: list[str], sentence: str, own: set[str]) -> list[str]:
+        others = (text for text in dict.fromkeys(texts) if text != sentence and text not in own)
+        return [text for text in others if digest(text) not in excluded][:count]
+
+    while portion := list(islice(remaining, GROUPS)):
+        texts = chosen(table, "sentence2", random.integers(0, rows, (len(portion), width)).ravel().tolist())
+        for number, group in enumerate(portion):
+            partners = allowed(texts[number * width : (number + 1) * width], *group)
+            if len(partners) < count:  # all of a small table in random order, or many of a large one
+                indices = random.permutation(rows) if rows <= MANY else random.integers(0, rows, MANY)
+                partners = allowed(chosen(table, "sentence2", indices.tolist()), *group)
+            yield partners
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes that stand for a sentence: a set of millions of them fits into memory."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _positives(group: list[tuple[str, float]], dev_sentences: set[bytes]) -> Iterator[tuple[str, list[str]]]:

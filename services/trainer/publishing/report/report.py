@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,7 @@ def _number(value: float | None) -> str:
 def _html(text: str, folder: Path) -> str:
     """The report in one file that opens anywhere, with the pictures inside it. HTML in its text stays text."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    markdown.add_render_rule("image", partial(_inline_picture, folder))
+    markdown.add_render_rule("image", lambda *call: _inline_picture(folder, *call))
     body = markdown.render(text).replace(f"<p>{REJECTED_HTML}", f'<p class="rejected">{REJECTED_HTML}')
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>\n{body}'
 
