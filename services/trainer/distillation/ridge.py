@@ -10,12 +10,10 @@ import numpy as np
 
 from services.trainer.models.static import Array, Embeddings, Table, principal_axes
 
-FEWEST = 200
-"""Fewer sentences are not worth loading the teacher for."""
+FEWEST = 200  # fewer sentences are not worth loading the teacher for
 COMPONENTS, WHITENING = 400, 0.5
 """Principal components of the teacher embeddings, each divided by its standard deviation to this power."""
-NEGLIGIBLE = 1e-9
-"""A component with so small a share of the strongest one's variance is rounding."""
+NEGLIGIBLE = 1e-9  # a component with so small a share of the strongest one's variance is rounding
 MAP_RIDGE, TOKEN_RIDGE = 1.0, 1.0
 TOKEN_FREEDOM = 5.0
 """How far a single token may move; it is multiplied with the token's length, so that a function word hardly moves."""
@@ -56,10 +54,7 @@ def distillation_target(teacher_embeddings: Embeddings) -> Array:
 
 
 def rotate_to_principal_axes(table: Table, bag_of_tokens: Any) -> Table:
-    """The same token embeddings, rotated so that the first dimensions tell most of sentences apart.
-
-    A vector may then be cut short; no cosine of two whole vectors changes. `bag_of_tokens` as for `fit_to_teacher`.
-    """
+    """The same token embeddings, rotated so that the first dimensions tell most: a vector may then be cut short."""
     tokens = table.astype(np.float64)
     return np.asarray(tokens @ principal_axes(_unit(bag_of_tokens @ tokens)), np.float32)
 

@@ -1,11 +1,7 @@
 """Similarity distillation: a static student's cosines learn to order pairs of sentences as its teacher's do.
 
-A mean of tokens can't reach the teacher embeddings themselves (`ridge`), but their order is what a user asks for. The
-cosines of all pairs in a batch are drawn to a line with the teacher's: relational knowledge distillation (Park et al.
-2019), with a correlation for its distance. It takes a teacher whose own cosines mean something: one with an `adapter`.
-
-A plain loop: in a distributed round one process makes the student, and sentence-transformers' trainer would wait for
-the others.
+Relational knowledge distillation (Park et al. 2019) with a correlation for its distance. It takes a teacher whose own
+cosines mean something: one with an `adapter`. sentence-transformers' trainer would wait for a round's other processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,10 +33,9 @@ class TrainingConfig:
 def distill_similarities(
     model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig | None = None
 ) -> None:
-    """Train a static student's token embeddings in place.
+    """Train a static student's token embeddings in place; fewer than three texts teach nothing.
 
-    `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count. Fewer than
-    three texts have no order, and teach nothing.
+    `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count.
     """
     config = config or TrainingConfig()
     size = min(config.batch, len(texts))

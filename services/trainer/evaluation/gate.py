@@ -17,11 +17,9 @@ import numpy.typing as npt
 from services.trainer.evaluation.bootstrap import difference
 from services.trainer.evaluation.sts import Encode, Row, Undefined, similarities
 
-SHORTEST, LONGEST = 1e-4, 1e4
-"""Lengths that a healthy vector's mean length stays between."""
-MOST_ZEROS = 0.05
-SLOWER, SLACK_S = 2.0, 0.05
-TIMINGS, TIMED_TEXTS = 5, 256
+SHORTEST, LONGEST, MOST_ZEROS = 1e-4, 1e4, 0.05
+"""What a healthy student's mean vector length stays between, and the largest share of zero vectors."""
+SLOWER, SLACK_S, TIMINGS, TIMED_TEXTS = 2.0, 0.05, 5, 256
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,9 @@ def compare(
     margin: float,
     confidence: float,
 ) -> tuple[str | None, dict[str, Any]]:
-    """Why the candidate is refused, or None; and what was compared, for its manifest.
+    """Why the candidate is refused, or None; and what was compared, for its manifest. Vectors are checked on `texts`.
 
-    `dev` may be empty. `cosines`: the candidate's on `dev`, [pairs]; None where its vectors are not finite. The vectors
-    themselves are checked on `texts`.
+    `dev` may be empty. `cosines`: the candidate's on `dev`, [pairs]; None where its vectors are not finite.
     """
     facts: dict[str, Any] = {"margin": margin, "confidence": confidence, "compared": {}}
     reason = _find_bad_vectors(candidate, texts)

@@ -1,7 +1,4 @@
-"""What a human-scored set says of a student: its correlation and how sure it is, by subset, and the vectors' geometry.
-
-Alignment and uniformity, the lower the better: Wang & Isola 2020, arXiv:2005.10242.
-"""
+"""A student on a human-scored set. Alignment and uniformity, the lower the better: Wang & Isola (arXiv:2005.10242)."""
 
 import math
 from collections.abc import Sequence

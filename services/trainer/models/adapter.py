@@ -1,7 +1,4 @@
-"""The default teacher's low-rank adapter (LoRA, Hu et al. 2021) for the layers that `prompt_eol` runs.
-
-It was trained on pairs that this teacher wrote (docs/quality.md), and means nothing to another one.
-"""
+"""The default teacher's low-rank adapter (LoRA, Hu et al. 2021), trained on pairs that it wrote (docs/quality.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
-"""Teacher embeddings: the teacher's own vector of a text, which takes neither labels nor generation.
+"""Teacher embeddings: the hidden state at the end of a prompt that asks for a text's meaning in one word.
 
-The prompt asks for the text's meaning in one word and ends where that word would begin; the hidden state there is the
-embedding. Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last
-layers turn from the meaning to the spelling of the next token and are left out. What it is good for: docs/quality.md.
+Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last layers turn to
+the spelling of the next token and are left out. What it is good for: docs/quality.md.
 """
 
 import copy
@@ -69,8 +68,7 @@ class PromptEOLEncoder:
 def write_student(teacher: Path, folder: Path) -> None:
     """Write the teacher as a student into `folder`: lower layers, prompt, last token, centred. Raises `Fatal`.
 
-    The prompt is part of its tokenizer, so that whoever loads the student gets it. All teacher embeddings lie around a
-    common mean, which says nothing: the adapter's centre is subtracted, or without one the mean embedding of words.
+    The prompt is part of its tokenizer. All teacher embeddings lie around a common mean, which says nothing.
     """
     teacher_encoder = PromptEOLEncoder(teacher)
     if teacher_encoder.adapter is not None:

@@ -32,10 +32,7 @@ DEV_SENTENCES = 256
 
 
 def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
-    """Add an int8 copy to the version in `folder` and measure it; None, and no file, where it can't be or isn't true.
-
-    Never raises for a model that can't be exported: the version is published without.
-    """
+    """Add an int8 copy to the version in `folder` and measure it; None, and no file, where that fails or isn't true."""
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
     if type(model[0]) is not Transformer:
         return None

@@ -1,7 +1,4 @@
-"""Where the base student is: a folder, a hub id, or one that is made once from the teacher.
-
-`default` is a table of token embeddings made from the teacher's token table, `teacher` the teacher's own lower layers.
-"""
+"""Where the base student is: a folder, a hub id, or one that is made once from the teacher's table or lower layers."""
 
 import hashlib
 import logging

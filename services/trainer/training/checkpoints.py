@@ -1,7 +1,6 @@
 """Checkpoints that a killed round resumes from, and the best weights so far. They hold pickles: private working files.
 
-A death half-way leaves a folder that transformers would fail to load. So each checkpoint gets a list of its files,
-written last, and only a complete one is resumed from.
+A death half-way leaves a folder that transformers would fail to load: so each gets a list of its files, written last.
 """
 
 import hashlib
@@ -22,8 +21,7 @@ from services.trainer.training.distributed import broadcast_from_first
 
 log = logging.getLogger(__name__)
 
-TIME_SHARE = 0.02
-"""Checkpoints of a large student come less often, to take no more than this share of the time."""
+TIME_SHARE = 0.02  # checkpoints of a large student come less often, to take no more of the time
 AGREE_EVERY = 10
 FILE_LIST, BEST, BEST_SCORE = "files.json", "best.safetensors", "best.json"
 

@@ -82,10 +82,7 @@ class Recipe:
 
 
 def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, is_default: bool = False) -> Recipe:
-    """The preset, with what the settings change of it; for static students, rates that move single word vectors.
-
-    `is_default`: the default student of the default teacher, which is small enough to embed sentences anywhere.
-    """
+    """The preset, with what the settings change of it. `is_default`: the default student of the default teacher."""
     dino = settings.preset == "dino"
     requested = [int(part) for part in (settings.matryoshka or "").split(",") if part]
     shorter = sorted({size for size in requested if size < dimensions}, reverse=True)

@@ -174,10 +174,7 @@ def _limit(group: list[StoredPair], most: int | None) -> list[StoredPair]:
 
 
 def _stratified(file: Path, labels: Counter[float], seed: int) -> list[Row]:
-    """A sample of what is held out in which each score has the share that it has among all pairs, as far as it goes.
-
-    At most half is given up for that: a score that few held-out pairs have must not shrink the rest to nothing.
-    """
+    """A sample of what is held out with all pairs' shares of scores; at most half is given up for a rare score."""
     table = read_table(file)
     scores = table.column("score").to_numpy()
     held_out, total = Counter(scores.tolist()), sum(labels.values())

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from services.trainer.evaluation.sts import Row
-from services.trainer.publishing.report.confusion import Disagreement
 
 BEFORE, AFTER = "#9aa5b1", "#1f6feb"
 SHADES = ["#c0392b", "#e67e22", "#f1c40f", "#27ae60", "#16537e"]
@@ -100,18 +99,18 @@ def human(before: Mapping[str, float], after: Mapping[str, float], file: Path) -
     figure.savefig(file)
 
 
-def confusion(disagreement: Disagreement, file: Path) -> None:
-    """How many pairs of each label look like each label."""
-    size = len(disagreement.labels)
+def confusion(labels: Sequence[str], counts: npt.NDArray[np.int64], file: Path) -> None:
+    """How many pairs of each label look like each label: counts [label, predicted label]."""
+    size = len(labels)
     figure, axes = _figure(height=1.4 + 0.55 * size)
     axes.grid(visible=False)
-    shares = disagreement.counts / np.maximum(disagreement.counts.sum(axis=1, keepdims=True), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(disagreement.counts):
-        dark = shares[row, column] > 0.5
-        axes.text(column, row, f"{count}", ha="center", va="center", color="white" if dark else "#1b1f23")
-    axes.set_xticks(range(size), disagreement.labels)
-    axes.set_yticks(range(size), disagreement.labels)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "#1b1f23"
+        axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(size), labels)
+    axes.set_yticks(range(size), labels)
     axes.set(xlabel="label that the similarity looks like", ylabel="generated label")
     axes.spines[:].set_visible(False)
     figure.savefig(file)

@@ -3,18 +3,21 @@
 import base64
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from markdown_it import MarkdownIt
 
 from services.trainer.dataset.store import Origin
+from services.trainer.evaluation.sts import Row
 from services.trainer.publishing.candidate import Candidate, StudentScores
 from services.trainer.publishing.report import plots
-from services.trainer.publishing.report.confusion import Disagreement, find_disagreements
 from shared.manifest import Card
 
-WORST, MOST_ORIGINS = 12, 20
+WORST, MOST_ORIGINS, MOST_LABELS = 12, 20, 5
 
 HEAD = """---
 library_name: sentence-transformers
@@ -44,12 +47,46 @@ def write_report(folder: Path, candidate: Candidate, card: Card, after: StudentS
     target.mkdir()
     disagreement = None
     if candidate.split is not None and after.cosines is not None:
-        disagreement = find_disagreements(candidate.split.eval_pairs, after.cosines, WORST)
+        disagreement = _find_disagreements(candidate.split.eval_pairs, after.cosines, WORST)
     pictures = _draw(candidate, card, after, disagreement, target)
     text = _report(candidate, card, rejection, disagreement, pictures)
     (target / "report.md").write_text(text, encoding="utf-8")
     (target / "report.html").write_text(_html(text, target), encoding="utf-8")
     (folder / "README.md").write_text(_model_card(card, candidate.origins), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where a student disagrees with the generated labels: each pair's label, and what its similarity looks like."""
+
+    labels: list[str]
+    """Ascending."""
+    counts: npt.NDArray[np.int64]
+    """[label, predicted label]."""
+    worst: list[tuple[Row, float, str]]
+    """The pairs that are furthest off, the worst first: row, cosine, predicted label."""
+
+
+def _find_disagreements(dev: Sequence[Row], cosines: npt.NDArray[np.float64], most: int) -> Disagreement:
+    """Rank the pairs by cosine and give out the labels again, each as often as it occurs."""
+    scores = np.array([score for _, _, score in dev])
+    values = np.unique(scores)
+    edges = (values[:-1] + values[1:]) / 2
+    if len(values) > MOST_LABELS:  # equal portions
+        edges = np.unique(np.quantile(scores, np.linspace(0, 1, MOST_LABELS + 1)))[1:-1]
+    label = np.searchsorted(edges, scores, side="right")
+    ranges = [(scores[label == number].min(), scores[label == number].max()) for number in range(label.max() + 1)]
+    names = [f"{low:g}" if low == high else f"{low:.2f} to {high:.2f}" for low, high in ranges]
+    order = np.argsort(cosines, kind="stable")
+    predicted = np.empty_like(label)
+    predicted[order] = np.sort(label)
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    # Off by how many labels; among equals, by how far the cosine is from its label's middle.
+    middles = np.array([np.median(cosines[label == number]) for number in range(len(names))])
+    distance = np.abs(label - predicted) * 10 + np.abs(cosines - middles[label])
+    worst = [index for index in np.argsort(-distance, kind="stable")[:most] if label[index] != predicted[index]]
+    return Disagreement(names, counts, [(dev[i], float(cosines[i]), names[predicted[i]]) for i in worst])
 
 
 def _draw(
@@ -69,7 +106,7 @@ def _draw(
     if disagreement is not None and candidate.split is not None and after.cosines is not None:
         plots.histograms(candidate.split.dev, candidate.before.cosines, after.cosines, target / "histograms.png")
         pictures["Cosines of the generated dev pairs, by label"] = "histograms.png"
-        plots.confusion(disagreement, target / "confusion.png")
+        plots.confusion(disagreement.labels, disagreement.counts, target / "confusion.png")
         pictures["Generated labels and what the student makes of them"] = "confusion.png"
     if card.human_scores:
         plots.human(card.human_scores["before"], card.human_scores["after"], target / "sts.png")
