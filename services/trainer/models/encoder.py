@@ -22,7 +22,7 @@ ENCODE_BATCH = 128
 
 
 def load(model: str, setting: str) -> Any:
-    """A SentenceTransformer from a folder or hub id, its own code never run; by default mean pooling. Raises `Fatal`."""
+    """A SentenceTransformer from a folder or hub id, its code never run; by default mean pooling. Raises `Fatal`."""
     transformers_logging.disable_progress_bar()
     try:
         if Path(model, "config.json").is_file() and not Path(model, "modules.json").is_file():
