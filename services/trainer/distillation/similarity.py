@@ -6,7 +6,7 @@ cosines mean something: one with an `adapter`. sentence-transformers' trainer wo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -50,10 +50,14 @@ def distill_similarities(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / max(1.0, WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps))
     )
+    rows, columns = torch.triu_indices(size, size, offset=1)  # all pairs of two different sentences
     for batch in _batches(len(texts), size, config):
-        vectors = functional.normalize(table(*_embedding_bag_input([encodings[i].ids for i in batch])), dim=-1)
+        ids = [encodings[number].ids for number in batch]
+        starts = [0, *accumulate(map(len, ids))][:-1]
+        vectors = functional.normalize(table(torch.tensor([*chain(*ids)]), torch.tensor(starts)), dim=-1)
+        cosines, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch]))
         optimizer.zero_grad()
-        (1 - _correlation(_cosines(vectors), _cosines(targets[batch]))).backward()
+        (1 - _correlation(cosines, target)).backward()
         optimizer.step()
         schedule.step()
     table.sparse = False
@@ -65,18 +69,6 @@ def _batches(count: int, size: int, config: TrainingConfig) -> Iterator[list[int
         order: list[int] = torch.randperm(count, generator=generator).tolist()
         for first in range(0, count - size + 1, size):
             yield order[first : first + size]
-
-
-def _embedding_bag_input(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """All tokens in a row, and where each text begins, as torch's EmbeddingBag takes them."""
-    starts = [0, *accumulate(map(len, texts))][:-1]
-    return torch.tensor([token for text in texts for token in text]), torch.tensor(starts)
-
-
-def _cosines(vectors: Tensor) -> Tensor:
-    """Of all pairs of two different unit vectors, [pairs]."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    return (vectors @ vectors.T)[rows, columns]
 
 
 def _correlation(some: Tensor, others: Tensor) -> Tensor:

@@ -132,8 +132,7 @@ def _encode(model: Any, session: Any, texts: Sequence[str]) -> Embeddings:
     """The vectors of `texts` with `session` in the transformer's place, longest last so that little is padded."""
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
-    for start in range(0, len(order), 16):
-        places = order[start : start + 16]
+    for places in (order[start : start + 16] for start in range(0, len(order), 16)):
         features = model.preprocess([texts[place] for place in places])
         inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
         features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 ReportProgress = Callable[[Progress], None]
 
-PROCESS_STATUS = Path("/proc/self/status")
 DEV_METRIC = "eval_dev_spearman_cosine"
 POINTS = 300
 """About so many losses are kept of a round, at most."""
@@ -92,7 +91,7 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
         best.restore(checkpoint)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - began
+    seconds = round(time.monotonic() - began, 3)
     best.apply()
     model.eval()
     if static:
@@ -100,7 +99,7 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
     steps = trainer.state.global_step
     rows = (steps - (resumed_at or 0)) * recipe.batch_size * recipe.gradient_accumulation * trainer.args.world_size
     return Outcome(
-        seconds=round(seconds, 3),
+        seconds=seconds,
         steps=steps,
         rows=min(rows, len(data) * recipe.epochs),
         peak_mib=progress.peak_mib,
@@ -123,7 +122,6 @@ def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) 
         # In-batch negatives must not be the positive itself.
         batch_sampler=BatchSamplers.NO_DUPLICATES if recipe.triplets else _Shuffled,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=recipe.warm_up,
         seed=recipe.seed,
         data_seed=recipe.seed,
@@ -232,8 +230,8 @@ def _finite(value: float | None, before: float | None, factor: float = 1) -> flo
 
 def _own_mib() -> int:
     """Memory of this process, without the pages of files that it maps; elsewhere than on Linux, those count too."""
-    if PROCESS_STATUS.exists():
-        for line in PROCESS_STATUS.read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) // 1024
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 << 20 if sys.platform == "darwin" else 1024)

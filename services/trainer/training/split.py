@@ -82,14 +82,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Replay:
-    """A warm start's choice: the pairs after the first `old`, and this share of those before."""
+    """A warm start's choice: the pairs after the first `old`, and this share of those before, by their hash."""
 
     old: int
     share: float
-
-    def includes(self, pair: StoredPair) -> bool:
-        """Whether the pair is trained on. By its hash, so the order of collection doesn't matter."""
-        return pair.id > self.old or _fraction(pair.hash) < self.share
 
 
 class NoNewPairs(Exception):
@@ -113,15 +109,8 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     with TableWriter(folder / DEV, PAIRS) as writer:
         for row in dev:
             writer.write(row)
-    stats = SplitStats(
-        train=train,
-        random=random,
-        dev=len(dev),
-        held_out=held_out,
-        left_out=left_out + leaks,
-        labels=_by_name(labels),
-        dev_labels=_by_name(Counter(score for _, _, score in dev)),
-    )
+    dev_labels = _by_name(Counter(score for _, _, score in dev))
+    stats = SplitStats(train, random, len(dev), held_out, left_out + leaks, _by_name(labels), dev_labels)
     for name in (_KEPT, _HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     (folder / STATS).write_text(json.dumps(asdict(stats)))  # last: its existence says that the others are complete
@@ -153,7 +142,8 @@ def _divide(
             labels.update(pair.score for pair in group)
             side = held_out if in_dev(sentence1, recipe.seed) else kept
             if side is kept:
-                candidates = [pair for pair in group if replay is None or replay.includes(pair)]
+                old, share = (replay.old, replay.share) if replay else (0, 1.0)
+                candidates = [pair for pair in group if pair.id > old or _fraction(pair.hash) < share]
                 group = _limit(candidates, recipe.most_per_label)
                 left_out += len(candidates) - len(group)
             for pair in group:
