@@ -118,7 +118,7 @@ class RoundRunner:
         recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
         began = time.monotonic()
         self.processes.compute_on_first(partial(self._prepare, recipe, start))
-        prepare_s = time.monotonic() - began
+        prepare_s = round(time.monotonic() - began, 1)
         rows = split.prepared(self.folder / "rows")
         if rows is None or not rows.stats.train:
             raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
@@ -133,7 +133,6 @@ class RoundRunner:
         train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
         inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
         outcome = fit.train(model, recipe, inputs, self.report_progress)
-        seconds_of = {"teacher_embeddings_s": round(seconds, 1), "prepare_s": round(prepare_s, 1)}
         return self._candidate(
             model,
             start=start,
@@ -142,7 +141,7 @@ class RoundRunner:
             selected_by=selected_by if eval_pairs else None,
             outcome=outcome,
             before=before,
-            preparation={"teacher_embeddings": count} | seconds_of,
+            preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
             origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
         )
 
@@ -163,7 +162,7 @@ class RoundRunner:
         bag = encoder.bag_of_tokens_matrix(model, texts)
         fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
         encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
-        return len(texts), time.monotonic() - began
+        return len(texts), round(time.monotonic() - began, 1)
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         return Candidate(model=model, round=self.round, dataset=self.common.dataset, human=self.human, **trained)
@@ -175,14 +174,13 @@ class RoundRunner:
 
     def _start(self) -> str | None:
         """The version to go on from, if it is still sound."""
-        if self.round.start is None:
-            return None
         try:
-            self.store.verify(self.round.start)
+            if self.round.start is not None:
+                self.store.verify(self.round.start)
+            return self.round.start
         except (NoVersion, BrokenVersion) as error:
             log.warning("the round starts from the base: %s", error)
             return None
-        return self.round.start
 
     def _prepare(self, recipe: Recipe, start: str | None) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""

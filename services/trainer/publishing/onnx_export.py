@@ -5,6 +5,7 @@ Only the transformer is copied: weights become int8 by output channel, activatio
 """
 
 import logging
+import shutil
 import tempfile
 import timeit
 from collections.abc import Sequence
@@ -49,9 +50,8 @@ def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
         log.warning("no int8 export: %s", record.verdict)
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
         log.warning("no int8 export: %s", first_line(error))
-    (folder / FILE).unlink(missing_ok=True)
     if (folder / FILE).parent.is_dir():
-        (folder / FILE).parent.rmdir()
+        shutil.rmtree((folder / FILE).parent)
     return None
 
 
