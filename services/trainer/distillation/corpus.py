@@ -23,8 +23,7 @@ log = logging.getLogger("services.trainer.distillation.corpus")  # not __name__:
 
 FOLDER = Path(__file__).with_name("data")
 SENTENCES, EMBEDDINGS = FOLDER / "sentences.txt", FOLDER / "embeddings.npz"
-COMPONENTS, STEPS = 256, 15
-"""How many principal components are kept, each in so many steps to either side of the mean."""
+COMPONENTS, STEPS = 256, 15  # principal components that are kept, and steps of each to either side of the mean
 
 
 class Corpus(NamedTuple):

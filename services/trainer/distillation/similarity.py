@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from services.trainer.models.static import Embeddings
 
-WARM_UP = 0.1
-"""Share of the steps in which the rate grows; it falls linearly from there."""
+WARM_UP = 0.1  # share of the steps in which the rate grows; it falls linearly from there
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 from services.trainer.evaluation.bootstrap import interval
 from services.trainer.evaluation.sts import Encode, StsFile, Undefined, correlation, similarities, unit
 
-POSITIVE = 0.8
-"""Pairs from this share of the set's scale on count as positives for alignment (above 4 of 5, as SimCSE has it)."""
+POSITIVE = 0.8  # pairs from this share of the scale on are positives for alignment (above 4 of 5, as in SimCSE)
 MOST_FOR_UNIFORMITY = 4000
 
 

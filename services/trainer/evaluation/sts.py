@@ -15,8 +15,7 @@ from shared.errors import Fatal
 
 HEADER = ["score", "sentence1", "sentence2", "subset"]
 SUFFIX = ".tsv.gz"
-SAME = 1e-6
-"""Cosines closer than this differ by rounding only."""
+SAME = 1e-6  # cosines closer than this differ by rounding only
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 Row = tuple[str, str, float]

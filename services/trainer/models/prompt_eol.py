@@ -21,14 +21,11 @@ from services.trainer.models.static import SPACES, Embeddings
 from shared.errors import Fatal, first_line
 
 PREFIX, SUFFIX = 'This sentence: "', '" means in one word: "'
-DEPTH = 0.9
-"""The share of the teacher's layers that is run: 27 of 30."""
-LONGEST = 256
-"""Tokens of a text that are read, prompt included."""
+DEPTH = 0.9  # the share of the teacher's layers that is run: 27 of 30
+LONGEST = 256  # tokens of a text that are read, prompt included
 BATCH = 32
 TOKENIZER_OPTIONS = {"padding": True, "truncation": True, "max_length": LONGEST}
-WORDS = 512
-"""Words of the vocabulary whose mean embedding stands for what all embeddings have in common."""
+WORDS = 512  # words of the vocabulary whose mean embedding stands for what all embeddings have in common
 
 
 class PromptEOLEncoder:

@@ -28,11 +28,10 @@ def fingerprint(table: Table) -> str:
 def word_vectors(table: Table, tokens: Sequence[str]) -> Table:
     """Static vectors [tokens, up to 512] from a token table [tokens, hidden]. Deterministic.
 
-    `tokens` are the vocabulary by id. Those that differ in case or leading space only share one vector: a sentence's
-    first word is the same word. The mean and the first three principal components are common to all tokens and say
-    nothing of meaning ("all but the top", Mu & Viswanath 2018). A row's length weighs its token in the mean of a
-    sentence: ids of a byte-pair vocabulary grow with rarity, so Zipf's law makes id / (id + c) of a smooth inverse
-    frequency's a / (a + p) (Arora et al. 2017). How these were chosen: docs/quality.md.
+    `tokens` are the vocabulary by id; those that differ in case or leading space only share one vector. The mean and
+    three principal components say nothing of meaning ("all but the top", Mu & Viswanath 2018). A row's length weighs
+    its token in a mean: ids of a byte-pair vocabulary grow with rarity, so Zipf's law makes id / (id + c) of a smooth
+    inverse frequency's a / (a + p) (Arora et al. 2017). How these were chosen: docs/quality.md.
     """
     merged, ids = _merge_spellings(table.astype(np.float64), tokens)
     centred = merged - merged.mean(axis=0)
@@ -45,8 +44,7 @@ def word_vectors(table: Table, tokens: Sequence[str]) -> Table:
 def principal_axes(rows: Array) -> Array:
     """Eigenvectors of the rows' second moment: [dimensions, dimensions], the strongest first.
 
-    An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive. scikit-learn's PCA
-    centres, and rounds otherwise: a student made with it is the same up to a rotation only.
+    The sign is the library's choice: the largest entry is made positive. scikit-learn's PCA rounds otherwise.
     """
     axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
     largest = np.abs(axes).argmax(axis=0)

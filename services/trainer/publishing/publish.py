@@ -60,16 +60,13 @@ def _ask_the_gate(
 
 
 def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
-    """The current version, and the best one of the same base if that is another: many small steps down add up.
-
-    One that was trained with another seed was trained on what is held out now, so it would win unfairly.
-    """
+    """The current version, and the best one of the same base if that is another: many small steps down add up."""
     references = []
     top = best([manifest for manifest in store.versions() if manifest.base == base])
     for version in filter(None, dict.fromkeys([store.current(), top.id if top else None])):
         try:
             manifest = store.verify(version)
-            if manifest.recipe.get("seed", seed) != seed:
+            if manifest.recipe.get("seed", seed) != seed:  # it was trained on what is held out now
                 log.warning("the gate can't compare with %s, which had another seed and so another dev side", version)
                 continue
             encode = partial(encoder.encode, encoder.load(str(store.path(version)), f"version {version}"))

@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 ReportProgress = Callable[[Progress], None]
 
 DEV_METRIC = "eval_dev_spearman_cosine"
-POINTS = 300
-"""About so many losses are kept of a round, at most."""
+POINTS = 300  # about so many losses are kept of a round, at most
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.training.recipe import Recipe
 
 DEV_SHARE, DEV_MOST = 0.1, 5_000
-POSITIVE = 0.75
-"""A pair with at least this score is a positive for losses that take triplets."""
+POSITIVE = 0.75  # a pair with at least this score is a positive for losses that take triplets
 MOST_LABELS = 20
 GROUPS, SPARE, MANY = 2_000, 8, 4_096
 """Of random partners: sentences for which they are drawn at once, spare ones for each, and those of a second try."""
