@@ -57,10 +57,10 @@ def run_round(
     manifest: Manifest | None = processes.compute_on_first(lambda: _begin(store, round_, epoch))
     if manifest is None:
         human = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
-        runner = RoundRunner(round_, dataset, store, common, own, processes, human)
+        runner = RoundRunner(round_, dataset, store, common, own, processes, human, report_progress)
         report_progress(Progress(state="preparing" if round_.pairs else "publishing"))
         with tracing.span("train", round=id_, pairs=round_.pairs):
-            candidate = runner.train(report_progress) if round_.pairs else runner.untrained()
+            candidate = runner.train() if round_.pairs else runner.untrained()
         processes.leave()
         if not processes.is_first:
             return
@@ -69,16 +69,12 @@ def run_round(
             manifest = publish(candidate, store, own, epoch)
             tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
         shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
-    report_progress(
-        Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection)
-    )
+    last = Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection)
+    report_progress(last)
 
 
 def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
-    """Repair the store; the version of this very round, if a death came between its publication and its record.
-
-    Training again may not give the same bits.
-    """
+    """Repair the store; the version of this very round, if a death came between its publication and its record."""
     store.fence(epoch)
     if (repaired := repair(store)) is not None:
         log.error("the current version was damaged: %s", repaired)
@@ -103,6 +99,7 @@ class RoundRunner:
     processes: ProcessGroup
     human: dict[str, StsFile]
     """Human-scored sets by name."""
+    report_progress: ReportProgress
 
     @property
     def folder(self) -> Path:
@@ -113,16 +110,15 @@ class RoundRunner:
         """Round 0: the base as it is."""
         return self._candidate(self._load(None))
 
-    def train(self, report_progress: ReportProgress) -> Candidate:
+    def train(self) -> Candidate:
         """Prepare the rows, then fine-tune. All processes come here."""
         start = self._start()
         model = self._load(start)
-        static = encoder.is_static(model)
-        is_default = self.round.base == self.common.teacher == "default"
+        static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
         recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
         began = time.monotonic()
         self.processes.compute_on_first(partial(self._prepare, recipe, start))
-        prepare_s = time.monotonic() - began
+        prepare_s = round(time.monotonic() - began, 1)
         rows = split.prepared(self.folder / "rows")
         if rows is None or not rows.stats.train:
             raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
@@ -132,15 +128,11 @@ class RoundRunner:
         eval_pairs, selected_by = self._eval_pairs(rows)
         before = score_student(model, rows, self.human) if self.processes.is_first else StudentScores()
         # A warm start's token embeddings are fitted already.
-        count, seconds = self._fit_to_teacher(model, recipe, report_progress) if start is None else (0, 0.0)
-        report_progress(Progress(state="training"))
-        inputs = fit.TrainingInputs(
-            train=self.folder / "rows" / split.TRAIN,
-            eval_pairs=eval_pairs,
-            folder=self.folder / "checkpoints",
-            checkpoint_s=self.own.checkpoint_seconds,
-        )
-        outcome = fit.train(model, recipe, inputs, report_progress)
+        count, seconds = self._fit_to_teacher(model, recipe) if start is None else (0, 0.0)
+        self.report_progress(Progress(state="training"))
+        train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
+        inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
+        outcome = fit.train(model, recipe, inputs, self.report_progress)
         return self._candidate(
             model,
             start=start,
@@ -149,15 +141,11 @@ class RoundRunner:
             selected_by=selected_by if eval_pairs else None,
             outcome=outcome,
             before=before,
-            preparation={
-                "teacher_embeddings": count,
-                "teacher_embeddings_s": round(seconds, 1),
-                "prepare_s": round(prepare_s, 1),
-            },
+            preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
             origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
         )
 
-    def _fit_to_teacher(self, model: Any, recipe: Recipe, report_progress: ReportProgress) -> tuple[int, float]:
+    def _fit_to_teacher(self, model: Any, recipe: Recipe) -> tuple[int, float]:
         """Fit a static student to the teacher embeddings of training sentences; how many, and how long it took."""
         most = recipe.teacher_embeddings
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
@@ -169,12 +157,12 @@ class RoundRunner:
             texts,
             embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
             lambda: PromptEOLEncoder(source).encode,
-            lambda done: report_progress(Progress(state="embedding", step=done, steps=len(texts))),
+            lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
         )
         bag = encoder.bag_of_tokens_matrix(model, texts)
         fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
         encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
-        return len(texts), time.monotonic() - began
+        return len(texts), round(time.monotonic() - began, 1)
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         return Candidate(model=model, round=self.round, dataset=self.common.dataset, human=self.human, **trained)
@@ -186,34 +174,17 @@ class RoundRunner:
 
     def _start(self) -> str | None:
         """The version to go on from, if it is still sound."""
-        if self.round.start is None:
-            return None
         try:
-            self.store.verify(self.round.start)
+            if self.round.start is not None:
+                self.store.verify(self.round.start)
+            return self.round.start
         except (NoVersion, BrokenVersion) as error:
             log.warning("the round starts from the base: %s", error)
             return None
-        return self.round.start
 
     def _prepare(self, recipe: Recipe, start: str | None) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""
-        plan, file = self._plan(recipe, start), self.folder / PLAN
-        if not file.is_file() or json.loads(file.read_text()) != plan:
-            shutil.rmtree(self.folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
-            self.folder.mkdir(parents=True)
-            file.write_text(json.dumps(plan))
-        target = self.folder / "rows"
-        if split.prepared(target) is not None:
-            return
-        os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
-        try:
-            split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
-        except split.NoNewPairs:
-            split.prepare(self.dataset.pairs(self.round), recipe, target)
-
-    def _plan(self, recipe: Recipe, start: str | None) -> dict[str, Any]:
-        """All that the rows and checkpoints in the folder depend on."""
-        return {
+        plan: dict[str, Any] = {  # all that the rows and checkpoints in the folder depend on
             **{name: getattr(self.round, name) for name in ("dataset_hash", "base", "seed")},
             "start": start,
             "replay": self.own.replay if start else None,
@@ -222,6 +193,18 @@ class RoundRunner:
             "code_version": __version__,
             "processes": self.processes.size,
         }
+        file, target = self.folder / PLAN, self.folder / "rows"
+        if not file.is_file() or json.loads(file.read_text()) != plan:
+            shutil.rmtree(self.folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
+            self.folder.mkdir(parents=True)
+            file.write_text(json.dumps(plan))
+        if split.prepared(target) is not None:
+            return
+        os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
+        try:
+            split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
+        except split.NoNewPairs:
+            split.prepare(self.dataset.pairs(self.round), recipe, target)
 
     def _replay(self, start: str | None) -> split.Replay | None:
         """A warm start takes the pairs that the version was not trained on, and a share of the old ones."""

@@ -1,10 +1,7 @@
-"""The corpus: sentences that the default teacher wrote, and its embeddings of them. Its static student learns from it.
+"""The corpus: sentences that the default teacher wrote, and its embeddings of them, for its static student alone.
 
-It lies in `data/`, so that nobody has to wait for it; how it was made: `data/README.md`. It means nothing to another
-teacher's student. `python -m services.trainer.distillation.corpus` embeds the sentences again.
-
-Embeddings are quantized: their main components in 31 steps each, an eighth of the size in half precision. What a
-student learns from them is the same (docs/quality.md).
+How `data/` was made: `data/README.md`. `python -m services.trainer.distillation.corpus` embeds the sentences again.
+Embeddings are quantized to an eighth of the size in half precision: a student learns the same (docs/quality.md).
 """
 
 import logging
@@ -26,8 +23,7 @@ log = logging.getLogger("services.trainer.distillation.corpus")  # not __name__:
 
 FOLDER = Path(__file__).with_name("data")
 SENTENCES, EMBEDDINGS = FOLDER / "sentences.txt", FOLDER / "embeddings.npz"
-COMPONENTS, STEPS = 256, 15
-"""How many principal components are kept, each in so many steps to either side of the mean."""
+COMPONENTS, STEPS = 256, 15  # principal components that are kept, and steps of each to either side of the mean
 
 
 class Corpus(NamedTuple):
@@ -60,8 +56,7 @@ def quantize(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:
 def dequantize(quantized: Mapping[str, npt.NDArray[Any]]) -> Embeddings:
     """The embeddings as far as they were kept, [sentences, hidden]."""
     components = quantized["components"].astype(np.float32)
-    embeddings: Embeddings = quantized["steps"].astype(np.float32) @ components + quantized["mean"]
-    return embeddings
+    return np.asarray(quantized["steps"].astype(np.float32) @ components + quantized["mean"])
 
 
 def main() -> None:

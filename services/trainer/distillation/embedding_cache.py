@@ -1,8 +1,4 @@
-"""The teacher embeddings of a dataset's sentences: each is computed once, and kept beside the dataset.
-
-One costs a pass of the teacher over the sentence and its prompt. The file is a cache: a damaged or foreign one is made
-anew.
-"""
+"""The teacher embeddings of a dataset's sentences: each is computed once, and kept in a file beside the dataset."""
 
 import hashlib
 import logging
@@ -20,12 +16,10 @@ from services.trainer.models.static import Embeddings
 
 log = logging.getLogger(__name__)
 
-Cached = dict[bytes, npt.NDArray[np.float16]]
-"""Vectors by their text's digest."""
+Cached = dict[bytes, npt.NDArray[np.float16]]  # by the text's digest
 
 CHUNK, SHARE = 256, 0.1
-"""Texts between two writes of the file, which is what a death costs; or this share of what is in the file, if that is
-more, because the file is written whole."""
+"""Texts between two writes of the file, or this share of what is in it if that is more: the file is written whole."""
 
 
 def cache_file(folder: Path, teacher: str) -> Path:
@@ -53,8 +47,7 @@ def encode_cached(
 ) -> Embeddings:
     """The teacher embeddings of `texts`, [texts, hidden], from `file` as far as it has them; then it has all of them.
 
-    `load` loads the teacher, if it is needed at all; `on_progress` gets how many texts are done. Raises what loading
-    raises, and OSError.
+    `load` loads the teacher, if needed; `on_progress` gets how many are done. Raises what loading does, and OSError.
     """
     cached = _read(file)
     missing = [text for text in dict.fromkeys(texts) if _digest(text) not in cached]

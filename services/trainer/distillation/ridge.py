@@ -1,32 +1,24 @@
 """Ridge regression of a static student's token embeddings on the teacher's embeddings of sentences. It needs no torch.
 
-A static student embeds a sentence as the mean of its tokens. The tokens are moved so that these means come near the
-teacher embeddings of some thousand sentences: first all tokens by one linear map, then single tokens by what that
-leaves. Both steps are ridge regressions: nothing is tuned and nothing is random. How the numbers were chosen, without
-human scores, and what the student gains: docs/quality.md.
+The tokens are moved so that their means come near the teacher embeddings of some thousand sentences: first all by one
+linear map, then single tokens by what that leaves. Nothing is random. How the numbers were chosen: docs/quality.md.
 """
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from services.trainer.models.static import Embeddings, Table, principal_axes
+from services.trainer.models.static import Array, Embeddings, Table, principal_axes
 
-Array = npt.NDArray[np.float64]
-
-FEWEST = 200
-"""Fewer sentences are not worth loading the teacher for."""
+FEWEST = 200  # fewer sentences are not worth loading the teacher for
 COMPONENTS, WHITENING = 400, 0.5
 """Principal components of the teacher embeddings, each divided by its standard deviation to this power."""
-NEGLIGIBLE = 1e-9
-"""A component with so small a share of the strongest one's variance is rounding."""
+NEGLIGIBLE = 1e-9  # a component with so small a share of the strongest one's variance is rounding
 MAP_RIDGE, TOKEN_RIDGE = 1.0, 1.0
 TOKEN_FREEDOM = 5.0
 """How far a single token may move; it is multiplied with the token's length, so that a function word hardly moves."""
 OLD_SHARE, ENOUGH = 0.5, 2_000
-"""What stays of the student: the length of its old vectors in a sum of both spaces, with so many sentences or more;
-with fewer it grows as they get fewer."""
+"""The length of the student's old vectors in a sum of both spaces; with fewer than so many sentences it grows."""
 ITERATIONS, TOLERANCE = 300, 1e-3
 
 
@@ -47,8 +39,7 @@ def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddi
     fitted = (both @ principal_axes(both))[:, : table.shape[1]]
     # Rows stay as long on average as before: a learning rate then means the same.
     factor = np.linalg.norm(table, axis=1).mean() / max(float(np.linalg.norm(fitted, axis=1).mean()), 1e-12)
-    scaled: Table = (factor * fitted).astype(np.float32)
-    return scaled
+    return np.asarray(factor * fitted, np.float32)
 
 
 def distillation_target(teacher_embeddings: Embeddings) -> Array:
@@ -63,13 +54,9 @@ def distillation_target(teacher_embeddings: Embeddings) -> Array:
 
 
 def rotate_to_principal_axes(table: Table, bag_of_tokens: Any) -> Table:
-    """The same token embeddings, rotated so that the first dimensions tell most of sentences apart.
-
-    A vector may then be cut short; no cosine of two whole vectors changes. `bag_of_tokens` as for `fit_to_teacher`.
-    """
+    """The same token embeddings, rotated so that the first dimensions tell most: a vector may then be cut short."""
     tokens = table.astype(np.float64)
-    rotated: Table = (tokens @ principal_axes(_unit(bag_of_tokens @ tokens))).astype(np.float32)
-    return rotated
+    return np.asarray(tokens @ principal_axes(_unit(bag_of_tokens @ tokens)), np.float32)
 
 
 def _move_single_tokens(old: Array, bag_of_tokens: Any, residual: Array) -> Array:
@@ -79,8 +66,7 @@ def _move_single_tokens(old: Array, bag_of_tokens: Any, residual: Array) -> Arra
     scaled = bag_of_tokens.multiply(freedom[None, :]).tocsr()
     # The dual form: there are fewer sentences than tokens, and the matrix of their overlaps is never written out.
     weights = _conjugate_gradients(lambda vectors: scaled @ (scaled.T @ vectors) + TOKEN_RIDGE * vectors, residual)
-    moves: Array = (scaled.T @ weights) * freedom[:, None]
-    return moves
+    return np.asarray((scaled.T @ weights) * freedom[:, None])
 
 
 def _conjugate_gradients(apply: Any, right: Array) -> Array:
@@ -101,5 +87,4 @@ def _conjugate_gradients(apply: Any, right: Array) -> Array:
 
 
 def _unit(rows: Array) -> Array:
-    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return unit
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

@@ -1,16 +1,12 @@
 """Similarity distillation: a static student's cosines learn to order pairs of sentences as its teacher's do.
 
-A mean of tokens can't reach the teacher embeddings themselves (`ridge`), but their order is what a user asks for. The
-cosines of all pairs in a batch are drawn to a line with the teacher's: relational knowledge distillation (Park et al.
-2019), with a correlation for its distance. It takes a teacher whose own cosines mean something: one with an `adapter`.
-
-A plain loop: sentence-transformers' trainer would wait for the other processes inside a distributed round, and one of
-them makes a student while the others wait for it.
+Relational knowledge distillation (Park et al. 2019) with a correlation for its distance. It takes a teacher whose own
+cosines mean something: one with an `adapter`. sentence-transformers' trainer would wait for a round's other processes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -19,8 +15,7 @@ from torch.nn import functional
 
 from services.trainer.models.static import Embeddings
 
-WARM_UP = 0.1
-"""Share of the steps in which the rate grows; it falls linearly from there."""
+WARM_UP = 0.1  # share of the steps in which the rate grows; it falls linearly from there
 
 
 @dataclass(frozen=True)
@@ -34,17 +29,14 @@ class TrainingConfig:
     seed: int = 42
 
 
-DEFAULT = TrainingConfig()
-
-
 def distill_similarities(
-    model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig = DEFAULT
+    model: Any, texts: Sequence[str], teacher_embeddings: Embeddings, config: TrainingConfig | None = None
 ) -> None:
-    """Train a static student's token embeddings in place.
+    """Train a static student's token embeddings in place; fewer than three texts teach nothing.
 
-    `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count. Fewer than
-    three texts have no order, and teach nothing.
+    `teacher_embeddings` of the texts, [texts, hidden], centred (`Adapter.centre`); only directions count.
     """
+    config = config or TrainingConfig()
     size = min(config.batch, len(texts))
     if size < 3:
         return
@@ -57,10 +49,14 @@ def distill_similarities(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / max(1.0, WARM_UP * steps), (steps - step) / ((1 - WARM_UP) * steps))
     )
+    rows, columns = torch.triu_indices(size, size, offset=1)  # all pairs of two different sentences
     for batch in _batches(len(texts), size, config):
-        vectors = functional.normalize(table(*_embedding_bag_input([encodings[i].ids for i in batch])), dim=-1)
+        ids = [encodings[number].ids for number in batch]
+        starts = [0, *accumulate(map(len, ids))][:-1]
+        vectors = functional.normalize(table(torch.tensor([*chain(*ids)]), torch.tensor(starts)), dim=-1)
+        cosines, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch]))
         optimizer.zero_grad()
-        (1 - _correlation(_cosines(vectors), _cosines(targets[batch]))).backward()
+        (1 - _correlation(cosines, target)).backward()
         optimizer.step()
         schedule.step()
     table.sparse = False
@@ -72,18 +68,6 @@ def _batches(count: int, size: int, config: TrainingConfig) -> Iterator[list[int
         order: list[int] = torch.randperm(count, generator=generator).tolist()
         for first in range(0, count - size + 1, size):
             yield order[first : first + size]
-
-
-def _embedding_bag_input(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """All tokens in a row, and where each text begins, as torch's EmbeddingBag takes them."""
-    starts = [0, *accumulate(map(len, texts))][:-1]
-    return torch.tensor([token for text in texts for token in text]), torch.tensor(starts)
-
-
-def _cosines(vectors: Tensor) -> Tensor:
-    """Of all pairs of two different unit vectors, [pairs]."""
-    rows, columns = torch.triu_indices(len(vectors), len(vectors), offset=1)
-    return (vectors @ vectors.T)[rows, columns]
 
 
 def _correlation(some: Tensor, others: Tensor) -> Tensor:

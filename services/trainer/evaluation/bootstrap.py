@@ -35,23 +35,19 @@ def difference(
 ) -> Difference:
     """The paired bootstrap: both rankings on the same samples. Deterministic."""
     scores = np.asarray(gold)
-    values = np.array(
-        [
-            _spearman(scores[rows], new[rows]) - _spearman(scores[rows], old[rows])
-            for rows in _samples(len(gold), groups)
-        ]
-    )
+    samples = _samples(len(gold), groups)
+    values = np.array([_spearman(scores[some], new[some]) - _spearman(scores[some], old[some]) for some in samples])
     values = values[np.isfinite(values)]  # a sample with one score only says nothing
-    if not len(values):
-        return Difference(float("nan"), float("nan"), float("nan"), 0.0)
     low, high = _percentiles(values)
+    if not len(values):
+        return Difference(low, low, high, 0.0)
     value = _spearman(scores, new) - _spearman(scores, old)
     return Difference(round(value, 2), low, high, round(float((values < -margin).mean()), 4))
 
 
 def _samples(rows: int, groups: Sequence[object] | None) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of `SAMPLES` resamples with replacement, group by group."""
-    names = list(range(rows)) if groups is None else list(groups)
+    names = groups if groups is not None else range(rows)
     places = {name: number for number, name in enumerate(dict.fromkeys(names))}
     numbers = np.array([places[name] for name in names], dtype=np.int64)
     order = np.argsort(numbers, kind="stable")

@@ -1,14 +1,13 @@
 """Whether a candidate may become the current version: sanity checks, then the paired bootstrap on the dev pairs.
 
-Held-out pairs are few and noisy, so a rule that asked for proof of "not worse" would hold back nearly every round, and
-one that took the difference at face value would be a coin toss. The burden of proof is on the rejection: a candidate is
-refused when the bootstrap is sure (0.95 by default) that it is worse by more than the margin
-(docs/decisions/0030-reject-candidates-that-are-proven-worse.md).
+A candidate is refused when the bootstrap is sure (0.95 by default) that it is worse by more than the margin; why the
+burden of proof is on the rejection: docs/decisions/0030-reject-candidates-that-are-proven-worse.md.
 """
 
-import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -18,11 +17,9 @@ import numpy.typing as npt
 from services.trainer.evaluation.bootstrap import difference
 from services.trainer.evaluation.sts import Encode, Row, Undefined, similarities
 
-SHORTEST, LONGEST = 1e-4, 1e4
-"""Lengths that a healthy vector's mean length stays between."""
-MOST_ZEROS = 0.05
-SLOWER, SLACK_S = 2.0, 0.05
-TIMINGS, TIMED_TEXTS = 5, 256
+SHORTEST, LONGEST, MOST_ZEROS = 1e-4, 1e4, 0.05
+"""What a healthy student's mean vector length stays between, and the largest share of zero vectors."""
+SLOWER, SLACK_S, TIMINGS, TIMED_TEXTS = 2.0, 0.05, 5, 256
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,9 @@ def compare(
     margin: float,
     confidence: float,
 ) -> tuple[str | None, dict[str, Any]]:
-    """Why the candidate is refused, or None; and what was compared, for its manifest.
+    """Why the candidate is refused, or None; and what was compared, for its manifest. Vectors are checked on `texts`.
 
-    `dev` may be empty. `cosines`: the candidate's on `dev`, [pairs]; None where its vectors are not finite. The vectors
-    themselves are checked on `texts`.
+    `dev` may be empty. `cosines`: the candidate's on `dev`, [pairs]; None where its vectors are not finite.
     """
     facts: dict[str, Any] = {"margin": margin, "confidence": confidence, "compared": {}}
     reason = _find_bad_vectors(candidate, texts)
@@ -72,11 +68,8 @@ def compare(
         change = difference(gold, old, cosines, margin, groups)
         facts["compared"][reference.name] = asdict(change)
         if change.worse >= confidence:
-            reason = (
-                f"{-change.value:.2f} points worse than {reference.name} on {len(dev)} dev pairs (95 % interval"
-                f" {change.low:+.2f} to {change.high:+.2f}); {margin:g} are allowed"
-            )
-            return reason, facts
+            where = f"{reference.name} on {len(dev)} dev pairs (95 % interval {change.low:+.2f} to {change.high:+.2f})"
+            return f"{-change.value:.2f} points worse than {where}; {margin:g} are allowed", facts
     return None, facts
 
 
@@ -102,18 +95,10 @@ def _find_mismatch(candidate: Student, current: Student, texts: Sequence[str]) -
     if candidate.dimensions != current.dimensions:
         return f"it has {candidate.dimensions} dimensions, {current.name} has {current.dimensions}"
     timed = list(islice(cycle(texts), TIMED_TEXTS))
-    new, old = _fastest(candidate.encode, current.encode, timed)
+    runs = [partial(student.encode, timed) for student in (candidate, current)]
+    # Each side's best time, in turns: the machine may be busy with something else.
+    times = [[timeit.timeit(run, number=1) for run in runs] for _ in range(TIMINGS)]
+    new, old = map(min, zip(*times, strict=True))
     if new > SLOWER * old + SLACK_S:
         return f"it takes {new:.3f} s for {len(timed)} sentences, {current.name} takes {old:.3f} s"
     return None
-
-
-def _fastest(one: Encode, other: Encode, texts: Sequence[str]) -> tuple[float, float]:
-    """Each side's best time, in turns: the machine may be busy with something else."""
-    best = [float("inf"), float("inf")]
-    for _ in range(TIMINGS):
-        for side, encode in enumerate((one, other)):
-            began = time.perf_counter()
-            encode(texts)
-            best[side] = min(best[side], time.perf_counter() - began)
-    return best[0], best[1]

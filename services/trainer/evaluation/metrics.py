@@ -1,8 +1,4 @@
-"""What a human-scored set says of a student: its correlation and how sure it is, by subset, and the vectors' geometry.
-
-Alignment and uniformity: Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and
-Uniformity on the Hypersphere" (2020). Lower is better for both.
-"""
+"""A student on a human-scored set. Alignment and uniformity, the lower the better: Wang & Isola (arXiv:2005.10242)."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +10,7 @@ import numpy as np
 from services.trainer.evaluation.bootstrap import interval
 from services.trainer.evaluation.sts import Encode, StsFile, Undefined, correlation, similarities, unit
 
-POSITIVE = 0.8
-"""Pairs from this share of the set's scale on count as positives for alignment (above 4 of 5, as SimCSE has it)."""
+POSITIVE = 0.8  # pairs from this share of the scale on are positives for alignment (above 4 of 5, as in SimCSE)
 MOST_FOR_UNIFORMITY = 4000
 
 
@@ -47,24 +42,19 @@ def measure(encode: Encode, file: StsFile) -> Quality:
     if not gold:
         raise Undefined("there are no pairs")
     cosines = similarities(encode, file.rows)
-    spearman = correlation(gold, cosines)
-    low, high = interval(gold, cosines)
+    spearman, (low, high) = round(correlation(gold, cosines), 2), interval(gold, cosines)
     subsets: dict[str, tuple[int, float | None]] = {}
-    for name, numbers in file.by_subset().items():
+    for name in dict.fromkeys(file.subsets):
+        numbers = [number for number, subset in enumerate(file.subsets) if subset == name]
         try:
             subsets[name] = len(numbers), round(correlation([gold[n] for n in numbers], cosines[numbers]), 2)
         except Undefined:
             subsets[name] = len(numbers), None
     texts = sorted({text for one, other, _ in file.rows for text in (one, other)})
-    return Quality(
-        len(gold), round(spearman, 2), low, high, subsets, _alignment(gold, cosines), _uniformity(encode, texts)
-    )
-
-
-def _alignment(gold: Sequence[float], cosines: Any) -> float | None:
     scores = np.asarray(gold)
     positive = scores >= scores.min() + POSITIVE * np.ptp(scores)
-    return round(float((2 - 2 * cosines[positive]).mean()), 4) if positive.any() else None
+    alignment = round(float((2 - 2 * cosines[positive]).mean()), 4) if positive.any() else None
+    return Quality(len(gold), spearman, low, high, subsets, alignment, _uniformity(encode, texts))
 
 
 def _uniformity(encode: Encode, texts: Sequence[str]) -> float:
@@ -73,6 +63,5 @@ def _uniformity(encode: Encode, texts: Sequence[str]) -> float:
         chosen = np.random.default_rng(0).choice(len(texts), MOST_FOR_UNIFORMITY, replace=False)
         texts = [texts[number] for number in sorted(chosen)]
     vectors = unit(encode(texts))
-    distances = 2 - 2 * (vectors @ vectors.T)
-    others = distances[np.triu_indices(len(texts), k=1)]
+    others = (2 - 2 * (vectors @ vectors.T))[np.triu_indices(len(texts), k=1)]
     return round(math.log(float(np.exp(-2 * others.astype(np.float64)).mean())), 4)

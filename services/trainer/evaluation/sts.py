@@ -15,8 +15,7 @@ from shared.errors import Fatal
 
 HEADER = ["score", "sentence1", "sentence2", "subset"]
 SUFFIX = ".tsv.gz"
-SAME = 1e-6
-"""Cosines closer than this differ by rounding only."""
+SAME = 1e-6  # cosines closer than this differ by rounding only
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 Row = tuple[str, str, float]
@@ -29,12 +28,12 @@ class Undefined(Exception):
 
 def similarities(encode: Encode, rows: Sequence[Row]) -> npt.NDArray[np.float64]:
     """The cosine of each row's two sentences, [rows]. Raises `Undefined` where a vector is not finite."""
-    # Many rows share a sentence: each is encoded once.
+    # Each sentence is encoded once: many rows share one.
     texts = sorted({text for one, other, _ in rows for text in (one, other)})
     place = {text: index for index, text in enumerate(texts)}
     vectors = unit(encode(texts))
     left, right = vectors[[place[one] for one, _, _ in rows]], vectors[[place[other] for _, other, _ in rows]]
-    cosines: npt.NDArray[np.float64] = np.einsum("ij,ij->i", left, right).astype(np.float64)
+    cosines = np.asarray(np.einsum("ij,ij->i", left, right), np.float64)
     if not np.isfinite(cosines).all():
         raise Undefined("the student's vectors are not finite")
     return cosines
@@ -64,20 +63,13 @@ class StsFile:
     subsets: list[str]
     """The subset that each row comes from."""
 
-    def by_subset(self) -> dict[str, list[int]]:
-        """Each subset's row numbers, in the order they first come."""
-        numbers: dict[str, list[int]] = {}
-        for number, name in enumerate(self.subsets):
-            numbers.setdefault(name, []).append(number)
-        return numbers
-
 
 def sts_files(folder: Path, setting: str = "--sts") -> dict[str, StsFile]:
     """Every STS file of a folder by its name without `.tsv.gz`. Raises `Fatal`."""
     if not folder.is_dir():
         raise Fatal(f"{setting}: there is no folder {str(folder)!r}")
-    files = {file.name.removesuffix(SUFFIX): _read(file) for file in sorted(folder.glob(f"*{SUFFIX}"))}
-    sets = {name: rows for name, rows in files.items() if rows is not None}
+    files = ((file.name.removesuffix(SUFFIX), _read(file)) for file in sorted(folder.glob(f"*{SUFFIX}")))
+    sets = {name: rows for name, rows in files if rows is not None}
     if not sets:
         raise Fatal(f"{setting}: {folder} has no *{SUFFIX} file that begins with the line {' '.join(HEADER)!r}")
     return sets
@@ -111,5 +103,4 @@ def _row(file: Path, number: int, fields: list[str]) -> Row:
 def unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows of length 1; a zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = vectors / np.where(lengths == 0, 1, lengths)
-    return unit
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths))

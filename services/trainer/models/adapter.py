@@ -1,8 +1,4 @@
-"""The default teacher's low-rank adapter (LoRA, Hu et al. 2021) for the layers that `prompt_eol` runs.
-
-It was trained on pairs that the teacher wrote: a sentence is drawn to its paraphrases and away from sentences on other
-topics (docs/quality.md). It means nothing to another teacher.
-"""
+"""The default teacher's low-rank adapter (LoRA, Hu et al. 2021), trained on pairs that it wrote (docs/quality.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,9 +31,7 @@ def adapter_of(table: Table) -> Adapter | None:
         if file.metadata()["teacher"] != fingerprint(table):
             return None
         names = [name.removesuffix(".up") for name in file.keys() if name.endswith(".up")]  # noqa: SIM118 -- no dict
-        layers = {
-            name: (file.get_tensor(f"{name}.up").float(), file.get_tensor(f"{name}.down").float()) for name in names
-        }
+        layers = {name: tuple(file.get_tensor(f"{name}.{half}").float() for half in ("up", "down")) for name in names}
         return Adapter(layers, file.get_tensor(CENTRE))
 
 

@@ -22,10 +22,7 @@ ENCODE_BATCH = 128
 
 
 def load(model: str, setting: str) -> Any:
-    """A SentenceTransformer from a folder or a hub id; a plain encoder gets mean pooling. Raises `Fatal`.
-
-    Code out of a model's folder never runs.
-    """
+    """A SentenceTransformer from a folder or hub id, its code never run; by default mean pooling. Raises `Fatal`."""
     transformers_logging.disable_progress_bar()
     try:
         if Path(model, "config.json").is_file() and not Path(model, "modules.json").is_file():
@@ -54,10 +51,7 @@ def max_seq_length(model: Any) -> int | None:
 
 def encode(model: Any, texts: Sequence[str]) -> Embeddings:
     """The vectors of `texts`: float32 [len(texts), dimensions], not normalised by us."""
-    vectors: Embeddings = model.encode(
-        list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False, convert_to_numpy=True
-    )
-    return vectors.astype(np.float32, copy=False)
+    return np.asarray(model.encode(list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False), np.float32)
 
 
 def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
@@ -65,14 +59,13 @@ def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
     encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
     counts = [len(encoding.ids) for encoding in encodings]
     columns = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
-    shares = np.repeat(1 / np.maximum(counts, 1), counts)
-    row_starts = np.concatenate([[0], np.cumsum(counts)])
+    shares, row_starts = np.repeat(1 / np.maximum(counts, 1), counts), np.concatenate([[0], np.cumsum(counts)])
     return csr_matrix((shares, columns, row_starts), shape=(len(texts), model[0].num_embeddings))
 
 
 def token_embeddings(model: Any) -> Table:
     """A static student's token embeddings, [tokens, dimensions]."""
-    return _numpy(model[0].embedding.weight)
+    return _as_table(model[0].embedding.weight)
 
 
 def set_token_embeddings(model: Any, table: Table) -> None:
@@ -105,28 +98,20 @@ def tokens(tokenizer_: Any, count: int) -> list[str]:
 
 def token_table(folder: Path) -> Table:
     """A teacher's input embeddings, [tokens, hidden], read without the rest of the model where the files allow."""
-    file = _file_of_token_table(folder)
-    if file is not None:
+    index, file = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        file = folder / json.loads(index.read_text())["weight_map"].get(TOKEN_TABLE, "")
+    if file.is_file():
         with safe_open(file, framework="pt") as tensors:
             if TOKEN_TABLE in tensors.keys():  # noqa: SIM118 -- not a dict
-                return _numpy(tensors.get_tensor(TOKEN_TABLE))
+                return _as_table(tensors.get_tensor(TOKEN_TABLE))
     return table_of(AutoModel.from_pretrained(folder, local_files_only=True))
 
 
 def table_of(model: Any) -> Table:
     """The input embeddings of a model that is loaded, [tokens, hidden]."""
-    return _numpy(model.get_input_embeddings().weight)
+    return _as_table(model.get_input_embeddings().weight)
 
 
-def _file_of_token_table(folder: Path) -> Path | None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        name = json.loads(index.read_text())["weight_map"].get(TOKEN_TABLE)
-        return folder / name if name else None
-    single = folder / "model.safetensors"
-    return single if single.is_file() else None
-
-
-def _numpy(tensor: Any) -> Table:
-    table: Table = tensor.detach().cpu().to(torch.float32).numpy()
-    return table
+def _as_table(tensor: Any) -> Table:
+    return np.asarray(tensor.detach().cpu().to(torch.float32).numpy())

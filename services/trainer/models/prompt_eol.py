@@ -1,8 +1,7 @@
-"""Teacher embeddings: the teacher's own vector of a text, which takes neither labels nor generation.
+"""Teacher embeddings: the hidden state at the end of a prompt that asks for a text's meaning in one word.
 
-The prompt asks for the text's meaning in one word and ends where that word would begin; the hidden state there is the
-embedding. Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last
-layers turn from the meaning to the spelling of the next token and are left out. What it is good for: docs/quality.md.
+Source: Jiang et al. 2023, "Scaling Sentence Embeddings with Large Language Models" (PromptEOL). The last layers turn to
+the spelling of the next token and are left out. What it is good for: docs/quality.md.
 """
 
 import copy
@@ -22,14 +21,11 @@ from services.trainer.models.static import SPACES, Embeddings
 from shared.errors import Fatal, first_line
 
 PREFIX, SUFFIX = 'This sentence: "', '" means in one word: "'
-DEPTH = 0.9
-"""The share of the teacher's layers that is run: 27 of 30."""
-LONGEST = 256
-"""Tokens of a text that are read, prompt included."""
+DEPTH = 0.9  # the share of the teacher's layers that is run: 27 of 30
+LONGEST = 256  # tokens of a text that are read, prompt included
 BATCH = 32
 TOKENIZER_OPTIONS = {"padding": True, "truncation": True, "max_length": LONGEST}
-WORDS = 512
-"""Words of the vocabulary whose mean embedding stands for what all embeddings have in common."""
+WORDS = 512  # words of the vocabulary whose mean embedding stands for what all embeddings have in common
 
 
 class PromptEOLEncoder:
@@ -37,10 +33,9 @@ class PromptEOLEncoder:
 
     def __init__(self, teacher: Path) -> None:
         """Load it from its folder. Raises `Fatal`."""
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device, dtype = ("cuda", "auto") if torch.cuda.is_available() else ("cpu", torch.float32)
         try:
-            self.tokenizer = prompted_tokenizer(teacher)
-            self.model = lower_layers(teacher, DEPTH, "auto" if torch.cuda.is_available() else torch.float32)
+            self.tokenizer, self.model = prompted_tokenizer(teacher), lower_layers(teacher, DEPTH, dtype)
             self.adapter = adapter.adapter_of(encoder.table_of(self.model))
             """Merged into `model`; None for all but the default teacher."""
             if self.adapter is not None:
@@ -58,12 +53,11 @@ class PromptEOLEncoder:
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         for first in range(0, len(order), BATCH):
             places = order[first : first + BATCH]
-            batch = self.tokenizer([texts[place] for place in places], return_tensors="pt", **TOKENIZER_OPTIONS)
-            batch = batch.to(self._device)
-            states = self.model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            last = batch.attention_mask.sum(dim=1) - 1
-            rows = torch.arange(len(places), device=self._device)
-            embeddings[places] = states.last_hidden_state[rows, last].float().cpu().numpy()
+            chunk = self.tokenizer([texts[place] for place in places], return_tensors="pt", **TOKENIZER_OPTIONS)
+            ids, mask = chunk.input_ids.to(self._device), chunk.attention_mask.to(self._device)
+            states = self.model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+            last = states[torch.arange(len(places), device=self._device), mask.sum(dim=1) - 1]
+            embeddings[places] = last.float().cpu().numpy()
             on_progress(first + len(places))
         return embeddings
 
@@ -71,12 +65,14 @@ class PromptEOLEncoder:
 def write_student(teacher: Path, folder: Path) -> None:
     """Write the teacher as a student into `folder`: lower layers, prompt, last token, centred. Raises `Fatal`.
 
-    The prompt is part of its tokenizer, so that whoever loads the student gets it. All teacher embeddings lie around a
-    common mean, which says nothing: the adapter's centre is subtracted, or without one the mean embedding of words.
+    The prompt is part of its tokenizer. All teacher embeddings lie around a common mean, which says nothing.
     """
     teacher_encoder = PromptEOLEncoder(teacher)
-    centre = teacher_encoder.adapter.centre if teacher_encoder.adapter else _mean_of_words(teacher_encoder)
-    # The parts' own writers, and sentence-transformers' own reader: nothing of ours is needed to load the student.
+    if teacher_encoder.adapter is not None:
+        centre = teacher_encoder.adapter.centre
+    else:
+        centre = torch.from_numpy(teacher_encoder.encode(words(teacher_encoder.tokenizer)).mean(axis=0))
+    # Only the libraries' own writers: nothing of ours is needed to load the student.
     teacher_encoder.model.save_pretrained(folder)
     teacher_encoder.tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), max_seq_length=LONGEST)
@@ -108,8 +104,7 @@ def prompted_tokenizer(teacher: Path) -> Any:
     """The teacher's tokenizer, which puts every text between the prompt's two halves. Raises `Fatal`."""
     tokenizer = encoder.tokenizer(teacher)
     begins = tokenizer("")["input_ids"][:1] if tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1] else []
-    before = [*begins, *tokenizer(PREFIX, add_special_tokens=False)["input_ids"]]
-    after = tokenizer(SUFFIX, add_special_tokens=False)["input_ids"]
+    prefix, suffix = (tokenizer(half, add_special_tokens=False)["input_ids"] for half in (PREFIX, SUFFIX))
     tokenizer.chat_template = None  # sentence-transformers would read a text as a message
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -117,15 +112,10 @@ def prompted_tokenizer(teacher: Path) -> Any:
         single="before $A after",
         special_tokens=[
             {"id": name, "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
-            for name, ids in (("before", before), ("after", after))
+            for name, ids in (("before", begins + prefix), ("after", suffix))
         ],
     )
     return tokenizer
-
-
-def _mean_of_words(teacher_encoder: PromptEOLEncoder) -> torch.Tensor:
-    """What all teacher embeddings have in common, nearly: [hidden]."""
-    return torch.from_numpy(teacher_encoder.encode(words(teacher_encoder.tokenizer)).mean(axis=0))
 
 
 def words(tokenizer: Any) -> list[str]:

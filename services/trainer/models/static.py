@@ -10,6 +10,7 @@ Table = npt.NDArray[np.float32]
 """Token embeddings, [tokens, dimensions]."""
 Embeddings = npt.NDArray[np.float32]
 """One vector a text, [texts, dimensions]."""
+Array = npt.NDArray[np.float64]
 
 DIMENSIONS = 512
 DROPPED = 3
@@ -27,36 +28,30 @@ def fingerprint(table: Table) -> str:
 def word_vectors(table: Table, tokens: Sequence[str]) -> Table:
     """Static vectors [tokens, up to 512] from a token table [tokens, hidden]. Deterministic.
 
-    `tokens` are the vocabulary by id. Those that differ in case or leading space only share one vector: a sentence's
-    first word is the same word. The mean and the first three principal components are common to all tokens and say
-    nothing of meaning ("all but the top", Mu & Viswanath 2018). A row's length weighs its token in the mean of a
-    sentence: ids of a byte-pair vocabulary grow with rarity, so Zipf's law makes id / (id + c) of a smooth inverse
-    frequency's a / (a + p) (Arora et al. 2017). How these were chosen: docs/quality.md.
+    `tokens` are the vocabulary by id; those that differ in case or leading space only share one vector. The mean and
+    three principal components say nothing of meaning ("all but the top", Mu & Viswanath 2018). A row's length weighs
+    its token in a mean: ids of a byte-pair vocabulary grow with rarity, so Zipf's law makes id / (id + c) of a smooth
+    inverse frequency's a / (a + p) (Arora et al. 2017). How these were chosen: docs/quality.md.
     """
     merged, ids = _merge_spellings(table.astype(np.float64), tokens)
     centred = merged - merged.mean(axis=0)
     components = principal_axes(centred)[:, DROPPED : DROPPED + DIMENSIONS]
     # The factor keeps the rows as long as they need to be for the recipe's learning rate.
     weights = np.log1p(len(table)) * ids / (ids + HALF_WEIGHT)
-    vectors: Table = (centred @ components * weights[:, None]).astype(np.float32)
-    return vectors
+    return np.asarray(centred @ components * weights[:, None], np.float32)
 
 
-def principal_axes(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def principal_axes(rows: Array) -> Array:
     """Eigenvectors of the rows' second moment: [dimensions, dimensions], the strongest first.
 
-    An eigenvector's sign is the linear algebra library's choice: its largest entry is made positive. scikit-learn's PCA
-    centres, and rounds otherwise: a student made with it is the same up to a rotation only.
+    The sign is the library's choice: the largest entry is made positive. scikit-learn's PCA rounds otherwise.
     """
     axes = np.linalg.eigh(rows.T @ rows)[1][:, ::-1]
     largest = np.abs(axes).argmax(axis=0)
-    signed: npt.NDArray[np.float64] = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
-    return signed
+    return np.asarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))
 
 
-def _merge_spellings(
-    table: npt.NDArray[np.float64], tokens: Sequence[str]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _merge_spellings(table: Array, tokens: Sequence[str]) -> tuple[Array, Array]:
     """The table with the mean of a word's spellings in all of their rows, and the id by which each row is weighed."""
     spellings: dict[str, list[int]] = {}
     for number, token in enumerate(tokens):

@@ -53,14 +53,13 @@ class Candidate:
 def score_student(model: Any, split: Split, human: Mapping[str, StsFile]) -> StudentScores:
     """How the student does on the dev pairs and on human-scored sets."""
     encode = partial(encoder.encode, model)
-    dev, cosines = None, None
+    dev, cosines, scores = None, None, {}
     if split.eval_pairs:
         try:
             cosines = similarities(encode, split.eval_pairs)
             dev = round(correlation([gold for _, _, gold in split.eval_pairs], cosines), 2)
         except Undefined as error:
             log.warning("no dev score: %s", error)
-    scores = {}
     for name, file in human.items():
         with suppress(Undefined):
             scores[name] = round(score(encode, file.rows), 2)

@@ -39,10 +39,10 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
         card = _card(candidate, after, gate, store.current(), epoch).model_copy(update={"int8": int8})
         write_report(staged, candidate, card, after, rejection)
         probe = encoder.encode(written, PROBE_SENTENCES)
-        if rejection is not None:  # JSON has no NaN; a rejected candidate is never checked by its probe
-            manifest = store.reject(staged, card, np.nan_to_num(probe).tolist(), rejection)
-        else:
+        if rejection is None:
             manifest = store.publish(staged, card, probe.tolist())
+        else:  # JSON has no NaN; a rejected candidate is never checked by its probe
+            manifest = store.reject(staged, card, np.nan_to_num(probe).tolist(), rejection)
     _tidy(store, own, manifest)
     return manifest
 
@@ -60,33 +60,26 @@ def _ask_the_gate(
 
 
 def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
-    """The current version, and the best one of the same base if that is another: many small steps down add up.
-
-    One that was trained with another seed was trained on what is held out now, so it would win unfairly.
-    """
+    """The current version, and the best one of the same base if that is another: many small steps down add up."""
     references = []
     top = best([manifest for manifest in store.versions() if manifest.base == base])
-    for version in dict.fromkeys([store.current(), top.id if top else None]):
-        if version is None:
-            continue
+    for version in filter(None, dict.fromkeys([store.current(), top.id if top else None])):
         try:
             manifest = store.verify(version)
-            if manifest.recipe.get("seed", seed) != seed:
+            if manifest.recipe.get("seed", seed) != seed:  # it was trained on what is held out now
                 log.warning("the gate can't compare with %s, which had another seed and so another dev side", version)
                 continue
-            model = encoder.load(str(store.path(version)), f"version {version}")
+            encode = partial(encoder.encode, encoder.load(str(store.path(version)), f"version {version}"))
+            references.append(Student(version, encode, manifest.dimensions, manifest.base))
         except (BrokenVersion, NoVersion, Fatal) as error:
             log.warning("the gate can't compare with %s: %s", version, error)
-            continue
-        references.append(Student(version, partial(encoder.encode, model), manifest.dimensions, manifest.base))
     return references
 
 
 def _card(candidate: Candidate, after: StudentScores, gate: dict[str, Any], parent: str | None, epoch: int) -> Card:
-    round_, before, outcome = candidate.round, candidate.before, candidate.outcome
+    round_, before, outcome, recipe = candidate.round, candidate.before, candidate.outcome, candidate.recipe
     scores = {"dev_before": before.dev, "dev_after": after.dev}
-    training = asdict(outcome) if outcome else {}
-    training.pop("history", None)
+    training = {name: value for name, value in asdict(outcome).items() if name != "history"} if outcome else {}
     if outcome and outcome.seconds:
         training |= candidate.preparation | {"pairs_s": round(outcome.rows / outcome.seconds, 1)}
     return Card(
@@ -98,14 +91,14 @@ def _card(candidate: Candidate, after: StudentScores, gate: dict[str, Any], pare
         dataset=candidate.dataset,
         dataset_hash=round_.dataset_hash,
         dimensions=encoder.dimensions(candidate.model),
-        matryoshka=list(candidate.recipe.matryoshka) if candidate.recipe else [],
+        matryoshka=list(recipe.matryoshka) if recipe else [],
         max_seq_length=encoder.max_seq_length(candidate.model),
         scores={name: value for name, value in scores.items() if value is not None},
         human_scores={"before": before.human, "after": after.human} if after.human else {},
         selected_by=candidate.selected_by,
         split=asdict(candidate.split.stats) if candidate.split else {},
         gate=gate,
-        recipe=candidate.recipe.describe() if candidate.recipe else {},
+        recipe=recipe.describe() if recipe else {},
         training=training,
         code_version=__version__,
         epoch=epoch,

@@ -14,10 +14,8 @@ def repair(store: ModelStore) -> str | None:
     Returns what happened; None when nothing was wrong. `current` may then name nothing: the base is published anew.
     """
     version = store.current()
-    if version is None:
-        return None
-    fault = _fault(store, version)
-    if fault is None:
+    fault = _fault(store, version) if version is not None else None
+    if version is None or fault is None:
         return None
     store.quarantine(version)
     for candidate in [store.previous(), *reversed([manifest.id for manifest in store.versions()])]:
@@ -34,16 +32,11 @@ def best(versions: list[Manifest]) -> Manifest | None:
 
 
 def retain(store: ModelStore, newest: int) -> list[str]:
-    """Delete all but current, previous, best and the `newest` last, and rejected candidates likewise.
-
-    Returns the ids that are gone. Raises OSError.
-    """
-    versions, rejected = store.versions(), store.rejected()
+    """Delete all but current, previous, best and the `newest` last, rejected ones too; their ids. Raises OSError."""
+    versions = store.versions()
     top = best(versions)
-    kept = {store.current(), store.previous(), top.id if top else None}
-    kept |= {manifest.id for manifest in versions[-newest:]}
-    gone = [manifest.id for manifest in versions if manifest.id not in kept]
-    gone += [manifest.id for manifest in rejected[:-newest]]
+    kept = {store.current(), store.previous(), top.id if top else None, *(one.id for one in versions[-newest:])}
+    gone = [one.id for one in versions if one.id not in kept] + [one.id for one in store.rejected()[:-newest]]
     for version in gone:
         store.delete(version)
     if gone:

@@ -1,7 +1,4 @@
-"""Where the base student is: a folder, a hub id, or one that is made once from the teacher.
-
-`default` is a table of token embeddings made from the teacher's token table, `teacher` the teacher's own lower layers.
-"""
+"""Where the base student is: a folder, a hub id, or one that is made once from the teacher's table or lower layers."""
 
 import hashlib
 import logging
@@ -17,7 +14,6 @@ log = logging.getLogger(__name__)
 
 MAKER = 8
 """Raise it when a student or a teacher embedding is made differently: old caches are then left alone."""
-TEACHER_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
 def locate(name: str, teacher_name: str, cache: Path) -> str:
@@ -40,11 +36,10 @@ def teacher_folder(located: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(located, allow_patterns=TEACHER_FILES))
+        return Path(snapshot_download(located, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
     except Exception as error:  # a dozen classes of the hub's, of httpx and of the system
-        raise Fatal(
-            f"PAIRWRIGHT_TEACHER: can't get {located} for the student made of it: {first_line(error)}"
-        ) from None
+        reason = first_line(error)
+        raise Fatal(f"PAIRWRIGHT_TEACHER: can't get {located} for the student made of it: {reason}") from None
 
 
 def identity(folder: Path) -> str:

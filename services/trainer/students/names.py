@@ -5,10 +5,8 @@ from pathlib import Path
 from shared import teacher
 
 SETTING = "PAIRWRIGHT_STUDENT"
-MADE = ("default", "teacher")
-"""Students that are made from the teacher."""
-MODEL_FILES = ("modules.json", "config.json")
-"""A student's folder holds one of them."""
+MADE = ("default", "teacher")  # students that are made from the teacher
+MODEL_FILES = ("modules.json", "config.json")  # a student's folder holds one of them
 
 
 def check(name: str) -> None:

@@ -1,7 +1,6 @@
-"""Checkpoints that a killed round resumes from, and the best weights so far.
+"""Checkpoints that a killed round resumes from, and the best weights so far. They hold pickles: private working files.
 
-transformers writes the checkpoint; a death half-way leaves a folder that it would fail to load. So each gets a list of
-its files, written last, and only a complete one is resumed from. It holds pickles: private working files.
+A death half-way leaves a folder that transformers would fail to load: so each gets a list of its files, written last.
 """
 
 import hashlib
@@ -10,6 +9,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from services.trainer.training.distributed import broadcast_from_first
 
 log = logging.getLogger(__name__)
 
-TIME_SHARE = 0.02
-"""Checkpoints of a large student come less often, to take no more than this share of the time."""
+TIME_SHARE = 0.02  # checkpoints of a large student come less often, to take no more of the time
 AGREE_EVERY = 10
 FILE_LIST, BEST, BEST_SCORE = "files.json", "best.safetensors", "best.json"
 
@@ -42,19 +41,15 @@ class BestWeights(TrainerCallback):
         value = metrics.get(self._metric)
         is_better = value is not None and value == value and (self.score is None or value > self.score)
         if is_better or (value is not None and value == self.score):  # a later tie wins
-            self.score, self.step = value, state.global_step
-            self._copy_weights()
+            self.score, self.step, weights = value, state.global_step, self._model.state_dict()
+            if self._weights is None:
+                self._weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            for name, tensor in weights.items():
+                self._weights[name].copy_(tensor)  # into the same memory: new pages would take longer than the copy
         self._evaluations_since = 0 if is_better else self._evaluations_since + 1
         if self._early_stop is not None and self._evaluations_since >= self._early_stop:
             log.info("no better dev score for %d evaluations: the round ends early", self._evaluations_since)
             control.should_training_stop = True
-
-    def _copy_weights(self) -> None:
-        weights = self._model.state_dict()
-        if self._weights is None:
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        for name, tensor in weights.items():
-            self._weights[name].copy_(tensor)  # into the same memory: new pages would take longer than the copy
 
     def save(self, folder: Path) -> None:
         """Put the best weights beside a checkpoint's own."""
@@ -81,8 +76,7 @@ class CheckpointCallback(TrainerCallback):
     """Asks for a checkpoint from time to time, and lists its files when it is written."""
 
     def __init__(self, best: BestWeights, every_s: float) -> None:
-        self._best, self._every_s = best, every_s
-        self._pause_s = every_s
+        self._best, self._every_s, self._pause_s = best, every_s, every_s
         self._last = self._asked = time.monotonic()
 
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -108,15 +102,12 @@ class CheckpointCallback(TrainerCallback):
 
 def write_file_list(folder: Path) -> None:
     """List a checkpoint's files with sizes and SHA-256, durably and last."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = _describe(path)
+    files = {str(path.relative_to(folder)): _describe(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     temporary = folder / f".{FILE_LIST}"
     temporary.write_text(json.dumps(files))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    for path in [*(folder / name for name in files), temporary]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     temporary.rename(folder / FILE_LIST)
 
 
@@ -124,19 +115,13 @@ def newest_complete(folder: Path) -> Path | None:
     """The newest checkpoint whose files are as listed, or None; those that are newer and broken are removed."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     for checkpoint in reversed(checkpoints):
-        if _is_complete(checkpoint):
-            return checkpoint
+        with suppress(OSError, ValueError):
+            files = json.loads((checkpoint / FILE_LIST).read_text())
+            if all(_describe(checkpoint / name) == described for name, described in files.items()):
+                return checkpoint
         log.warning("%s is not whole: an older one is used", checkpoint.name)
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / FILE_LIST).read_text())
-        return all(_describe(checkpoint / name) == described for name, described in files.items())
-    except (OSError, ValueError):
-        return False
 
 
 def _describe(path: Path) -> list[Any]:

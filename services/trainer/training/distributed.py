@@ -39,7 +39,7 @@ class ProcessGroup:
         return broadcast_from_first(result) if self.size > 1 else result
 
     def leave(self) -> None:
-        """The common work is done."""
+        """End the common work."""
         if self.size > 1:
             from torch.distributed import destroy_process_group
 

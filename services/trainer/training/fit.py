@@ -2,9 +2,11 @@
 
 import logging
 import math
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 from transformers import PrinterCallback, TrainerCallback
@@ -19,9 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 from services.trainer.evaluation.sts import Row
 from services.trainer.models.encoder import ENCODE_BATCH, is_static
 from services.trainer.progress import Progress
-from services.trainer.training import losses
 from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, newest_complete
-from services.trainer.training.memory import PeakMemory
 from services.trainer.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,7 @@ log = logging.getLogger(__name__)
 ReportProgress = Callable[[Progress], None]
 
 DEV_METRIC = "eval_dev_spearman_cosine"
-POINTS = 300
-"""At most about so many losses are kept of a round."""
+POINTS = 300  # about so many losses are kept of a round, at most
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class Outcome:
     rows: int
     """Rows that this run trained on, the same one again in each epoch; after a resume, only those since."""
     peak_mib: int
+    """The most memory of its own, without the pages of files that it maps."""
     resumed_at: int | None
     best_step: int | None
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]]
     """`step` with `loss`, or with `dev`: Spearman x 100 on the evaluation pairs."""
 
 
@@ -71,14 +72,14 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
         # A batch touches some hundred of 50,000 rows: dense gradients and Adam over all of them take minutes an epoch.
         model[0].embedding.sparse = True
     data = Dataset.from_file(str(inputs.train))
-    best, memory = BestWeights(model, DEV_METRIC, recipe.early_stop), PeakMemory()
-    trainer = (_SparseTrainer if static else _Trainer)(
+    best, progress = BestWeights(model, DEV_METRIC, recipe.early_stop), _ProgressCallback(report_progress)
+    trainer = _Trainer(
         model=model,
         args=_arguments(recipe, inputs, len(data), static),
         train_dataset=data,
-        loss=losses.build(recipe, model),
-        evaluator=_evaluator(inputs.eval_pairs) if inputs.eval_pairs else None,
-        callbacks=[best, CheckpointCallback(best, inputs.checkpoint_s), _ProgressCallback(report_progress, memory)],
+        loss=_loss(recipe, model),
+        evaluator=_Evaluator(inputs.eval_pairs) if inputs.eval_pairs else None,
+        callbacks=[best, CheckpointCallback(best, inputs.checkpoint_s), progress],
         optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
     )
     trainer.remove_callback(PrinterCallback)
@@ -89,20 +90,18 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
         best.restore(checkpoint)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - began
+    seconds = round(time.monotonic() - began, 3)
     best.apply()
     model.eval()
     if static:
         model[0].embedding.sparse = False
     steps = trainer.state.global_step
+    rows = (steps - (resumed_at or 0)) * recipe.batch_size * recipe.gradient_accumulation * trainer.args.world_size
     return Outcome(
-        seconds=round(seconds, 3),
+        seconds=seconds,
         steps=steps,
-        rows=min(
-            (steps - (resumed_at or 0)) * recipe.batch_size * recipe.gradient_accumulation * trainer.args.world_size,
-            len(data) * recipe.epochs,
-        ),
-        peak_mib=memory.peak_mib,
+        rows=min(rows, len(data) * recipe.epochs),
+        peak_mib=progress.peak_mib,
         resumed_at=resumed_at,
         best_step=best.step if best.score is not None else None,
         history=list(_history(trainer.state.log_history)),
@@ -122,7 +121,6 @@ def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) 
         # In-batch negatives must not be the positive itself.
         batch_sampler=BatchSamplers.NO_DUPLICATES if recipe.triplets else _Shuffled,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=recipe.warm_up,
         seed=recipe.seed,
         data_seed=recipe.seed,
@@ -141,16 +139,12 @@ def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) 
     )
 
 
-def _evaluator(rows: list[Row]) -> Any:
-    return _Evaluator(
-        [one for one, _, _ in rows],
-        [other for _, other, _ in rows],
-        [score for _, _, score in rows],
-        batch_size=ENCODE_BATCH,
-        main_similarity="cosine",
-        name="dev",
-        write_csv=False,
-    )
+def _loss(recipe: Recipe, model: Any) -> Any:
+    """The recipe's loss on `model`, inside Matryoshka's if it asks for shorter vectors too."""
+    loss = getattr(losses, recipe.loss)(model)
+    if recipe.matryoshka:
+        return losses.MatryoshkaLoss(model, loss, matryoshka_dims=list(recipe.matryoshka))
+    return loss
 
 
 def _history(logged: list[dict[str, float]]) -> Iterator[dict[str, float]]:
@@ -164,6 +158,10 @@ def _history(logged: list[dict[str, float]]) -> Iterator[dict[str, float]]:
 class _Evaluator(EmbeddingSimilarityEvaluator):
     """Encodes each sentence once: about four rows share a sentence1."""
 
+    def __init__(self, rows: list[Row]) -> None:
+        columns = map(list, zip(*rows, strict=True))
+        super().__init__(*columns, batch_size=ENCODE_BATCH, main_similarity="cosine", name="dev", write_csv=False)
+
     def embed_inputs(self, model: Any, sentences: list[str], **more: Any) -> Any:
         """The vectors of `sentences`, [sentences, dimensions]."""
         place = {text: index for index, text in enumerate(dict.fromkeys(sentences))}
@@ -171,10 +169,7 @@ class _Evaluator(EmbeddingSimilarityEvaluator):
 
 
 class _Shuffled(DefaultBatchSampler):
-    """Batches in a new random order each epoch. torch's own sampler makes a Python list of all row numbers for that,
-
-    hundreds of MB for ten million rows; this one keeps a tensor.
-    """
+    """Batches in a new random order each epoch, kept in a tensor: torch's own sampler makes a list of all numbers."""
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
@@ -186,27 +181,23 @@ class _Shuffled(DefaultBatchSampler):
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """sentence-transformers' trainer without its model card: it would put sentences of the dataset on it."""
+    """sentence-transformers' trainer without what would be of no use or fail."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Leave it out; ours is written at publication."""
-
-
-class _SparseTrainer(_Trainer):
-    """For word vectors: torch takes no norm of sparse gradients, and the trainer asks for one even to log it."""
+        """No model card: it would hold sentences of the dataset. Ours is written at publication."""
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
-        """None is not logged. A private hook of transformers 5: the tests train a static student through it."""
+        """No norm of gradients in the log: torch takes none of sparse ones. A private hook of transformers 5."""
 
 
 class _ProgressCallback(TrainerCallback):
     """Turns the trainer's events into `Progress`, and has the last step evaluated."""
 
-    def __init__(self, report_progress: ReportProgress, memory: PeakMemory) -> None:
-        self._report_progress, self._memory = report_progress, memory
-        self._began, self._first = 0.0, 0
+    def __init__(self, report_progress: ReportProgress) -> None:
+        self._report_progress, self._began, self._first = report_progress, 0.0, 0
         self._loss: float | None = None
         self._dev: float | None = None
+        self.peak_mib = _own_mib()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Start the clock."""
@@ -221,7 +212,7 @@ class _ProgressCallback(TrainerCallback):
 
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
         """The mean loss of the last steps came, or an evaluation."""
-        self._memory.update()
+        self.peak_mib = max(self.peak_mib, _own_mib())
         self._loss = _finite(logs.get("loss"), self._loss)
         self._dev = _finite(logs.get(DEV_METRIC), self._dev, 100)
 
@@ -234,3 +225,12 @@ class _ProgressCallback(TrainerCallback):
 
 def _finite(value: float | None, before: float | None, factor: float = 1) -> float | None:
     return round(value * factor, 4) if value is not None and math.isfinite(value) else before
+
+
+def _own_mib() -> int:
+    """Memory of this process, without the pages of files that it maps; elsewhere than on Linux, those count too."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 << 20 if sys.platform == "darwin" else 1024)

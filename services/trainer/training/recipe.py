@@ -1,7 +1,6 @@
-"""The presets: what is made of the collected pairs, and the numbers by which a student learns.
+"""The presets, `default` and `dino`: what is made of the collected pairs, and the numbers by which a student learns.
 
-`dino` is the paper's recipe; source: timoschick/dino, scripts/sts/postprocess_dataset.py and run_training.py, with the
-leaks of its split mended (see `split`). `default` is ours.
+Source of `dino`: timoschick/dino, scripts/sts/postprocess_dataset.py and run_training.py; without its leaks (`split`).
 """
 
 import math
@@ -15,8 +14,7 @@ TEACHER_EMBEDDINGS = 10_000
 """Sentences that the default teacher embeds for its student: a tenth of a second each on one core, and once only."""
 EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
 EVALUATED_SHARE = 0.06
-"""Pairs that are evaluated for each one that is trained on. Encoding takes a third of the time of training, so that is
-two percent."""
+"""Pairs evaluated for each one that is trained on: two percent of the time, as encoding takes a third of it."""
 CLASSES = {
     "cosine": "CosineSimilarityLoss",
     "cosent": "CoSENTLoss",
@@ -25,7 +23,7 @@ CLASSES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that decides, with the pairs, the base and the seed, what comes out."""
 
@@ -40,11 +38,11 @@ class Recipe:
     learning_rate: float
     batch_size: int
     gradient_accumulation: int
-    warm_up: float
+    warm_up: float = 0.1
     """Share of the steps in which the rate grows; it falls linearly from there."""
-    smoothing: float
+    smoothing: float = 0.2
     """0.2 makes the labels 0, 0.5 and 1 to 0.1, 0.5 and 0.9."""
-    random_pairs: int
+    random_pairs: int = 2
     """Pairs of score 0 that each sentence1 gets beside its own."""
     most_per_label: int | None
     """Pairs kept for one sentence1 and score; None keeps all."""
@@ -59,10 +57,7 @@ class Recipe:
         return self.loss == CLASSES["mnrl"]
 
     def for_rows(self, rows: int, static: bool) -> "Recipe":
-        """The recipe with its epochs for so many training rows.
-
-        A static student takes three, and more for few rows, up to about 200 steps: the best step is kept anyway.
-        """
+        """With epochs for so many training rows: a static student takes three, or more up to 200 steps."""
         if self.epochs:
             return self
         epochs = math.ceil(STATIC_STEPS * self.batch_size / max(1, rows))
@@ -87,10 +82,7 @@ class Recipe:
 
 
 def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, is_default: bool = False) -> Recipe:
-    """The preset, with what the settings change of it; for static students, rates that move single word vectors.
-
-    `is_default`: the default student of the default teacher, which is small enough to embed sentences anywhere.
-    """
+    """The preset, with what the settings change of it. `is_default`: the default student of the default teacher."""
     dino = settings.preset == "dino"
     requested = [int(part) for part in (settings.matryoshka or "").split(",") if part]
     shorter = sorted({size for size in requested if size < dimensions}, reverse=True)
@@ -107,9 +99,6 @@ def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: i
         learning_rate=settings.learning_rate or (1e-3 if static and not dino else 2e-5),
         batch_size=settings.batch_size or 32,
         gradient_accumulation=settings.gradient_accumulation,
-        warm_up=0.1,
-        smoothing=0.2,
-        random_pairs=2,
         most_per_label=2 if dino else None,
         evaluate_every=100 if dino else None,
         early_stop=settings.early_stop,

@@ -1,11 +1,8 @@
 """From collected pairs to training rows: the split, and DINO's post-processing made reproducible and without its leaks.
 
 Everything streams from disk to disk. It depends on which pairs there are and on the seed, not on their order.
-
-The dev side is grouped by sentence1 (the original has the same sentence1 on both sides): whether a group is held out
-depends on a hash of its sentence1 alone, so no later round trains on what an earlier one was measured on, and two
-versions can be compared on it fairly. Of what is held out, a sample with the dataset's shares of labels is measured.
-Random partners are never a sentence's own; the dev side has neither random pairs nor smoothed scores.
+Whether a sentence1 is held out depends on its hash alone (the original has the same sentence1 on both sides): no later
+round trains on what an earlier one was measured on. The dev side has neither random pairs nor smoothed scores.
 """
 
 import hashlib
@@ -14,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, tee
+from itertools import groupby, islice, tee
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -24,14 +21,13 @@ import pyarrow as pa
 from services.trainer.dataset.arrow import TableWriter, portions, read_table
 from services.trainer.dataset.store import StoredPair
 from services.trainer.evaluation.sts import Row
-from services.trainer.training.partners import Partners, digest
 from services.trainer.training.recipe import Recipe
 
-DEV_SHARE = 0.1
-DEV_MOST = 5_000
-POSITIVE = 0.75
-"""A pair with at least this score is a positive for losses that take triplets."""
+DEV_SHARE, DEV_MOST = 0.1, 5_000
+POSITIVE = 0.75  # a pair with at least this score is a positive for losses that take triplets
 MOST_LABELS = 20
+GROUPS, SPARE, MANY = 2_000, 8, 4_096
+"""Of random partners: sentences for which they are drawn at once, spare ones for each, and those of a second try."""
 
 TRAIN, DEV, STATS = "train.arrow", "dev.arrow", "rows.json"
 _KEPT, _HELD_OUT = "kept.arrow", "held_out.arrow"
@@ -86,14 +82,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Replay:
-    """A warm start's choice: the pairs after the first `old`, and this share of those before."""
+    """A warm start's choice: the pairs after the first `old`, and this share of those before, by their hash."""
 
     old: int
     share: float
-
-    def includes(self, pair: StoredPair) -> bool:
-        """Whether the pair is trained on. By its hash, so the order of collection doesn't matter."""
-        return pair.id > self.old or _fraction(pair.hash) < self.share
 
 
 class NoNewPairs(Exception):
@@ -104,8 +96,7 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     """Split, smooth and add random pairs. `pairs` are ordered by sentence1, then sentence2. Raises `NoNewPairs`."""
     folder.mkdir(parents=True, exist_ok=True)
     kept, held_out, left_out, labels = _divide(pairs, recipe, folder, replay)
-    dev: list[Row] = []
-    dev_sentences: set[bytes] = set()
+    dev, dev_sentences = list[Row](), set[bytes]()
     if kept:
         dev = _stratified(folder / _HELD_OUT, labels, recipe.seed)
         dev_sentences = {digest(one) for one, _, _ in _rows(folder / _HELD_OUT)}
@@ -118,15 +109,8 @@ def prepare(pairs: Iterable[StoredPair], recipe: Recipe, folder: Path, replay: R
     with TableWriter(folder / DEV, PAIRS) as writer:
         for row in dev:
             writer.write(row)
-    stats = SplitStats(
-        train=train,
-        random=random,
-        dev=len(dev),
-        held_out=held_out,
-        left_out=left_out + leaks,
-        labels=_by_name(labels),
-        dev_labels=_by_name(Counter(score for _, _, score in dev)),
-    )
+    dev_labels = _by_name(Counter(score for _, _, score in dev))
+    stats = SplitStats(train, random, len(dev), held_out, left_out + leaks, _by_name(labels), dev_labels)
     for name in (_KEPT, _HELD_OUT):
         (folder / name).unlink(missing_ok=True)
     (folder / STATS).write_text(json.dumps(asdict(stats)))  # last: its existence says that the others are complete
@@ -156,15 +140,14 @@ def _divide(
         for sentence1, rows in groupby(pairs, attrgetter("sentence1")):
             group = list(rows)
             labels.update(pair.score for pair in group)
-            if in_dev(sentence1, recipe.seed):
-                for pair in group:
-                    held_out.write((sentence1, pair.sentence2, pair.score))
-                continue
-            candidates = [pair for pair in group if replay is None or replay.includes(pair)]
-            limited = _limit(candidates, recipe.most_per_label)
-            left_out += len(candidates) - len(limited)
-            for pair in limited:
-                kept.write((sentence1, pair.sentence2, pair.score))
+            side = held_out if in_dev(sentence1, recipe.seed) else kept
+            if side is kept:
+                old, share = (replay.old, replay.share) if replay else (0, 1.0)
+                candidates = [pair for pair in group if pair.id > old or _fraction(pair.hash) < share]
+                group = _limit(candidates, recipe.most_per_label)
+                left_out += len(candidates) - len(group)
+            for pair in group:
+                side.write((sentence1, pair.sentence2, pair.score))
         return kept.rows, held_out.rows, left_out, labels
 
 
@@ -181,17 +164,11 @@ def _limit(group: list[StoredPair], most: int | None) -> list[StoredPair]:
 
 
 def _stratified(file: Path, labels: Counter[float], seed: int) -> list[Row]:
-    """A sample of what is held out in which each score has the share that it has among all pairs, as far as it goes.
-
-    At most half is given up for that: a score that few held-out pairs have must not shrink the rest to nothing.
-    """
+    """A sample of what is held out with all pairs' shares of scores; at most half is given up for a rare score."""
     table = read_table(file)
     scores = table.column("score").to_numpy()
-    if not len(scores):
-        return []
-    held_out = Counter(scores.tolist())
-    total = sum(labels.values())
-    size = min(held_out[score] / (labels[score] / total) for score in held_out)
+    held_out, total = Counter(scores.tolist()), sum(labels.values())
+    size = min((held_out[score] / (labels[score] / total) for score in held_out), default=0.0)
     size = min(max(size, len(scores) / 2), DEV_MOST)
     order = np.random.default_rng(seed).permutation(len(scores))
     numbers: list[int] = []
@@ -209,13 +186,13 @@ def _write_pairs(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> tup
         for one, other, score in _rows(file):
             if digest(other) in dev_sentences:
                 leaks += 1
-                continue
-            writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
+            else:
+                writer.write((one, other, (1 - recipe.smoothing) * score + recipe.smoothing / 2))
         generated = writer.rows
         if recipe.random_pairs:
-            partners = Partners(read_table(file), recipe.seed, dev_sentences)
             groups, own = tee(_scored_groups(file))
-            drawn = partners.draw(((one, {other for other, _ in group}) for one, group in own), recipe.random_pairs)
+            own_sets = ((one, {other for other, _ in group}) for one, group in own)
+            drawn = _draw_partners(file, recipe.seed, dev_sentences, own_sets, recipe.random_pairs)
             for (one, _), others in zip(groups, drawn, strict=True):
                 for other in others:
                     writer.write((one, other, 0.0))
@@ -232,18 +209,47 @@ def _write_triplets(folder: Path, recipe: Recipe, dev_sentences: set[bytes]) -> 
                 for negative in negatives:
                     writer.write((one, positive, negative))
         hard = writer.rows
-        partners = Partners(read_table(file), recipe.seed, dev_sentences)
         without_negative, own = tee(
             (one, positive, {other for other, _ in group})
             for one, group in _scored_groups(file)
             for positive, negatives in _positives(group, dev_sentences)
             if not negatives
         )
-        drawn = partners.draw(((one, others) for one, _, others in own), 1)
+        own_sets = ((one, others) for one, _, others in own)
+        drawn = _draw_partners(file, recipe.seed, dev_sentences, own_sets, 1)
         for (one, positive, _), random in zip(without_negative, drawn, strict=True):
             for negative in random:
                 writer.write((one, positive, negative))
         return writer.rows, writer.rows - hard, leaks
+
+
+def _draw_partners(
+    file: Path, seed: int, excluded: set[bytes], groups: Iterable[tuple[str, set[str]]], count: int
+) -> Iterator[list[str]]:
+    """For each sentence, `count` different sentence2 outside its own set, none excluded; fewer where there are no more.
+
+    They have nothing to do with it, which no instruction asks a teacher for.
+    """
+    sentences, random, remaining = read_table(file).column("sentence2"), np.random.default_rng(seed), iter(groups)
+    rows, width = len(sentences), min(len(sentences), count + SPARE)
+
+    def allowed(texts: list[str], sentence: str, own: set[str]) -> list[str]:
+        others = (text for text in dict.fromkeys(texts) if text != sentence and text not in own)
+        return [text for text in others if digest(text) not in excluded][:count]
+
+    while portion := list(islice(remaining, GROUPS)):
+        texts = sentences.take(pa.array(random.integers(0, rows, (len(portion), width)).ravel())).to_pylist()
+        for number, group in enumerate(portion):
+            partners = allowed(texts[number * width : (number + 1) * width], *group)
+            if len(partners) < count:  # all of a small table in random order, or many of a large one
+                indices = random.permutation(rows) if rows <= MANY else random.integers(0, rows, MANY)
+                partners = allowed(sentences.take(pa.array(indices)).to_pylist(), *group)
+            yield partners
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes that stand for a sentence: a set of millions of them fits into memory."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _positives(group: list[tuple[str, float]], dev_sentences: set[bytes]) -> Iterator[tuple[str, list[str]]]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from services.trainer.evaluation.sts import Row
-from services.trainer.publishing.report.confusion import Disagreement
 
 BEFORE, AFTER = "#9aa5b1", "#1f6feb"
 SHADES = ["#c0392b", "#e67e22", "#f1c40f", "#27ae60", "#16537e"]
@@ -50,10 +49,9 @@ def dev_score(history: Sequence[Mapping[str, float]], before: float | None, best
     axes.plot(*zip(*points, strict=True), color=AFTER, marker="o", markersize=4, linewidth=2, label="after training")
     if before is not None:
         axes.axhline(before, color=BEFORE, linestyle="--", label="before training")
-    best = [point for point in points if point[0] == best_step]
-    if best:
-        axes.plot(*best[0], marker="o", markersize=11, markerfacecolor="none", color="#c0392b", linestyle="none",
-                  label="kept")  # fmt: skip
+    if best := [point for point in points if point[0] == best_step]:
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": "#c0392b", "linestyle": "none"}
+        axes.plot(*best[0], **ring, label="kept")
     axes.set(xlabel="step", ylabel="Spearman x 100")
     axes.legend(frameon=False)
     figure.savefig(file)
@@ -68,22 +66,19 @@ def histograms(
     if len(values) > len(SHADES):
         values = np.quantile(scores, np.linspace(0, 1, len(SHADES)))
     nearest = np.abs(scores[:, None] - values[None, :]).argmin(axis=1)
-    sides = [("before", before), ("after", after)] if before is not None else [("after", after)]
+    sides = {"after": after} if before is None else {"before": before, "after": after}
     figure, axes = _figure(columns=len(sides))
-    lowest = min(float(cosines.min()) for _, cosines in sides if cosines is not None)
+    lowest = min(float(cosines.min()) for cosines in sides.values())
     bins = np.linspace(np.floor(lowest * 10) / 10, 1.0, 31)
     colours = SHADES if len(values) > 3 else [SHADES[0], SHADES[2], SHADES[3]]
-    for axis, (title, cosines) in zip(np.atleast_1d(axes), sides, strict=True):
-        assert cosines is not None
-        for number, value in enumerate(values):
-            axis.hist(
-                cosines[nearest == number], bins, color=colours[number], alpha=0.55, label=f"{value:.2g}",
-                histtype="stepfilled", edgecolor=colours[number], linewidth=1.2,
-            )  # fmt: skip
+    all_axes = np.atleast_1d(axes)
+    for axis, (title, cosines) in zip(all_axes, sides.items(), strict=True):
+        for number, (value, colour) in enumerate(zip(values, colours, strict=False)):
+            style = {"color": colour, "edgecolor": colour, "alpha": 0.55, "histtype": "stepfilled", "linewidth": 1.2}
+            axis.hist(cosines[nearest == number], bins, label=f"{value:.2g}", **style)
         axis.set(title=title, xlabel="cosine")
-    np.atleast_1d(axes)[0].set_ylabel("dev pairs")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="label", frameon=False, loc="outside right center")
+    all_axes[0].set_ylabel("dev pairs")
+    figure.legend(*all_axes[0].get_legend_handles_labels(), title="label", frameon=False, loc="outside right center")
     figure.savefig(file)
 
 
@@ -104,18 +99,18 @@ def human(before: Mapping[str, float], after: Mapping[str, float], file: Path) -
     figure.savefig(file)
 
 
-def confusion(disagreement: Disagreement, file: Path) -> None:
-    """How many pairs of each label look like each label."""
-    size = len(disagreement.labels)
+def confusion(labels: Sequence[str], counts: npt.NDArray[np.int64], file: Path) -> None:
+    """How many pairs of each label look like each label: counts [label, predicted label]."""
+    size = len(labels)
     figure, axes = _figure(height=1.4 + 0.55 * size)
     axes.grid(visible=False)
-    shares = disagreement.counts / np.maximum(disagreement.counts.sum(axis=1, keepdims=True), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=1, aspect="auto")
-    for (row, column), count in np.ndenumerate(disagreement.counts):
-        dark = shares[row, column] > 0.5
-        axes.text(column, row, f"{count}", ha="center", va="center", color="white" if dark else "#1b1f23")
-    axes.set_xticks(range(size), disagreement.labels)
-    axes.set_yticks(range(size), disagreement.labels)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "#1b1f23"
+        axes.text(column, row, f"{count}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(size), labels)
+    axes.set_yticks(range(size), labels)
     axes.set(xlabel="label that the similarity looks like", ylabel="generated label")
     axes.spines[:].set_visible(False)
     figure.savefig(file)

@@ -2,20 +2,22 @@
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from markdown_it import MarkdownIt
 
 from services.trainer.dataset.store import Origin
+from services.trainer.evaluation.sts import Row
 from services.trainer.publishing.candidate import Candidate, StudentScores
 from services.trainer.publishing.report import plots
-from services.trainer.publishing.report.confusion import Disagreement, find_disagreements
 from shared.manifest import Card
 
-WORST = 12
-MOST_ORIGINS = 20
+WORST, MOST_ORIGINS, MOST_LABELS = 12, 20, 5
 
 HEAD = """---
 library_name: sentence-transformers
@@ -40,20 +42,51 @@ img{max-width:100%}code{background:#f3f4f6;padding:.1rem .3rem;border-radius:.2r
 
 
 def write_report(folder: Path, candidate: Candidate, card: Card, after: StudentScores, rejection: str | None) -> None:
-    """Write the model card, and both forms of the report with its pictures, into a staged version.
-
-    For round 0, the untrained base, most of it is empty.
-    """
+    """Write the model card, and both forms of the report with its pictures, into a staged version."""
     target = folder / "report"
     target.mkdir()
     disagreement = None
     if candidate.split is not None and after.cosines is not None:
-        disagreement = find_disagreements(candidate.split.eval_pairs, after.cosines, WORST)
+        disagreement = _find_disagreements(candidate.split.eval_pairs, after.cosines, WORST)
     pictures = _draw(candidate, card, after, disagreement, target)
     text = _report(candidate, card, rejection, disagreement, pictures)
     (target / "report.md").write_text(text, encoding="utf-8")
     (target / "report.html").write_text(_html(text, target), encoding="utf-8")
     (folder / "README.md").write_text(_model_card(card, candidate.origins), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where a student disagrees with the generated labels: each pair's label, and what its similarity looks like."""
+
+    labels: list[str]
+    """Ascending."""
+    counts: npt.NDArray[np.int64]
+    """[label, predicted label]."""
+    worst: list[tuple[Row, float, str]]
+    """The pairs that are furthest off, the worst first: row, cosine, predicted label."""
+
+
+def _find_disagreements(dev: Sequence[Row], cosines: npt.NDArray[np.float64], most: int) -> Disagreement:
+    """Rank the pairs by cosine and give out the labels again, each as often as it occurs."""
+    scores = np.array([score for _, _, score in dev])
+    values = np.unique(scores)
+    edges = (values[:-1] + values[1:]) / 2
+    if len(values) > MOST_LABELS:  # equal portions
+        edges = np.unique(np.quantile(scores, np.linspace(0, 1, MOST_LABELS + 1)))[1:-1]
+    label = np.searchsorted(edges, scores, side="right")
+    ranges = [(scores[label == number].min(), scores[label == number].max()) for number in range(label.max() + 1)]
+    names = [f"{low:g}" if low == high else f"{low:.2f} to {high:.2f}" for low, high in ranges]
+    order = np.argsort(cosines, kind="stable")
+    predicted = np.empty_like(label)
+    predicted[order] = np.sort(label)
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    # Off by how many labels; among equals, by how far the cosine is from its label's middle.
+    middles = np.array([np.median(cosines[label == number]) for number in range(len(names))])
+    distance = np.abs(label - predicted) * 10 + np.abs(cosines - middles[label])
+    worst = [index for index in np.argsort(-distance, kind="stable")[:most] if label[index] != predicted[index]]
+    return Disagreement(names, counts, [(dev[i], float(cosines[i]), names[predicted[i]]) for i in worst])
 
 
 def _draw(
@@ -66,14 +99,14 @@ def _draw(
         plots.loss(history, target / "loss.png")
         pictures["Training loss"] = "loss.png"
     if any("dev" in point for point in history):
-        on_generated = card.selected_by is not None and card.selected_by.startswith("generated")
+        on_generated = (card.selected_by or "").startswith("generated")
         before = card.scores.get("dev_before") if on_generated else None
         plots.dev_score(history, before, card.training.get("best_step"), target / "dev.png")
         pictures[f"Score over the steps, on {card.selected_by}"] = "dev.png"
     if disagreement is not None and candidate.split is not None and after.cosines is not None:
         plots.histograms(candidate.split.dev, candidate.before.cosines, after.cosines, target / "histograms.png")
         pictures["Cosines of the generated dev pairs, by label"] = "histograms.png"
-        plots.confusion(disagreement, target / "confusion.png")
+        plots.confusion(disagreement.labels, disagreement.counts, target / "confusion.png")
         pictures["Generated labels and what the student makes of them"] = "confusion.png"
     if card.human_scores:
         plots.human(card.human_scores["before"], card.human_scores["after"], target / "sts.png")
@@ -82,11 +115,7 @@ def _draw(
 
 
 def _report(
-    candidate: Candidate,
-    card: Card,
-    rejection: str | None,
-    disagreement: Disagreement | None,
-    pictures: Mapping[str, str],
+    candidate: Candidate, card: Card, rejection: str | None, disagreement: Disagreement | None, pictures: dict[str, str]
 ) -> str:
     parts = [f"# Round {card.round} of `{card.dataset}`"]
     if rejection is not None:
@@ -124,9 +153,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         facts.append(("pairs by score", ", ".join(f"{name}: {count}" for name, count in split["labels"].items())))
         facts.append(("checkpoint chosen by", card.selected_by or "nothing: the last step was kept"))
     if card.recipe:
-        facts.append(
-            ("recipe", ", ".join(f"{name} {value}" for name, value in card.recipe.items() if value is not None))
-        )
+        numbers = (f"{name} {value}" for name, value in card.recipe.items() if value is not None)
+        facts.append(("recipe", ", ".join(numbers)))
     if card.training:
         training = card.training
         speed = f", {training['pairs_s']} rows/s" if "pairs_s" in training else ""
@@ -140,12 +168,8 @@ def _scores(card: Card) -> list[str]:
     """Two tables, because the two kinds of scores are never compared."""
     parts = []
     if card.scores:
-        rows = [(_number(card.scores.get("dev_before")), _number(card.scores.get("dev_after")))]
-        parts += [
-            "## On generated dev pairs",
-            "Spearman x 100. No human label was used.",
-            _table(("before", "after"), rows),
-        ]
+        table = _table(("before", "after"), [[_number(card.scores.get(name)) for name in ("dev_before", "dev_after")]])
+        parts += ["## On generated dev pairs", "Spearman x 100. No human label was used.", table]
     for version, difference in card.gate.get("compared", {}).items():
         parts.append(
             f"Against version `{version}` on the same pairs: {difference['value']:+.2f} points, 95 % interval"
@@ -155,8 +179,8 @@ def _scores(card: Card) -> list[str]:
         parts.append(f"Gate: {card.gate['note']}.")
     if card.human_scores:
         before, after = card.human_scores["before"], card.human_scores["after"]
-        rows_ = [(_escape(name), _number(before.get(name)), _number(after[name])) for name in after]
-        parts += ["## On human-scored pairs", "Spearman x 100.", _table(("set", "before", "after"), rows_)]
+        rows = [(_escape(name), _number(before.get(name)), _number(after[name])) for name in after]
+        parts += ["## On human-scored pairs", "Spearman x 100.", _table(("set", "before", "after"), rows)]
     return parts
 
 
@@ -169,16 +193,15 @@ def _origins(origins: Sequence[Origin]) -> str:
 
 
 def _model_card(card: Card, origins: Sequence[Origin]) -> str:
-    what = "A student fine-tuned on generated sentence pairs." if card.pairs else "The base student, untrained."
-    selected = card.selected_by is not None and card.selected_by.startswith("human")
-    labels = "A human-scored set chose the checkpoint." if selected else "No human label was used."
-    if not card.pairs:
-        labels = ""
-    parts = ["# A sentence encoder made by Pairwright", f"{what} {labels}".strip(), USE, _table(("", ""), _facts(card))]
-    parts += _scores(card)
+    what = "The base student, untrained."
+    if card.pairs:
+        by_human = (card.selected_by or "").startswith("human")
+        labels = "A human-scored set chose the checkpoint." if by_human else "No human label was used."
+        what = f"A student fine-tuned on generated sentence pairs. {labels}"
+    parts = ["# A sentence encoder made by Pairwright", what, USE, _table(("", ""), _facts(card)), *_scores(card)]
     if origins:
-        parts += ["## The data", "Every pair names its teacher; what came from elsewhere was imported.",
-                  _origins(origins)]  # fmt: skip
+        source = "Every pair names its teacher; what came from elsewhere was imported."
+        parts += ["## The data", source, _origins(origins)]
     parts.append("Plots and the worst pairs: `report/report.html`. Licences of base and teacher apply.")
     return HEAD + "\n\n".join(parts) + "\n"
 
@@ -200,16 +223,13 @@ def _number(value: float | None) -> str:
 def _html(text: str, folder: Path) -> str:
     """The report in one file that opens anywhere, with the pictures inside it. HTML in its text stays text."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    markdown.add_render_rule("image", _inline_pictures(folder))
+    markdown.add_render_rule("image", lambda *call: _inline_picture(folder, *call))
     body = markdown.render(text).replace(f"<p>{REJECTED_HTML}", f'<p class="rejected">{REJECTED_HTML}')
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Report</title><style>{STYLE}</style>\n{body}'
 
 
-def _inline_pictures(folder: Path) -> Callable[..., str]:
-    def render(renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
-        token = tokens[index]
-        data = base64.b64encode((folder / token.attrs["src"]).read_bytes()).decode()
-        token.attrs |= {"src": f"data:image/png;base64,{data}", "alt": token.content}
-        return str(renderer.renderToken(tokens, index, options, env))
-
-    return render
+def _inline_picture(folder: Path, renderer: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
+    token = tokens[index]
+    data = base64.b64encode((folder / token.attrs["src"]).read_bytes()).decode()
+    token.attrs |= {"src": f"data:image/png;base64,{data}", "alt": token.content}
+    return str(renderer.renderToken(tokens, index, options, env))
