@@ -10,7 +10,7 @@ LineBreaks = Literal["ban", "reject"]
 End = Literal["quote", "line_break", "length"]
 
 
-class Decoding(BaseModel, frozen=True, strict=True, extra="forbid"):
+class Decoding(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True):
     """How a sentence is drawn. The defaults are the original DINO's."""
 
     decay_constant: Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False)] = 100.0

@@ -70,7 +70,7 @@ Pool = Annotated[list[Annotated[Sentence, Field(max_length=100)]], Field(max_len
 class Plan(BaseModel):
     """What a job shall write. Everything about its pairs follows from this and from the teacher."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
     preset: Preset = "default"
     """Where the other fields' defaults come from: `default` is ours, `dino` the original's."""

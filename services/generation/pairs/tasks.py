@@ -35,7 +35,7 @@ class Exemplar(NamedTuple):
 class Label(BaseModel):
     """One label of a task."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     instruction: Annotated[str, Field(max_length=4000)]
     """The prompt for sentence 2: holds `<X1>` once, where sentence 1 goes, and ends with an opening quote."""
@@ -67,7 +67,7 @@ class FirstSentence(NamedTuple):
 class SentenceOne(BaseModel):
     """How the teacher is asked for first sentences."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     instruction: Annotated[str, Field(max_length=4000)]
     """May hold `<TOPIC>` and `<GENRE>`, which are drawn by the seed; ends with an opening quote."""
@@ -83,7 +83,7 @@ class SentenceOne(BaseModel):
 class TaskSpec(BaseModel):
     """A task: what each label asks the teacher to write."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     task_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9\-_.]{1,64}$")]
     description: Annotated[str, Field(max_length=1000)] = ""
