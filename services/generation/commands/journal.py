@@ -52,7 +52,7 @@ class Journal:
     def add(self, result: WorkItemResult) -> None:
         """Keep a result, durably."""
         self.results.append(result)
-        self._write_line(result.model_dump_json())
+        self._write_line(result.to_json())
 
     def __enter__(self) -> Self:
         return self

@@ -154,7 +154,7 @@ class JobStore:
         """Enter the results of work items `first` and following, with the status after them. False, and nothing done,
         if those places are taken or the job is finished."""
         keys = [self._key(status.id), self._key(status.id, "records")]
-        arguments: list[str | int] = [first, len(results), *(result.model_dump_json() for result in results)]
+        arguments: list[str | int] = [first, len(results), *(result.to_json() for result in results)]
         return bool(await self._record(keys=keys, args=[*arguments, *status.fields()]))
 
     async def results(self, id_: str, first: int = 0) -> AsyncIterator[WorkItemResult]:

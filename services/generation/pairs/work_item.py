@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, field_validator
 
-from shared.pairs import PairRecord
+from shared.pairs import Pair, PairRecord
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class WorkItem:
     """The first sentence, unless the teacher has to write it."""
     earlier: tuple[tuple[str, str], ...] = ()
     """(label, sentence 2) that an earlier pass has for this first sentence."""
+
+
+SHARED = ("dataset", "task", "job", "teacher")  # of a pair's provenance: the same for all pairs of a job
 
 
 class WorkItemResult(BaseModel):
@@ -70,18 +73,22 @@ class WorkItemResult(BaseModel):
         rejected = self.rejected + Counter(duplicate=lost.total())
         return self.model_copy(update={"pairs": pairs, "rejected": rejected, "lost": lost})
 
+    def to_json(self) -> str:
+        """As it is kept. What all pairs of a job share stands with the job."""
+        return self.model_dump_json(exclude={"pairs": {"__all__": {"provenance": set(SHARED)}}})
+
     @field_validator("pairs", mode="before")
     @classmethod
-    def _from_rows(cls, value: Any) -> Any:
-        """Before 0.2 a pair was one flat row and its provenance stood with the job."""
-        if not isinstance(value, list):
-            return value
-        return {row["slot"]: _record_of_row(row) for row in value}  # retired: remove in 0.3
-
-
-def _record_of_row(row: Mapping[str, Any]) -> dict[str, Any]:  # retired: remove in 0.3
-    provenance = {"dataset": "", "task": "", "job": "", "teacher": "", "label": row["label"], "seed": row["seed"]}
-    return {"pair": {name: row[name] for name in ("sentence1", "sentence2", "score")}, "provenance": provenance}
+    def _from_json(cls, value: Any) -> Any:
+        """The pairs as they are kept, with nothing for what they share."""
+        if isinstance(value, list):  # before 0.2 a pair was one flat row; retired: remove in 0.3
+            value = {row["slot"]: {"pair": {name: row[name] for name in Pair.model_fields}, "provenance": row}
+                     for row in value}  # fmt: skip
+        shared = dict.fromkeys(SHARED, "")
+        return {
+            slot: record if isinstance(record, PairRecord) else {**record, "provenance": shared | record["provenance"]}
+            for slot, record in value.items()
+        }
 
 
 def public_pairs(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
