@@ -10,8 +10,7 @@ from experiments.configuration import read_grid
 from experiments.results import Results, by_name, run_grid
 from experiments.table import markdown
 from shared import teacher
-from shared.errors import Fatal
-from shared.process import ROOT, exit_with
+from shared.process import ROOT, fatal_in_one_line
 from shared.settings import Settings, load
 
 FOLDER = ROOT / ".pairwright" / "experiments"
@@ -89,7 +88,5 @@ def pack(
 
 
 if __name__ == "__main__":
-    try:
+    with fatal_in_one_line("experiments"):
         app()
-    except Fatal as fatal:
-        exit_with("experiments", fatal)

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from shared.backoff import Backoff
 from shared.errors import Fatal
 from shared.ports import port, port_setting
-from shared.process import ROOT, exit_with
+from shared.process import ROOT, fatal_in_one_line
 from shared.queue import EmbeddedServer
 from shared.settings import Settings
 from shared.supervisor import SupervisedProcess
@@ -163,12 +163,7 @@ def printed_json(
 
 def run_command(name: str, main: Callable[[], dict[str, Any] | None]) -> None:
     """Run `main` and print its result, if any, as one JSON object. A `Fatal` becomes one line on stderr."""
-    try:
+    with fatal_in_one_line(name):
         result = main()
-    except Fatal as fatal:
-        exit_with(name, fatal)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    else:
         if result is not None:
             print(json.dumps(result), flush=True)

@@ -24,7 +24,7 @@ from shared.backoff import pause
 from shared.errors import Fatal
 from shared.lease import ASK_S
 from shared.model_store import ModelStore
-from shared.process import exit_with, run
+from shared.process import fatal_in_one_line, run
 from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer")
@@ -129,10 +129,8 @@ def start(settings: Settings, once: bool) -> None:
 
 def main() -> None:
     """Do what the command line asks for."""
-    try:
+    with fatal_in_one_line("trainer"):
         command_line(start)()
-    except Fatal as fatal:
-        exit_with("trainer", fatal)
 
 
 if __name__ == "__main__":

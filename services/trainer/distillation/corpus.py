@@ -15,8 +15,7 @@ from sklearn.decomposition import PCA
 
 from services.trainer.models.static import Embeddings, Table, fingerprint
 from shared import teacher
-from shared.errors import Fatal
-from shared.process import configure_logging, exit_with
+from shared.process import configure_logging, fatal_in_one_line
 from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer.distillation.corpus")  # not __name__: this module is also run
@@ -79,7 +78,5 @@ def _sentences() -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with fatal_in_one_line("corpus"):
         main()
-    except Fatal as fatal:
-        exit_with("corpus", fatal)
