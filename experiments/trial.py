@@ -118,7 +118,7 @@ def _student(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict
 def _static(trial: Trial, bench: Bench) -> Any:
     """A static student of the token table, which learns from a part of the corpus as the default student does."""
     tokenizer, table = encoder.tokenizer(bench.teacher), bench.token_table
-    model = encoder.static_student(tokenizer, static.word_vectors(table, encoder.tokens(tokenizer, len(table))))
+    model = encoder.static_student(tokenizer, table)
     options = trial.corpus
     if not options.sentences:
         return model

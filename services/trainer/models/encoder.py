@@ -14,7 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from services.trainer.models.static import Embeddings, Table
+from services.trainer.models.normalization import static_tokenizer
+from services.trainer.models.static import Embeddings, Table, word_vectors
 from shared.errors import Fatal, first_line
 
 TOKEN_TABLE = "model.embed_tokens.weight"
@@ -79,8 +80,10 @@ def save(model: Any, folder: Path) -> None:
 
 
 def static_student(tokenizer_: Any, table: Table) -> Any:
-    """A student that embeds a text as the mean of its tokens' rows."""
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer_, embedding_weights=table.copy())], device="cpu")
+    """A student that embeds a text as the mean of its tokens' vectors, made of a teacher's token table."""
+    own_tokenizer, ids = static_tokenizer(tokenizer_.backend_tokenizer, len(table))
+    vectors = word_vectors(table, tokens(tokenizer_, len(table)))[ids]
+    return SentenceTransformer(modules=[StaticEmbedding(own_tokenizer, embedding_weights=vectors)], device="cpu")
 
 
 def tokenizer(folder: Path) -> Any:

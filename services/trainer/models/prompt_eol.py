@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModel
 
 from services.trainer.models import adapter, encoder
+from services.trainer.models.normalization import normalize_spacing
 from services.trainer.models.static import SPACES, Embeddings
 from shared.errors import Fatal, first_line
 
@@ -101,13 +102,17 @@ def lower_layers(teacher: Path, share: float, dtype: Any) -> Any:
 
 
 def prompted_tokenizer(teacher: Path) -> Any:
-    """The teacher's tokenizer, which puts every text between the prompt's two halves. Raises `Fatal`."""
+    """The teacher's tokenizer, which puts every text, its spacing made even, between the prompt's two halves.
+
+    Raises `Fatal`.
+    """
     tokenizer = encoder.tokenizer(teacher)
     begins = tokenizer("")["input_ids"][:1] if tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1] else []
     prefix, suffix = (tokenizer(half, add_special_tokens=False)["input_ids"] for half in (PREFIX, SUFFIX))
     tokenizer.chat_template = None  # sentence-transformers would read a text as a message
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    normalize_spacing(tokenizer.backend_tokenizer)  # the halves, which are tokens already, keep their white space
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="before $A after",
         special_tokens=[

@@ -12,7 +12,7 @@ from shared.errors import Fatal, first_line
 
 log = logging.getLogger(__name__)
 
-MAKER = 8
+MAKER = 9
 """Raise it when a student or a teacher embedding is made differently: old caches are then left alone."""
 
 
@@ -61,7 +61,7 @@ def _make(name: str, source: Path, folder: Path) -> None:
         prompt_eol.write_student(source, folder)
         return
     tokenizer, table = encoder.tokenizer(source), encoder.token_table(source)
-    model = encoder.static_student(tokenizer, static.word_vectors(table, encoder.tokens(tokenizer, len(table))))
+    model = encoder.static_student(tokenizer, table)
     own = corpus.corpus_of(table)
     if own is not None:
         bag = encoder.bag_of_tokens_matrix(model, own.texts)
