@@ -1,7 +1,8 @@
 """Tiny byte-pair tokenizers of the forms that language models have, trained on the demo's sentences."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -11,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 SENTENCES = Path("scripts/demo_sentences.txt").read_text(encoding="utf-8").splitlines()
 END = "<|end|>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-FORMS = {
-    "GPT-2": partial(pre_tokenizers.ByteLevel, add_prefix_space=False),
+FORMS: dict[str, Callable[[], Any]] = {
+    "GPT-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
     "Llama 3": lambda: pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}{1,3}|[^\s\p{L}\p{N}]+|\s+"), "isolated"),
