@@ -58,6 +58,15 @@ class Int8(BaseModel, frozen=True):
         return ""
 
 
+class Estimate(BaseModel, frozen=True):
+    """How well a student's cosines rank texts as a language model does: partial Spearman x 100, without any label."""
+
+    value: float
+    low: float
+    """The 95 % interval's ends."""
+    high: float
+
+
 class Card(BaseModel, frozen=True):
     """What the trainer states of a version when it publishes it."""
 
@@ -78,6 +87,9 @@ class Card(BaseModel, frozen=True):
     """The version that training continued from; None from the base."""
     scores: dict[str, float] = {}
     """Metric to value, Spearman x 100, on the *generated* dev split alone; `dev_before` is the base's or start's."""
+    estimates: dict[str, dict[str, Estimate]] = {}
+    """Label-free estimates by student and kind of task: `candidate` is this version; the others are `base` and versions
+    that it was compared with, on the same texts."""
     human_scores: dict[str, dict[str, float]] = {}
     """`before` and `after` on human-scored sets, by name. Kept apart: the two kinds never meet in one figure."""
     selected_by: str | None = None
@@ -85,7 +97,9 @@ class Card(BaseModel, frozen=True):
     split: dict[str, Any] = {}
     """How many pairs were trained on, held out and left out."""
     gate: dict[str, Any] = {}
-    """What the gate compared, and the outcome."""
+    """What the gate compared, and its reason in one sentence."""
+    held: bool = False
+    """The gate had no evidence: a person decides."""
     recipe: dict[str, Any] = {}
     int8: Int8 | None = None
     """Its int8 export; None when there is none."""
@@ -105,4 +119,4 @@ class Manifest(Card):
     probe: list[list[float]]
     """The vectors of `PROBE_SENTENCES`, [4, dimensions], not normalised by us."""
     rejection: str | None = None
-    """Why the gate refused it; None for a version that was published."""
+    """Why the gate refused or held it; None for a version that the gate published."""

@@ -26,11 +26,11 @@ CONVERTER = 1
 """Raise it when the conversion changes: old caches are then left alone."""
 
 
-def locate(name: str, cache: Path) -> str:
+def locate(name: str, cache: Path, setting: str = "PAIRWRIGHT_TEACHER") -> str:
     """A folder or a hub id that transformers and vLLM can load. May convert the default teacher. Raises `Fatal`."""
     if name == "default":
         return str(default_teacher(cache))
-    return folder_or_hub_id(name, "PAIRWRIGHT_TEACHER", "config.json")
+    return folder_or_hub_id(name, setting, "config.json")
 
 
 def folder_or_hub_id(name: str, setting: str, *any_of: str) -> str:

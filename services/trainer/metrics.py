@@ -24,9 +24,12 @@ class Metrics:
         self.pairs = gauge("dataset_pairs", "Pairs in the dataset.")
         self.new_pairs = gauge("new_pairs", "Pairs that came since the last round was planned.")
         self.dead_letters = gauge("dead_letters", "Entries that could not be kept and were put aside.")
-        outcomes = "Tries at a round: published, rejected, failed, or put off by the machine."
+        outcomes = (
+            "Tries at a round: published, rejected, held for want of evidence, failed, or put off by the machine."
+        )
         self._rounds = counter("rounds", outcomes, ("outcome",))
-        for outcome in ("published", "rejected", "failed", "postponed"):  # an alert on a rise needs the zero before it
+        # An alert on a rise needs the zero before it.
+        for outcome in ("published", "rejected", "held", "failed", "postponed"):
             self._rounds.labels(outcome)
         self._round_seconds = Histogram(
             "pairwright_trainer_round_seconds", "Time of a try at a round.", buckets=ROUND_SECONDS, registry=registry
@@ -36,6 +39,8 @@ class Metrics:
         self._steps = gauge("round_steps", "Steps that the round will have.")
         self._loss = gauge("round_loss", "Mean loss of the latest steps.")
         self._dev = gauge("dev_score", "Spearman x 100 on generated dev pairs, of the newest version published.")
+        estimate = "Label-free estimate of the newest round's candidate, its base and the version that was current."
+        self._estimate = gauge("estimate", estimate, ("student", "kind"))
         published = "When the newest version was published, in Unix time."
         self._published = gauge("last_published_timestamp_seconds", published)
         for unknown in (self._dev, self._published):  # until a version is known
@@ -57,6 +62,9 @@ class Metrics:
         """A try at a round has ended."""
         self._rounds.labels(last.outcome).inc()
         self._round_seconds.observe(seconds)
+        for student, kinds in last.estimates.items():
+            for kind, value in kinds.items():
+                self._estimate.labels(student, kind).set(value)
         if last.outcome == "published":
             self.set_published(time.time(), last.scores)
 

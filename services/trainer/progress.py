@@ -22,6 +22,10 @@ class Progress(BaseModel):
     version: str | None = None
     rejection: str | None = None
     """Why the gate refused the version."""
+    held: bool = False
+    """The gate had no evidence: a person decides."""
+    estimates: dict[str, dict[str, float]] = {}
+    """Label-free estimates by student (`candidate`, `base`, `current`) and kind of task."""
     scores: dict[str, float] = {}
     error: str | None = None
     transient: bool = False
@@ -29,10 +33,10 @@ class Progress(BaseModel):
 
     @property
     def outcome(self) -> str:
-        """How a try at a round ended, of its last line: `published`, `rejected`, `failed` or `postponed`."""
+        """How a try at a round ended, of its last line: `published`, `rejected`, `held`, `failed` or `postponed`."""
         if self.error is not None or self.version is None:
             return "postponed" if self.transient else "failed"
-        return "published" if self.rejection is None else "rejected"
+        return "published" if self.rejection is None else "held" if self.held else "rejected"
 
 
 class Reporter:

@@ -12,11 +12,15 @@ from typing import Any
 
 from services.trainer.dataset.store import Dataset, Round
 from services.trainer.distillation import embedding_cache, ridge
+from services.trainer.estimation import build
+from services.trainer.estimation.estimate import Estimator
 from services.trainer.evaluation.sts import Row, StsFile, sts_files
 from services.trainer.models import encoder
+from services.trainer.models.likelihood import Likelihood
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.progress import Progress
 from services.trainer.publishing.candidate import Candidate, StudentScores, score_student
+from services.trainer.publishing.mixture import mix
 from services.trainer.publishing.publish import publish
 from services.trainer.publishing.retention import repair
 from services.trainer.settings import GENERATED, TrainerSettings
@@ -69,8 +73,23 @@ def run_round(
             manifest = publish(candidate, store, own, epoch)
             tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
         shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
-    last = Progress(state="publishing", version=manifest.id, scores=manifest.scores, rejection=manifest.rejection)
-    report_progress(last)
+    report_progress(_last_progress(manifest))
+
+
+def _last_progress(manifest: Manifest) -> Progress:
+    names = {manifest.parent: "current"}
+    estimates = {
+        names.get(student, student): {kind: one.value for kind, one in kinds.items()}
+        for student, kinds in manifest.estimates.items()
+    }
+    return Progress(
+        state="publishing",
+        version=manifest.id,
+        scores=manifest.scores,
+        rejection=manifest.rejection,
+        held=manifest.held,
+        estimates=estimates,
+    )
 
 
 def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
@@ -127,14 +146,21 @@ class RoundRunner:
             log.warning("round %d has no dev scores: %s", self.round.id, rows.dev_problem)
         eval_pairs, selected_by = self._eval_pairs(rows)
         before = score_student(model, rows, self.human) if self.processes.is_first else StudentScores()
+        base = self._load(None)
+        estimators = list[Estimator]()
+        self.processes.compute_on_first(lambda: estimators.extend(self._estimators(rows, base)))
         # A warm start's token embeddings are fitted already.
         count, seconds = self._fit_to_teacher(model, recipe) if start is None else (0, 0.0)
         self.report_progress(Progress(state="training"))
         train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
         inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
         outcome = fit.train(model, recipe, inputs, self.report_progress)
+        mixture = mix(base, model, estimators)
         return self._candidate(
-            model,
+            mixture.model,
+            base=base,
+            estimators=estimators,
+            share=mixture.share,
             start=start,
             split=rows,
             recipe=recipe,
@@ -143,6 +169,26 @@ class RoundRunner:
             before=before,
             preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
             origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
+        )
+
+    def _estimators(self, rows: split.Split, base: Any) -> list[Estimator]:
+        """What candidates are measured by; [] where the gate is off or the dataset is too small."""
+        if self.own.gate == "off":
+            return []
+        self.report_progress(Progress(state="judging"))
+        cache, judge = self.common.cache_dir, self.own.judge
+        source = locate.teacher_folder(teacher.locate(judge, cache, "PAIRWRIGHT_TRAINER_JUDGE"))
+        students = [partial(encoder.encode, base)]
+        if (self.round.base, self.common.teacher) != ("default", judge):
+            neighbours = encoder.load(locate.locate("default", judge, cache), "PAIRWRIGHT_TRAINER_JUDGE")
+            students.append(partial(encoder.encode, neighbours))
+        judgements = self.common.dataset_dir / f"judgements-{locate.identity(source)}.npz"
+        return build.estimators(
+            embedding_cache.first_sentences(self.folder / "rows" / split.TRAIN),
+            rows.dev,
+            students,
+            build.Judge(partial(Likelihood, source), judgements),
+            lambda done, count: self.report_progress(Progress(state="judging", step=done, steps=count)),
         )
 
     def _fit_to_teacher(self, model: Any, recipe: Recipe) -> tuple[int, float]:

@@ -68,8 +68,12 @@ class TrainerSettings(BaseSettings):
     select_on: str = GENERATED
     """What chooses the checkpoint: the generated dev pairs, or one of the STS files by its name, as in `stsb.dev`."""
 
+    gate: Literal["estimate", "off"] = "estimate"
+    """Whether a version is published only if the label-free estimate is for it; `off` publishes whatever is sound."""
+    judge: str = "default"
+    """The language model of the label-free estimate: `default` (the default teacher), a folder or a hub id."""
     gate_margin: Annotated[float, Field(ge=0, le=200, allow_inf_nan=False)] = 0.2
-    """Points of the dev score by which a new version may be worse than the current one."""
+    """Points of the label-free estimate by which a new version may be worse than the base and the current one."""
     gate_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """How sure the bootstrap must be that it is worse by more, for the gate to reject it."""
     keep_versions: Annotated[int, Field(ge=1)] = 5

@@ -14,7 +14,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")  # see shared.process.disable_openm
 import torch
 
 from services.generation.decoding.base import Decoding, Sample
-from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.generator import Job, PairGenerator
@@ -23,6 +22,7 @@ from services.generation.pairs.tasks import load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult
 from services.generation.settings import GenerationSettings
 from shared import teacher
+from shared.precision import dtype_for
 from shared.settings import Settings
 from tests.support.decoding import STS, assert_exact, complete_all, lanes, recorded_draws, samples
 

@@ -16,9 +16,9 @@ from itertools import groupby
 from typing import Any, get_args
 
 from services.generation.decoding.base import Completion, EngineDead, LineBreaks, PromptTooLong, Sample, Turn
-from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.tokenizer import TeacherTokenizer, check_length
 from services.generation.settings import GenerationSettings
+from shared.precision import dtype_for
 
 SHRINK = 0.75
 """Rows of ended sentences are taken out of a batch when no more than this share of it still writes."""

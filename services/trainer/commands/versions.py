@@ -14,6 +14,7 @@ from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 BRIEF = {"files", "probe"}
+HEAD = "label-free estimate (95 % interval)"
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
 Rejected = Annotated[bool, typer.Option("--rejected", help="overrule the gate")]
 
@@ -45,11 +46,11 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="print one JSON o
     if not states:
         print(f"there are no versions in {store.root} yet")
         return
-    print(f"{'version':<17}  {'created':<16}  {'pairs':>8}  {'dev before':>10}  {'after':>6}  state")
-    for manifest, state in states:
-        scores = [manifest.scores.get(name) for name in ("dev_before", "dev_after")]
-        before, after = ("-" if score is None else f"{score:.2f}" for score in scores)
-        row = f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {before:>10}  {after:>6}"
+    rows = [(manifest, state, _estimates(manifest)) for manifest, state in states]
+    width = max(len(HEAD), *(len(estimates) for _, _, estimates in rows))
+    print(f"{'version':<17}  {'created':<16}  {'pairs':>8}  {HEAD:<{width}}  state")
+    for manifest, state, estimates in rows:
+        row = f"{manifest.id:<17}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.pairs:>8}  {estimates:<{width}}"
         print(f"{row}  {state}")
 
 
@@ -70,7 +71,7 @@ def activate(version: Version, rejected: Rejected = False) -> None:
     with _store() as store:
         is_candidate = any(one.id == version for one in store.rejected())
         if is_candidate and not rejected:
-            raise Fatal(f"{version} was rejected by the gate; --rejected makes it current all the same")
+            raise Fatal(f"{version} was not published by the gate; --rejected makes it current all the same")
         id_ = store.admit(version).id if is_candidate else store.resolve(version)
         store.verify(id_)
         store.activate(id_)
@@ -99,10 +100,21 @@ def push(version: Version, repo: Annotated[str, typer.Argument(metavar="REPO", h
             raise Fatal(f"{id_} can't be pushed to {repo}: {first_line(error)} (HF_TOKEN gives access)") from None
 
 
+def _estimates(manifest: Manifest) -> str:
+    """The version's, and the base's on the same texts."""
+    own, base = (manifest.estimates.get(student, {}) for student in ("candidate", "base"))
+    beside = {kind: f"; base {one.value:.1f}" for kind, one in base.items()}
+    parts = [
+        f"{kind} {one.value:.1f} ({one.low:.1f} to {one.high:.1f}{beside.get(kind, '')})" for kind, one in own.items()
+    ]
+    return ", ".join(parts) or "-"
+
+
 def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> str:
     if manifest.rejection is not None and not any(one.id == manifest.id for one in published):
-        return f"rejected: {manifest.rejection}"
+        return f"{'held' if manifest.held else 'rejected'}: {manifest.rejection}"
     top = best(published)
     pointers = {store.current(): "current", store.previous(): "previous"}
     words = [pointers.get(manifest.id), "best" if top and top.id == manifest.id else None]
-    return ", ".join(word for word in words if word) or "published"
+    by_hand = f"by hand, against the gate: {manifest.rejection}" if manifest.rejection is not None else None
+    return ", ".join(word for word in [*words, by_hand] if word) or "published"

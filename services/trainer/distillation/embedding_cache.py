@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -40,6 +40,11 @@ def sample_texts(rows: Path, most: int) -> list[str]:
         if len(sample) > 4 * most:
             sample = {key: sample[key] for key in sorted(sample)[:most]}
     return [sample[key] for key in sorted(sample)[:most]]
+
+
+def first_sentences(rows: Path) -> Iterator[str]:
+    """The first column of a file of training rows."""
+    return (row[0] for portion in portions(rows) for row in portion)
 
 
 def encode_cached(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.trainer.dataset.store import Origin, Round
+from services.trainer.estimation.estimate import Estimator
 from services.trainer.evaluation.sts import StsFile, Undefined, correlation, score, similarities
 from services.trainer.models import encoder
 from services.trainer.training.fit import Outcome
@@ -48,6 +49,12 @@ class Candidate:
     preparation: dict[str, float] = field(default_factory=dict)
     """What was done before training and how many seconds it took, by names of the manifest's `training`."""
     origins: list[Origin] = field(default_factory=list)
+    base: Any = None
+    """The untrained base in memory; None in round 0, which publishes it."""
+    estimators: list[Estimator] = field(default_factory=list)
+    """What it is measured by without labels; [] where there is no evidence."""
+    share: float = 1.0
+    """Of the trained student's weights in `model`; the rest is the base's."""
 
 
 def score_student(model: Any, split: Split, human: Mapping[str, StsFile]) -> StudentScores:

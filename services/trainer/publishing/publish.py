@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from services.trainer.evaluation.gate import Student, compare
 from services.trainer.models import encoder
 from services.trainer.publishing.candidate import Candidate, StudentScores, score_student
+from services.trainer.publishing.gate import BASE, CANDIDATE, Decision, Gate, Student, Verdict
 from services.trainer.publishing.onnx_export import add_int8
 from services.trainer.publishing.report.report import write_report
 from services.trainer.publishing.retention import best, retain
@@ -31,12 +31,13 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
         encoder.save(candidate.model, staged)
         written = encoder.load(str(staged), "the version just written")
         after = score_student(written, split, candidate.human) if split else StudentScores()
-        rejection, gate = _ask_the_gate(candidate, written, after, store, own)
+        verdict = _ask_the_gate(candidate, written, store, own)
+        rejection = None if verdict.decision is Decision.PUBLISH else verdict.reason
         int8 = None
         # The teacher itself in int8 was untrue (cosine 0.79), and to find that out took five minutes.
         if rejection is None and candidate.round.base != "teacher":
             int8 = add_int8(staged, split.dev if split else [])
-        card = _card(candidate, after, gate, store.current(), epoch).model_copy(update={"int8": int8})
+        card = _card(candidate, after, verdict, store.current(), epoch, own).model_copy(update={"int8": int8})
         write_report(staged, candidate, card, after, rejection)
         probe = encoder.encode(written, PROBE_SENTENCES)
         if rejection is None:
@@ -47,28 +48,26 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
     return manifest
 
 
-def _ask_the_gate(
-    candidate: Candidate, written: Any, after: StudentScores, store: ModelStore, own: TrainerSettings
-) -> tuple[str | None, dict[str, Any]]:
+def _ask_the_gate(candidate: Candidate, written: Any, store: ModelStore, own: TrainerSettings) -> Verdict:
     if candidate.split is None:
-        return None, {}
-    split, base = candidate.split, candidate.round.base
-    texts = [*PROBE_SENTENCES, *dict.fromkeys(text for row in split.dev for text in row[:2])][:SANITY_TEXTS]
-    student = Student("candidate", partial(encoder.encode, written), encoder.dimensions(candidate.model), base)
-    references = _references(store, base, candidate.round.seed)
-    return compare(student, references, split.eval_pairs, after.cosines, texts, own.gate_margin, own.gate_confidence)
+        return Verdict(Decision.PUBLISH, "it is the untrained base")
+    base, dev = candidate.round.base, candidate.split.dev
+    texts = [*PROBE_SENTENCES, *dict.fromkeys(text for row in dev for text in row[:2])][:SANITY_TEXTS]
+    student = Student(CANDIDATE, partial(encoder.encode, written), encoder.dimensions(candidate.model), base)
+    untrained = Student(BASE, partial(encoder.encode, candidate.base), encoder.dimensions(candidate.base), base)
+    gate = Gate(own.gate_margin, own.gate_confidence, own.gate == "off")
+    return gate.decide(student, [untrained, *_published(store, base)], candidate.estimators, texts)
 
 
-def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
-    """The current version, and the best one of the same base if that is another: many small steps down add up."""
+def _published(store: ModelStore, base: str) -> list[Student]:
+    """The best version of the same base, and the current one: many small steps down add up."""
     references = []
     top = best([manifest for manifest in store.versions() if manifest.base == base])
-    for version in filter(None, dict.fromkeys([store.current(), top.id if top else None])):
+    for version in filter(None, dict.fromkeys([top.id if top else None, store.current()])):
         try:
             manifest = store.verify(version)
-            if manifest.recipe.get("seed", seed) != seed:  # it was trained on what is held out now
-                log.warning("the gate can't compare with %s, which had another seed and so another dev side", version)
-                continue
+            if manifest.round == 0 and manifest.base == base:
+                continue  # the base itself
             encode = partial(encoder.encode, encoder.load(str(store.path(version)), f"version {version}"))
             references.append(Student(version, encode, manifest.dimensions, manifest.base))
         except (BrokenVersion, NoVersion, Fatal) as error:
@@ -76,7 +75,9 @@ def _references(store: ModelStore, base: str, seed: int) -> list[Student]:
     return references
 
 
-def _card(candidate: Candidate, after: StudentScores, gate: dict[str, Any], parent: str | None, epoch: int) -> Card:
+def _card(
+    candidate: Candidate, after: StudentScores, verdict: Verdict, parent: str | None, epoch: int, own: TrainerSettings
+) -> Card:
     round_, before, outcome, recipe = candidate.round, candidate.before, candidate.outcome, candidate.recipe
     scores = {"dev_before": before.dev, "dev_after": after.dev}
     training = {name: value for name, value in asdict(outcome).items() if name != "history"} if outcome else {}
@@ -97,12 +98,26 @@ def _card(candidate: Candidate, after: StudentScores, gate: dict[str, Any], pare
         human_scores={"before": before.human, "after": after.human} if after.human else {},
         selected_by=candidate.selected_by,
         split=asdict(candidate.split.stats) if candidate.split else {},
-        gate=gate,
+        estimates=verdict.estimates,
+        gate=_gate_facts(candidate, verdict, own) if candidate.split else {},
+        held=verdict.decision is Decision.HOLD,
         recipe=recipe.describe() if recipe else {},
         training=training,
         code_version=__version__,
         epoch=epoch,
     )
+
+
+def _gate_facts(candidate: Candidate, verdict: Verdict, own: TrainerSettings) -> dict[str, Any]:
+    return {
+        "decision": verdict.decision.value,
+        "reason": verdict.reason,
+        "compared": verdict.compared,
+        "share": candidate.share,
+        "judge": own.judge,
+        "margin": own.gate_margin,
+        "confidence": own.gate_confidence,
+    }
 
 
 def _tidy(store: ModelStore, own: TrainerSettings, manifest: Manifest) -> None:

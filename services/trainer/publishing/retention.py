@@ -26,9 +26,14 @@ def repair(store: ModelStore) -> str | None:
 
 
 def best(versions: list[Manifest]) -> Manifest | None:
-    """The version with the highest score on generated dev pairs; None when none has one."""
-    scored = [manifest for manifest in versions if "dev_after" in manifest.scores]
-    return max(scored, key=lambda manifest: manifest.scores["dev_after"], default=None)
+    """The version with the highest label-free estimate, on average over kinds of tasks; None when none has one."""
+    measured = [manifest for manifest in versions if manifest.estimates.get("candidate")]
+    return max(measured, key=_mean_estimate, default=None)
+
+
+def _mean_estimate(manifest: Manifest) -> float:
+    values = [one.value for one in manifest.estimates["candidate"].values()]
+    return sum(values) / len(values)
 
 
 def retain(store: ModelStore, newest: int) -> list[str]:

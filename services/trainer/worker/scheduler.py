@@ -239,7 +239,7 @@ class RoundScheduler:
             tracing.set_attributes(outcome=last.outcome, version=last.version or "")
             with log_context(version=last.version):
                 await self._conclude(round_, last)
-            if last.outcome in ("published", "rejected"):
+            if last.outcome in ("published", "rejected", "held"):
                 await self._end_traces(round_, [] if parent else sources, last)
 
     async def _end_traces(self, round_: Round, sources: list[str], last: Progress) -> None:
@@ -258,11 +258,11 @@ class RoundScheduler:
         elif last.error is not None or version is None:
             await self._retry_or_fail(round_, last.error or "no version came of it")
         else:
-            await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, last.rejection))
+            await self._dataset.run(lambda dataset: dataset.finish(round_.id, version, _reason(last)))
             self.error = None
             if last.rejection is not None:
                 current = self._store.current()
-                log.warning("round %d is rejected, %s stays current: %s", round_.id, current, last.rejection)
+                log.warning("round %d is %s, %s stays current: %s", round_.id, last.outcome, current, last.rejection)
             else:
                 await self._heartbeats.announce(version)
                 scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
@@ -297,3 +297,8 @@ class RoundScheduler:
             self._last_log = time.monotonic()
             numbers = progress.step, progress.steps, progress.loss, progress.seconds_left or 0
             log.info("step %d of %d, loss %.4f, %.0f s left", *numbers)
+
+
+def _reason(last: Progress) -> str | None:
+    """Why a version isn't published, as the round's row keeps it."""
+    return f"held: {last.rejection}" if last.held else last.rejection

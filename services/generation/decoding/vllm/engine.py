@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from services.generation.decoding.base import Completion, EngineDead, PromptTooLong, Sample, Turn
-from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.tokenizer import TeacherTokenizer
 from services.generation.decoding.vllm.admission import Limits, SampleState
 from services.generation.settings import GenerationSettings
+from shared.precision import dtype_for
 from shared.process import disable_openmp_spinning
 
 if TYPE_CHECKING:

@@ -33,6 +33,10 @@ model = SentenceTransformer("path/to/this/folder")
 model.similarity(model.encode(["A man plays the guitar."]), model.encode(["Someone makes music."]))
 ```"""
 
+ESTIMATE = (
+    "How well a student ranks pairs of the dataset's texts as a language model does, given how many letters they share:"
+    " partial Spearman x 100 with its 95 % interval. No human label was used."
+)
 REJECTED, REJECTED_HTML = "**Rejected:**", "<strong>Rejected:</strong>"
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1f23}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;border-bottom:1px solid #d8dee4;
@@ -167,21 +171,28 @@ def _facts(card: Card) -> list[tuple[str, str]]:
 def _scores(card: Card) -> list[str]:
     """Two tables, because the two kinds of scores are never compared."""
     parts = []
+    if card.estimates:
+        parts += ["## Label-free estimate", ESTIMATE, _table(("student", "kind", "estimate"), _estimates(card))]
+    if "reason" in card.gate:
+        parts.append(f"Gate: {card.gate['reason']}.")
+    if card.gate.get("share", 1.0) < 1:
+        parts.append(f"The version is half-way: {card.gate['share']:g} of its weights is what was trained.")
     if card.scores:
         table = _table(("before", "after"), [[_number(card.scores.get(name)) for name in ("dev_before", "dev_after")]])
         parts += ["## On generated dev pairs", "Spearman x 100. No human label was used.", table]
-    for version, difference in card.gate.get("compared", {}).items():
-        parts.append(
-            f"Against version `{version}` on the same pairs: {difference['value']:+.2f} points, 95 % interval"
-            f" {difference['low']:+.2f} to {difference['high']:+.2f} (paired bootstrap, by sentence1)."
-        )
-    if "note" in card.gate:
-        parts.append(f"Gate: {card.gate['note']}.")
     if card.human_scores:
         before, after = card.human_scores["before"], card.human_scores["after"]
         rows = [(_escape(name), _number(before.get(name)), _number(after[name])) for name in after]
         parts += ["## On human-scored pairs", "Spearman x 100.", _table(("set", "before", "after"), rows)]
     return parts
+
+
+def _estimates(card: Card) -> list[tuple[str, str, str]]:
+    rows = [(student, kind, one) for student, kinds in card.estimates.items() for kind, one in kinds.items()]
+    return [
+        (student.replace("candidate", "this version"), kind, f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})")
+        for student, kind, one in rows
+    ]
 
 
 def _origins(origins: Sequence[Origin]) -> str:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from services.generation.decoding.base import Completion, Decoding, EngineDead, PromptTooLong, Sample
-from services.generation.decoding.precision import dtype_for
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.decoding.vllm import processor
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.settings import GenerationSettings
+from shared.precision import dtype_for
 from tests.support.decoding import SENTENCES, WIDE, assert_exact, complete_all, lanes, recorded_draws, samples
 
 pytestmark = pytest.mark.anyio

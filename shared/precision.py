@@ -1,4 +1,4 @@
-"""The teacher's number format where the settings say `auto`."""
+"""The number format of a teacher that a service runs, where the settings say `auto`."""
 
 from pathlib import Path
 

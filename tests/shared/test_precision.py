@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.generation.decoding.precision import dtype_for, multiplies_bfloat16
+from shared.precision import dtype_for, multiplies_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""From a dataset's texts and pairs to estimators: choose what students are measured on, and have it judged."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from services.trainer.estimation.estimate import Estimator
+from services.trainer.estimation.judgements import SAME_MEANING, judge_cached
+from services.trainer.estimation.sample import TextPairs, near_and_far, own_and_others, sample_texts
+from services.trainer.evaluation.sts import Encode, Row
+from services.trainer.models.likelihood import Likelihood
+
+FEWEST_TEXTS = 40
+"""Fewer different texts are no evidence."""
+
+
+class Judge(NamedTuple):
+    """A language model, and where its judgements are kept."""
+
+    load: Callable[[], Likelihood]
+    file: Path
+
+
+def estimators(
+    texts: Iterable[str],
+    dev: Sequence[Row],
+    students: Sequence[Encode],
+    judge: Judge,
+    on_progress: Callable[[int, int], None],
+) -> list[Estimator]:
+    """One for each kind of task that there is evidence for.
+
+    `texts`: the first sentences of pairs. `dev`: pairs that are not trained on. `students`: base students, who say what
+    is near. Raises what loading the judge does, and OSError.
+    """
+    load = cache(judge.load)  # once for all kinds
+    return [
+        Estimator(kind, pairs, judge_cached(pairs.rows(), SAME_MEANING, judge.file, load, on_progress))
+        for kind, pairs in _pairs(texts, dev, students)
+    ]
+
+
+def _pairs(texts: Iterable[str], dev: Sequence[Row], students: Sequence[Encode]) -> Iterator[tuple[str, TextPairs]]:
+    sample = sample_texts(texts)
+    if len(sample) >= FEWEST_TEXTS:
+        yield "grouping", near_and_far(sample, [encode(sample) for encode in students])
+    own = own_and_others(dev)
+    if len(own.texts) >= FEWEST_TEXTS:
+        yield "similarity", own
