@@ -17,6 +17,9 @@ DATA_HELP = (
     "a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as sentence-transformers'"
     " evaluators take; NAME:SPLIT names a split"
 )
+BEIR_HELP = "a folder of corpus.jsonl, queries.jsonl and qrels/test.tsv: nDCG@10, recall@10, MRR@10"
+LABELLED_HELP = "lines of label<tab>text, or columns label and text: V-measure, share whose nearest text agrees, MAP"
+PAIRS_HELP = "sentence1, sentence2 and a label of 0 or 1, in any form that `dataset import` takes: average precision"
 DETAILS_HELP = "in the JSON too: intervals, subsets, alignment, uniformity"
 
 
@@ -44,12 +47,16 @@ def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     sts: Annotated[Path | None, typer.Option(metavar="DIR", help="a folder of STS files (*.tsv.gz)")] = None,
+    beir: Annotated[list[Path] | None, typer.Option(metavar="DIR", help=BEIR_HELP)] = None,
+    labelled: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=LABELLED_HELP)] = None,
+    pairs: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=PAIRS_HELP)] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="SET", help=DATA_HELP)] = None,
     mteb: Annotated[list[str] | None, typer.Option(metavar="TASK", help="a task of MTEB, by its name")] = None,
     as_json: AsJson = False,
     details: Annotated[bool, typer.Option("--details", help=DETAILS_HELP)] = False,
 ) -> None:
-    """Spearman x 100 on human-scored sentence pairs."""
-    from services.trainer.commands.evaluate import print_scores
+    """Measure a student on what people judged: pairs with scores, search, groups, pairs of the same meaning."""
+    from services.trainer.commands.evaluate import Sources, print_scores
 
-    print_scores(configured(), model, sts, data or [], mteb or [], as_json, details)
+    sources = Sources(sts, data or [], beir or [], labelled or [], pairs or [], mteb or [])
+    print_scores(configured(), model, sources, as_json, details)

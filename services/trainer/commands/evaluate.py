@@ -1,12 +1,26 @@
-"""`python -m services.trainer evaluate MODEL --sts DIR`: how a student ranks human-scored pairs."""
+"""`python -m services.trainer evaluate MODEL`: how a student does on what people judged."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from services.trainer.commands.encoding import ObservedEncoder
 from services.trainer.dataset.files import Row, our_columns, read
+from services.trainer.evaluation import human
+from services.trainer.evaluation.human import Measure
+from services.trainer.evaluation.judged import (
+    LabelledSet,
+    PairSet,
+    RetrievalSet,
+    read_labelled,
+    read_pairs,
+    read_retrieval,
+    set_name,
+)
 from services.trainer.evaluation.metrics import Quality, measure
 from services.trainer.evaluation.sts import SUFFIX, StsFile, Undefined, sts_files
 from services.trainer.models import encoder
@@ -17,33 +31,93 @@ from shared.manifest import VERSION_ID
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 from shared.settings import Settings
 
+TITLES = {
+    "": "Spearman",
+    "ndcg@10": "nDCG@10",
+    "recall@10": "recall@10",
+    "mrr@10": "MRR@10",
+    "v": "V-measure",
+    "nearest": "nearest",
+    "map": "MAP",
+    "ap": "average precision",
+}
+TITLE = "x 100 and the bootstrap's 95 % interval"
 
-def print_scores(
-    settings: Settings, model: str, sts: Path | None, data: list[str], tasks: list[str], as_json: bool, details: bool
-) -> None:
-    """Print Spearman x 100 for every set and their average. Raises `Fatal`."""
-    if not (sts or data or tasks):
-        raise Fatal("evaluate: name what to score on, with --sts DIR, --data SET or --mteb TASK")
-    sets = {name: (f"{sts / name}{SUFFIX}", file) for name, file in sts_files(sts).items()} if sts else {}
-    sets |= {name: (f"--data {name}", _pair_set(name)) for name in data}
-    student = encoder.load(_locate(settings, model), "MODEL")
-    qualities: dict[str, Quality] = {}
-    for name, (where, file) in sets.items():
+
+@dataclass(frozen=True)
+class Sources:
+    """What to score on, by the command's options."""
+
+    sts: Path | None = None
+    data: list[str] = field(default_factory=list)
+    beir: list[Path] = field(default_factory=list)
+    labelled: list[Path] = field(default_factory=list)
+    pairs: list[Path] = field(default_factory=list)
+    mteb: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One student on one set."""
+
+    name: str
+    size: str
+    """How many items of what kind."""
+    measures: Mapping[str, Measure]
+    quality: Quality | None = None
+    """Of pairs with scores."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """For the flat object: Spearman under the set's own name, other measures behind it."""
+        return {f"{self.name}.{key}" if key else self.name: one.value for key, one in self.measures.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json --details`."""
+        if self.quality is not None:
+            return self.quality.as_json()
+        return {"size": self.size, **{key: asdict(one) for key, one in self.measures.items()}}
+
+
+Work = Callable[[ObservedEncoder], Result]
+
+
+def print_scores(settings: Settings, model: str, sources: Sources, as_json: bool, details: bool) -> None:
+    """Print what every set says, each as soon as it is known; with `as_json` on stderr, and one object at the end.
+
+    Raises `Fatal`, for a bad file before anything is encoded.
+    """
+    work = list(_work(sources))
+    if not (work or sources.mteb):
+        raise Fatal(
+            "evaluate: name what to score on, with --sts DIR, --beir DIR, --labelled FILE, --pairs FILE, --data SET or"
+            " --mteb TASK"
+        )
+    student = ObservedEncoder(encoder.load(_locate(settings, model), "MODEL"))
+    out = sys.stderr if as_json else sys.stdout
+    results: list[Result] = []
+    if work:
+        print(f"{model}: {TITLE}", file=out, flush=True)
+    for name, where, score in work:
+        student.begin(name)
         try:
-            qualities[name] = measure(partial(encoder.encode, student), file)
+            results.append(score(student))
         except Undefined as error:
-            raise Fatal(f"{where}: no correlation: {error}") from None
-    scores = {name: quality.spearman for name, quality in qualities.items()}
-    if scores:
-        scores["average"] = round(sum(scores.values()) / len(scores), 2)
-    mteb = _mteb_scores(student, tasks) if tasks else {}
+            raise Fatal(f"{where}: no score: {error}") from None
+        print(_lines(results[-1], max(len(each) for each, _, _ in work)), file=out, flush=True)
+    scores = {key: value for one in results for key, value in one.scores.items()}
+    spearman = [one.quality.spearman for one in results if one.quality is not None]
+    average = {"average": round(sum(spearman) / len(spearman), 2)} if spearman else {}
+    mteb = _mteb_scores(student.model, sources.mteb) if sources.mteb else {}
     if not as_json:
-        print(_text(model, qualities, scores, mteb))
+        for title, values in (("Spearman of scored pairs", average), ("MTEB main scores", mteb)):
+            if values:
+                print(table(values, title))
     elif details:
-        by_set = {name: quality.as_json() for name, quality in qualities.items()}
-        print(json.dumps({"average": scores.get("average"), "sets": by_set, "mteb": mteb}))
+        sets = {one.name: one.as_json() for one in results}
+        print(json.dumps({"average": average.get("average"), "sets": sets, "mteb": mteb}))
     else:
-        print(json.dumps(scores | mteb))
+        print(json.dumps(scores | average | mteb))
 
 
 def table(scores: Mapping[str, float], title: str) -> str:
@@ -52,24 +126,67 @@ def table(scores: Mapping[str, float], title: str) -> str:
     return "\n".join([title, *(f"  {name:<{width}}  {value:6.2f}" for name, value in scores.items())])
 
 
-def _text(model: str, qualities: Mapping[str, Quality], scores: Mapping[str, float], mteb: Mapping[str, float]) -> str:
-    subsets = (part for one in qualities.values() for part in one.subsets)
-    width = max(len(name) + 2 for name in [*qualities, *subsets, "average"])
-    title = f"{model}: Spearman x 100 over all pairs of a set, 95 % interval (bootstrap), alignment, uniformity"
-    head = f"  {'set':<{width}}  {'pairs':>6}  {'score':>6}  {'interval':>14}  {'align':>6}  {'uniform':>7}"
-    lines = [title, head] if qualities else []
-    for name, one in qualities.items():
-        interval = f"{one.low:.2f} to {one.high:.2f}"
-        alignment = "-" if one.alignment is None else f"{one.alignment:.3f}"
-        numbers = f"{one.spearman:6.2f}  {interval:>14}  {alignment:>6}  {one.uniformity:7.3f}"
-        lines.append(f"  {name:<{width}}  {one.pairs:>6}  {numbers}")
-        for part, (pairs, value) in one.subsets.items() if len(one.subsets) > 1 else ():
-            lines.append(f"    {part:<{width - 2}}  {pairs:>6}  {'-' if value is None else f'{value:.2f}':>6}")
-    if scores:
-        lines.append(f"  {'average':<{width}}  {'':>6}  {scores['average']:6.2f}")
-    if mteb:
-        lines.append(table(mteb, f"{model}: MTEB main scores x 100"))
+def _work(sources: Sources) -> Iterator[tuple[str, str, Work]]:
+    """Every set: its name, where it comes from, and what scores a student on it. Reads the files. Raises `Fatal`."""
+    taken = set[str]()
+    for name, where, work in _all_work(sources):
+        name = where if name in taken else name  # two files of one name are told apart by their paths
+        taken.add(name)
+        yield name, where, work
+
+
+def _all_work(sources: Sources) -> Iterator[tuple[str, str, Work]]:
+    if sources.sts:
+        for name, pairs in sts_files(sources.sts).items():
+            yield name, f"{sources.sts / name}{SUFFIX}", partial(_score_pairs, pairs)
+    for name in sources.data:
+        yield name, f"--data {name}", partial(_score_pairs, _pair_set(name))
+    for folder in sources.beir:
+        yield set_name(folder), str(folder), partial(_score_retrieval, read_retrieval(folder, "--beir"))
+    for file in sources.labelled:
+        yield set_name(file), str(file), partial(_score_grouping, read_labelled(file, "--labelled"))
+    for file in sources.pairs:
+        yield set_name(file), str(file), partial(_score_marked_pairs, read_pairs(file, "--pairs"))
+
+
+def _score_pairs(file: StsFile, student: ObservedEncoder) -> Result:
+    quality = measure(student.sentences, file)
+    spearman = Measure(quality.spearman, quality.low, quality.high)
+    return Result(student.name, f"{quality.pairs} pairs", {"": spearman}, quality)
+
+
+def _score_retrieval(given: RetrievalSet, student: ObservedEncoder) -> Result:
+    queries, documents = student.queries(given.queries), student.documents(given.documents)
+    size = f"{len(given.queries)} queries, {len(given.documents)} documents"
+    return Result(student.name, size, human.retrieval(queries, documents, given.relevant))
+
+
+def _score_grouping(given: LabelledSet, student: ObservedEncoder) -> Result:
+    size = f"{len(given.texts)} texts, {len(set(given.labels))} labels"
+    return Result(student.name, size, human.grouping(student.sentences(given.texts), given.labels))
+
+
+def _score_marked_pairs(given: PairSet, student: ObservedEncoder) -> Result:
+    one, other = student.sentences(given.sentence1), student.sentences(given.sentence2)
+    return Result(student.name, f"{len(given.same)} pairs", human.pairs(one, other, given.same))
+
+
+def _lines(result: Result, width: int) -> str:
+    """A set's row, and one for each of its subsets."""
+    numbers = "  ".join(f"{TITLES[key]} {_number(one)}" for key, one in result.measures.items())
+    quality = result.quality
+    if quality is not None:
+        alignment = "-" if quality.alignment is None else f"{quality.alignment:.3f}"
+        numbers += f"  alignment {alignment}  uniformity {quality.uniformity:.3f}"
+    lines = [f"  {result.name:<{width}}  {numbers}  ({result.size})"]
+    subsets = quality.subsets if quality is not None and len(quality.subsets) > 1 else {}
+    for part, (pairs, value) in subsets.items():
+        lines.append(f"    {part:<{width - 2}}  Spearman {'-' if value is None else f'{value:.2f}'}  ({pairs} pairs)")
     return "\n".join(lines)
+
+
+def _number(one: Measure) -> str:
+    return f"{one.value:.2f}" + ("" if one.low is None else f" [{one.low:.2f} to {one.high:.2f}]")
 
 
 def _locate(settings: Settings, model: str) -> str:

@@ -94,9 +94,79 @@ def test_any_file_of_scored_pairs_is_taken(tmp_path: Path, static_student: Path)
 
 def test_what_cannot_be_scored_on_is_said(tmp_path: Path, static_student: Path) -> None:
     for arguments, message in (
-        ((), "name what to score on, with --sts DIR, --data SET or --mteb TASK"),
+        ((), "name what to score on, with --sts DIR, --beir DIR"),
         (("--data", "./none.csv"), "--data: there is no file './none.csv'"),
         (("--data", "nobody/nothing"), "--data: can't get 'nobody/nothing' from the hub"),
         (("--mteb", "STS12"), "--mteb: "),
     ):
         assert message in failure(tmp_path, "evaluate", static_student, *arguments)
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A BEIR folder, labelled texts with and without a header, and marked pairs, of one vocabulary."""
+    folder = tmp_path / "search"
+    (folder / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{n}", "title": f"noun{n}", "text": f"sees the noun{n + 1}"} for n in range(40)]
+    queries = [{"_id": f"q{n}", "text": f"the noun{n}"} for n in range(40)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    qrels = "".join(f"q{n}\td{n}\t1\nq{n}\td{n + 1}\t0\n" for n in range(39))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    lines = "".join(f"noun{n % 3}\tthe noun{n % 3} sees a noun{n}\n" for n in range(3, 30))
+    for name, head in (("intents", ""), ("test", "label\ttext\n")):
+        (tmp_path / f"{name}.tsv").write_text(head + lines)
+    pairs = [pair for pair in make_pairs(60, 1) if pair.score != 0.5]
+    rows = [{"sentence1": pair.sentence1, "sentence2": pair.sentence2, "label": int(pair.score)} for pair in pairs]
+    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_judgements_in_the_forms_that_they_come_in(judged: Path, sts: Path, static_student: Path) -> None:
+    options = ("--sts", sts, "--beir", judged / "search", "--labelled", judged / "intents.tsv")
+    options += ("--labelled", judged / "test.tsv", "--pairs", judged / "marked.jsonl")
+    printed = json.loads(evaluate(judged, static_student, *options, "--json"))
+    assert list(printed) == [
+        "one.test", "two.dev", "search.ndcg@10", "search.recall@10", "search.mrr@10",
+        *(f"{name}.{key}" for name in ("intents", f"{judged.name}.test") for key in ("v", "nearest", "map")),
+        "marked.ap", "average",
+    ]  # fmt: skip
+    assert printed["search.recall@10"] > 90  # a query shares a word with its document
+    assert printed["intents.v"] == printed[f"{judged.name}.test.v"]
+    assert printed["average"] == pytest.approx((printed["one.test"] + printed["two.dev"]) / 2, abs=0.011)
+    details = json.loads(evaluate(judged, static_student, *options, "--json", "--details"))["sets"]
+    assert details["search"]["size"] == "39 queries, 40 documents"
+    assert details["marked"]["ap"]["low"] <= printed["marked.ap"] <= details["marked"]["ap"]["high"]
+    lines = evaluate(judged, static_student, *options).splitlines()
+    assert [line.split()[0] for line in lines[1:7]] == [
+        "one.test", "two.dev", "search", "intents", f"{judged.name}.test", "marked",
+    ]  # fmt: skip
+
+
+def test_a_wrong_judgement_is_said_before_anything_is_encoded(judged: Path, static_student: Path) -> None:
+    (judged / "bare").mkdir()
+    (judged / "lines.tsv").write_text("a\tone text\nno tab\n")
+    (judged / "graded.jsonl").write_text(json.dumps({"sentence1": "a", "sentence2": "b", "score": 0.5}) + "\n")
+    for option, name, message in (
+        ("--beir", "bare", "corpus.jsonl'; a BEIR folder has corpus.jsonl and queries.jsonl"),
+        ("--labelled", "none.tsv", "--labelled: there is no file"),
+        ("--labelled", "lines.tsv", "lines.tsv, line 2: is not label<tab>text"),
+        ("--pairs", "graded.jsonl", "row 1: the label 0.5 is neither 0 nor 1; --data takes scores"),
+    ):
+        assert message in failure(judged, "evaluate", static_student, option, judged / name)
+    (judged / "search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\tyes\n")
+    expected = "test.tsv, row 2: the score 'yes' is not a number"
+    assert expected in failure(judged, "evaluate", static_student, "--beir", judged / "search")
+
+
+@pytest.mark.slow
+def test_what_is_measured_stays_when_a_later_set_fails(judged: Path, sts: Path, static_student: Path) -> None:
+    (judged / "alike.tsv").write_text("a\tone\na\ttwo\n")
+    command = [sys.executable, "-m", "services.trainer", "evaluate", str(static_student), "--json"]
+    command += ["--sts", str(sts), "--labelled", str(judged / "alike.tsv")]
+    environment = os.environ | {"PAIRWRIGHT_HOME": str(judged)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "alike.tsv: no score: all texts have one label" in result.stderr
+    assert [line.split()[0] for line in result.stderr.splitlines()[1:3]] == ["one.test", "two.dev"]
