@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.generation.commands.dataset_card import dataset_card
+from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
 from services.generation.commands.journal import Journal
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
@@ -29,6 +30,10 @@ from shared.settings import Settings, load
 async def main(arguments: Sequence[str]) -> None:
     """Parse, write, print the summary. Raises `Fatal` with one line for whatever a person can mend."""
     options = parse(arguments)
+    if isinstance(options, FilterOptions):
+        counts = filter_pairs(options, load(GenerationSettings).task_dir)
+        print(json.dumps(counts, ensure_ascii=False), file=sys.stdout)
+        return
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
     configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")

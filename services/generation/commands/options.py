@@ -31,14 +31,17 @@ class Options:
     fields: dict[str, Any]
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """The options. Ends the process after `--help` and, with the usage, for options that there aren't."""
+def parse(arguments: Sequence[str]) -> Any:
+    """The options of the command that was named.
+
+    Ends the process after `--help` and, with the usage, for options that there aren't.
+    """
     try:
         options = get_command(app).main(list(_one_by_one(arguments)), prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         sys.stderr.write(f"{PROGRAM}: error: {error.format_message()} See --help.\n")
         sys.exit(error.exit_code)
-    if not isinstance(options, Options):  # the exit status of --help
+    if options is None or isinstance(options, int):  # the exit status of --help
         sys.exit(options)
     return options
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.pairs import prompts
-from services.generation.pairs.filters import ALL, Draft, normalised, reject
+from services.generation.pairs.comparison import normalised
+from services.generation.pairs.filters import ALL, Draft, reject
 from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
@@ -114,7 +115,7 @@ class PairGenerator:
         seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
         pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
         lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, item.number))
-        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
+        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1, task.labels[label].score)
 
     def _keep(
         self, job: Job, result: WorkItemResult, slot: _Slot, seed: int, draft: Draft | None, accepted: list[_Written]
@@ -134,7 +135,13 @@ class PairGenerator:
         return True
 
     async def _draft(
-        self, job: Job, lanes: Sequence[Prompt], seed: int, decoding: Decoding, sentence1: str = ""
+        self,
+        job: Job,
+        lanes: Sequence[Prompt],
+        seed: int,
+        decoding: Decoding,
+        sentence1: str = "",
+        score: float = 1.0,
     ) -> Draft | None:
         """What the engine writes; None if the prompts are too long for it."""
         chat = self._chats(job.plan.prompt_form, lanes[0], bool(sentence1))
@@ -143,8 +150,7 @@ class PairGenerator:
             completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.id))
         except PromptTooLong:
             return None
-        exemplars = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
-        return Draft(completion.text, completion.end, sentence1, exemplars)
+        return Draft(completion.text, completion.end, sentence1, score, lanes[0])
 
     def _chats(self, form: Form, prompt: Prompt, second: bool) -> bool:
         """Whether a prompt is asked as a chat. `auto` was measured on second sentences and is for them alone."""

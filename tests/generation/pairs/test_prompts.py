@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.decoding.tokenizer import cut
-from services.generation.pairs.filters import normalised
+from services.generation.pairs.comparison import normalised
 from services.generation.pairs.generator import sample_seed
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
@@ -96,7 +96,15 @@ def test_unknown_task_lists_the_known() -> None:
         ('guitar." and more', "guitar.", "quote"),
         (" guitar", "guitar", "length"),
         ('"', "", "quote"),
-        ('He said "no"', "He said", "quote"),
+        ('He said "no"', "He said", "inner_quote"),
+        ('The word "', "The word", "inner_quote"),
+        ('A thing ("', "A thing (", "inner_quote"),
+        ('He asked,"', "He asked,", "inner_quote"),
+        ('It is a"b', "It is a", "inner_quote"),
+        ('He left. "', "He left.", "quote"),
+        ("Is it 'so?' \"", "Is it 'so?'", "quote"),
+        ('a search query"', "a search query", "quote"),
+        (' "', "", "quote"),
         ("guitar\n", "guitar", "line_break"),
         ('guitar\r\n."', "guitar", "line_break"),
         ('guitar."\n', "guitar.", "quote"),
