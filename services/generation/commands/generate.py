@@ -32,7 +32,7 @@ async def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     if isinstance(options, FilterOptions):
         counts = filter_pairs(options, load(GenerationSettings).task_dir)
-        print(json.dumps(counts, ensure_ascii=False), file=sys.stdout)
+        sys.stdout.write(json.dumps(counts, ensure_ascii=False) + "\n")
         return
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)

@@ -16,7 +16,7 @@ PAIRS = [
     {"sentence1": "A ship sails.", "sentence2": "The word for it is", "score": 1.0},
     {"sentence1": "A ship sails.", "sentence2": "The company closed one of its banks.", "score": 0.5},
     {"sentence1": "Let the dough rest for an hour.", "sentence2": "The dough rests.", "score": 0.0},
-    {"sentence1": "A ship sails.", "sentence2": "A ship sailed.", "score": 0.25},
+    {"sentence1": "A ship sails.", "sentence2": "A ship sail.", "score": 0.25},
 ]
 
 
