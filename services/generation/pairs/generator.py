@@ -15,7 +15,7 @@ from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, 
 from services.generation.pairs import prompts
 from services.generation.pairs.comparison import normalised
 from services.generation.pairs.filters import ALL, Draft, reject
-from services.generation.pairs.plan import Plan, ResolvedPlan
+from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
 from shared.pairs import Pair, PairRecord, Provenance
@@ -56,6 +56,14 @@ class PairGenerator:
         lanes = sum(1 + len(job.plan.task.labels[label].counter_labels) for label in job.plan.label_names)
         return max(2, 2 * self._engine.capacity // (lanes * job.plan.pairs_per_label))
 
+    def check_form(self, plan: Plan) -> None:
+        """Raises `InvalidPlan` for the chat form with a teacher that has none; while the engine starts nobody knows."""
+        if plan.prompt_form == "chat" and self._engine.state == "ok":
+            try:
+                self._engine.render_chat([{"role": "user", "content": "?"}, {"role": "assistant", "content": '"'}])
+            except NoChatTemplate as error:
+                raise InvalidPlan("prompt_form", str(error)) from None
+
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
         """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
         result = WorkItemResult(sentence1=item.sentence1)
@@ -89,7 +97,7 @@ class PairGenerator:
             reason = _rejection(plan, draft)
             if reason is None and draft is not None:
                 return draft.text
-            result.rejected[reason or "prompt_too_long"] += 1
+            result.reject(reason or "prompt_too_long", draft.text if draft else "")
         return None
 
     def _sentence1_prompt(self, job: Job, number: int) -> Prompt:
@@ -124,7 +132,7 @@ class PairGenerator:
         (label, number), task = slot, job.plan.task
         reason = _rejection(job.plan, draft, label, accepted)
         if reason is not None or draft is None:
-            result.rejected[reason or "prompt_too_long"] += 1
+            result.reject(reason or "prompt_too_long", draft.text if draft else "", label)
             return False
         accepted.append((label, draft.text))
         pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=task.labels[label].score)
