@@ -1,5 +1,6 @@
 """The command's memory: a file beside its output that holds the result of each work item, in order."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -86,7 +87,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk refused is still buffered; every whole line is kept
+            self._file.close()
 
     def _write_line(self, line: str) -> None:
         self._file.write(line + "\n")

@@ -209,10 +209,10 @@ def test_a_journal_of_the_release_before_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    full = open(os.open("/dev/full", os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115 - closing it fails too
-    with pytest.raises(Fatal, match="No space left on device: what was written so far is kept"):
-        Journal(full, []).add(WorkItemResult())
-    full.detach()
+    full = open(os.open("/dev/full", os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115 - the journal closes it
+    message = "No space left on device: what was written so far is kept"
+    with pytest.raises(Fatal, match=message), Journal(full, []) as journal:
+        journal.add(WorkItemResult())
     plan = Plan(pairs=10**15).resolve(load_all_tasks(None))
     with pytest.raises(Fatal, match=r"pairs need about \d+ MB, and \d+ MB are free"):
         Journal.open(tmp_path / "pairs.jsonl", plan, "teacher")

@@ -1,6 +1,8 @@
 """The filters, each by its name, and the original's post-processing: tables and hand-computed cases."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from services.generation.decoding.base import End
 from services.generation.pairs.comparison import has_repetition, main_script, normalised
 from services.generation.pairs.dino_postprocess import dino_dataset, smooth
 from services.generation.pairs.filters import ALL, Draft, reject
+from services.generation.pairs.plan import FILTERS
 from services.generation.pairs.prompts import Exchange, Prompt, lanes_for_sentence2, topical_prompt
 from services.generation.pairs.tasks import TaskSpec, load_all_tasks
 
@@ -234,3 +237,9 @@ def test_the_originals_post_processing() -> None:
     assert all(row["sentence2"] in kept for row in rows)
     assert Counter(row["sentence1"] for row in rows if row["score"] == 0.0) == {f"First {n}.": 2 for n in range(4)}
     assert [smooth(score) for score in (1.0, 0.5, 0.0)] == [0.9, 0.5, 0.1]
+
+
+def test_every_filter_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "filters.md").read_text(encoding="utf-8")
+    table = text.split("\n\n")[2]
+    assert set(FILTERS) <= set(re.findall(r"`(\w+)`", table))

@@ -84,6 +84,17 @@ def test_a_wrong_spec_names_the_place(tmp_path: Path, change: dict[str, object] 
     assert "task.json" in str(error.value)
 
 
+def test_two_tasks_of_one_name_are_an_error_that_names_both(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ORIGINAL | {"task_name": "mine"}))
+    assert load_all_tasks(tmp_path)["mine"].task_name == "mine"
+    (tmp_path / "b.json").write_text(json.dumps(ORIGINAL | {"task_name": "mine"}))
+    with pytest.raises(InvalidTask, match=r"b.json: its task_name 'mine' is that of .*a.json: rename one"):
+        load_all_tasks(tmp_path)
+    (tmp_path / "b.json").write_text(json.dumps(ORIGINAL | {"task_name": "sts"}))
+    with pytest.raises(InvalidTask, match=r"b.json: its task_name 'sts' is that of .*sts.json \(built in\): rename"):
+        load_all_tasks(tmp_path)
+
+
 def test_unknown_task_lists_the_known() -> None:
     with pytest.raises(InvalidPlan, match=r"'nope'; known: nli, paraphrase, .*, sts, topic"):
         Plan(task="nope", num_inputs=1).resolve(load_all_tasks(None))
