@@ -58,7 +58,7 @@ def _languages_of_card(teacher: str) -> frozenset[str]:
         if not isinstance(card, str | Path) or not Path(card).is_file():
             return frozenset()
         languages = ModelCard.load(card).data.language
-    except (OSError, ValueError):
+    except Exception:  # whatever is wrong with it, such a card says nothing
         return frozenset()
     return frozenset([languages] if isinstance(languages, str) else languages or ())
 
