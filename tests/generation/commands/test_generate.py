@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -216,6 +217,29 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     plan = Plan(pairs=10**15).resolve(load_all_tasks(None))
     with pytest.raises(Fatal, match=r"pairs need about \d+ MB, and \d+ MB are free"):
         Journal.open(tmp_path / "pairs.jsonl", plan, "teacher")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_chat_form_needs_a_chat_template_and_rejected_texts_are_written(tiny_teacher: Path, tmp_path: Path) -> None:
+    settings = environment(tmp_path, tiny_teacher, PAIRWRIGHT_GENERATION_ENGINE="transformers")
+    out, rejected, plan = (tmp_path / name for name in ("pairs.jsonl", "rejected.jsonl", "plan.json"))
+    plan.write_text(json.dumps({"inputs": ["Der Zug aus München ist ausgefallen."], "decoding": {"max_tokens": 2}}))
+    arguments = ["--plan", str(plan), "--out", str(out), "--rejected", str(rejected)]
+    refused = generate([*arguments, "--prompt-form", "chat"], settings)
+    assert refused.returncode == 1
+    message = "pairwright generation: --prompt-form: the teacher has no chat template"
+    assert refused.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in refused.stderr
+    out.with_name("pairs.jsonl.journal").unlink()
+
+    done = generate(arguments, settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "warning: the given sentences are in 'de', and the teacher" in done.stderr
+    summary, rows = json.loads(done.stdout), [json.loads(line) for line in rejected.read_text().splitlines()]
+    assert str(rejected) in summary["files"]
+    assert Counter(row["reason"] for row in rows) == summary["rejected_by_reason"]
+    assert {row["sentence1"] for row in rows} == {"Der Zug aus München ist ausgefallen."}
 
 
 class Hub(BaseHTTPRequestHandler):
