@@ -106,12 +106,6 @@ def test_a_language_that_the_teacher_is_not_known_to_write_is_a_warning(
         assert knows_german.post("/generate", json=body).json()["warnings"] == []
 
 
-def test_the_chat_form_without_a_chat_template_is_refused(client: httpx.Client) -> None:
-    answer = client.post("/generate", json={"inputs": SENTENCES, "prompt_form": "chat"})
-    assert answer.status_code == 422
-    assert "prompt_form: the teacher has no chat template" in answer.json()["detail"]
-
-
 def test_a_job_that_is_gone_from_redis_ends_and_stays_gone(
     engine: VllmEngine, own_server: EmbeddedServer, dataset: str
 ) -> None:
