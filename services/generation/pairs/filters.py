@@ -43,11 +43,11 @@ FIELD_NAME = re.compile(
 INSTRUCTION = re.compile(
     r"\bwrite (a|an|one|two|the) (\w+ )?(sentence|question|passage|query|answer)s?\b", re.IGNORECASE
 )
-A_TEXT = r"(sentence|question|quer(y|ie)|passage|answer|paraphrase|example|translation|rewrite|version)s?"
+A_TEXT = r"(sentence|question|quer(y|ie)|passage|paraphrase|translation|rewrite)s?"
 META_TEXT = re.compile(
     rf"\bhere('s| is| are) (a|an|one|two|three|some|the|my|your|another)( \w+){{0,3}} {A_TEXT}\b|"
-    r"^(sure|certainly|of course|absolutely)\b[!,.]? (here|i('| a| wi)|let)|"
-    r"\bhope (this|that|it) helps\b|\blet me know if you\b|"
+    r"\bi('ll| will| can) (write|generate|rephrase|rewrite|paraphrase) "
+    rf"(a|an|the|two|this|that|your|another)( \w+){{0,3}} {A_TEXT}\b|"
     r"\bhier (ist|sind) (ein|zwei|die|der|das|mein|dein)\w*( \w+){0,3} (satz|sätze|saetze|beispiel|frage)\w*|"
     r"\bvoici (une|deux|la|les|un|le)( \w+){0,3} (phrase|exemple|question)s?\b|"
     r"\baquí (tienes|está|hay) (una|dos|la|un|el)( \w+){0,3} (frase|oraci|ejemplo|pregunta)",

@@ -84,6 +84,20 @@ def test_a_wrong_spec_names_the_place(tmp_path: Path, change: dict[str, object] 
     assert "task.json" in str(error.value)
 
 
+def test_built_in_tasks_say_what_the_default_teacher_can_do() -> None:
+    file = Path(__file__).resolve().parents[3] / "experiments" / "results" / "2026-11-27-graded-tasks.jsonl"
+    graded: dict[tuple[str, str], list[bool]] = {}
+    for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        graded.setdefault((row["task"], row["label"]), []).append(row["right"])
+    tasks = load_all_tasks(None)
+    assert set(graded) == {(name, label) for name, task in tasks.items() for label in task.labels}
+    for (name, label), right in graded.items():
+        accuracy = tasks[name].labels[label].label_accuracy
+        assert accuracy == pytest.approx(sum(right) / len(right), abs=0.006)
+        assert (f"'{label}'" in tasks[name].description) == (accuracy < 0.7)
+        assert accuracy >= 0.7 or "use a larger teacher" in tasks[name].description
+
+
 def test_two_tasks_of_one_name_are_an_error_that_names_both(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(ORIGINAL | {"task_name": "mine"}))
     assert load_all_tasks(tmp_path)["mine"].task_name == "mine"
