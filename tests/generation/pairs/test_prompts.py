@@ -93,6 +93,7 @@ def test_built_in_tasks_say_what_the_default_teacher_can_do() -> None:
     assert set(graded) == {(name, label) for name, task in tasks.items() for label in task.labels}
     for (name, label), right in graded.items():
         accuracy = tasks[name].labels[label].label_accuracy
+        assert accuracy is not None
         assert accuracy == pytest.approx(sum(right) / len(right), abs=0.006)
         assert (f"'{label}'" in tasks[name].description) == (accuracy < 0.7)
         assert accuracy >= 0.7 or "use a larger teacher" in tasks[name].description
