@@ -21,6 +21,7 @@ import httpx
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
 from rich.table import Table
 
 from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher, printed_json, run_command, sentences
@@ -33,6 +34,7 @@ from shared.redis import command_client
 from shared.settings import Settings, load
 
 Result = TypeVar("Result")
+REPORT_EVERY_S = 5.0
 QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
 
 
@@ -42,6 +44,7 @@ class Demo:
     def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
         self.stack, self.sentences, self.console = stack, sentences, console
         self.store, self.dataset = ModelStore(settings.models_dir), settings.dataset
+        self._reported, self._reported_at = "", -1e9
         self.generation, self.embedding = (stack.client(service, timeout_s=30) for service in HTTP_SERVICES)
 
     def wait_until_ready(self) -> None:
@@ -50,7 +53,7 @@ class Demo:
         def is_ready() -> bool:
             waiting = {service: self.stack.not_ready(service) for service in HTTP_SERVICES}
             line = "; ".join(f"{service}: {reason}" for service, reason in waiting.items() if reason)
-            status.update(textwrap.shorten(f"starting: {line}", self.console.width - 4, placeholder=" ..."))
+            self._report(status, f"starting: {line}" if line else "started")
             return not line
 
         with self.console.status("starting") as status:
@@ -76,7 +79,7 @@ class Demo:
         def trained_version() -> Manifest | None:
             trainer = asyncio.run(self._trainer_status())
             step = f": step {trainer['step']} of {trainer['steps']}" if trainer.get("steps") else ""
-            status.update(f"trainer: {trainer.get('state', 'no word yet')}{step}")
+            self._report(status, f"trainer: {trainer.get('state', 'no word yet')}{step}")
             current = self.store.current()
             manifest = self.store.manifest(current) if current else None
             return manifest if manifest is not None and manifest.round > 0 else None
@@ -103,6 +106,14 @@ class Demo:
             for rank, (cosine, sentence) in enumerate(heapq.nlargest(2, zip(cosines, self.sentences, strict=True))):
                 table.add_row(query if rank == 0 else "", sentence, f"{cosine:.2f}", end_section=rank == 1)
         self.console.print(table)
+
+    def _report(self, status: Status, text: str) -> None:
+        """Show what goes on: in one line that changes, or, at no terminal, as a new line every few seconds."""
+        status.update(textwrap.shorten(text, self.console.width - 4, placeholder=" ..."))
+        now = time.monotonic()
+        if not self.console.is_terminal and text != self._reported and now - self._reported_at >= REPORT_EVERY_S:
+            self._reported, self._reported_at = text, now
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def _follow(self, url: str, progress: Progress) -> dict[str, Any] | None:
         """Follow the job's server-sent events. The job at its end; None when the connection is lost before."""

@@ -49,6 +49,9 @@ def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     assert VERSION_ID.match(result["version"])
     assert set(result["seconds"]) == {"setup", "generate", "train", "swap"}
     assert set(result["sts_before"]) == set(result["sts_after"]) == {"tiny.test", "average"}
+    # At no terminal too it says what goes on.
+    assert lines[0].startswith("starting: ")
+    assert any(line.startswith("trainer: ") for line in lines)
     assert "Nearest sentences" in done.stdout
     assert "/docs" in done.stdout
 

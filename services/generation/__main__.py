@@ -69,7 +69,7 @@ def assemble(
     context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
-    return create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry), scheduler
+    return create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher), scheduler
 
 
 async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:

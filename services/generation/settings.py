@@ -40,6 +40,9 @@ class GenerationSettings(BaseSettings):
     port: Port = PORTS["generation"]
     task_dir: Path | None = None
     """A folder of task specs (*.json) beside the built-in ones."""
+    teacher_languages: str | None = None
+    """Languages that the teacher writes, as ISO 639-1 codes (`en,de`); a job in another one carries a warning. Left
+    out: what its model card says, else `en`."""
 
     max_pairs_per_job: Annotated[int, Field(ge=1)] = 100_000
     max_open_jobs: Annotated[int, Field(ge=1)] = 100

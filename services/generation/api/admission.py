@@ -1,10 +1,12 @@
 """Admission: takes requests for jobs and refuses at once what could not be done."""
 
+import asyncio
 import re
 
 from services.generation.jobs.scheduler import JobScheduler, KeyReused
 from services.generation.jobs.status import Status
 from services.generation.jobs.store import TooManyJobs
+from services.generation.pairs.languages import language_warning, teacher_languages
 from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.tasks import Tasks
 from services.generation.settings import GenerationSettings
@@ -14,8 +16,9 @@ from shared.http.problems import Problem
 class JobAdmission:
     """Checks plans against this service's tasks and limits."""
 
-    def __init__(self, scheduler: JobScheduler, tasks: Tasks, settings: GenerationSettings) -> None:
-        self.scheduler, self.store = scheduler, scheduler.store
+    def __init__(self, scheduler: JobScheduler, tasks: Tasks, settings: GenerationSettings, teacher: str) -> None:
+        self.scheduler, self.store, self._teacher = scheduler, scheduler.store, teacher
+        self._languages = teacher_languages(settings.teacher_languages, teacher)
         self._stream, self._tasks, self._settings = scheduler.stream, tasks, settings
 
     async def submit(self, plan: Plan, key: str | None, request_id: str | None = None) -> Status:
@@ -26,10 +29,12 @@ class JobAdmission:
             if requested > limit:
                 field = "pairs" if plan.pairs is not None else "pairs_per_label"
                 raise _invalid(field, f"this asks for {requested} pairs; a job may ask for {limit}")
-            # Half of the stream is kept for the jobs that run already.
-            if await self._stream.backlog() >= max(1, self._stream.limit // 2):
+            self.scheduler.generator.check_form(resolved)
+            # Half of the stream is kept for the jobs that run already; a dry run puts nothing into it.
+            if not plan.dry_run and await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
-            return await self.scheduler.submit(resolved, key, request_id)
+            warning = await asyncio.to_thread(language_warning, resolved, self._languages, self._teacher)
+            return await self.scheduler.submit(resolved, key, request_id, [warning] if warning else [])
         except InvalidPlan as error:
             raise _invalid(error.field, error.message) from None
         except TooManyJobs:

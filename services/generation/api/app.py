@@ -34,6 +34,7 @@ def create_generation_app(
     settings: GenerationSettings,
     keys: tuple[str, ...],
     registry: CollectorRegistry,
+    teacher: str = "default",
 ) -> FastAPI:
     """The app; the parts are started and stopped by the caller."""
 
@@ -53,7 +54,7 @@ def create_generation_app(
         max_body_bytes=settings.max_body_bytes,
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
-    admission = JobAdmission(scheduler, tasks, settings)
+    admission = JobAdmission(scheduler, tasks, settings, teacher)
     _add_job_routes(app, admission)
     app.include_router(streaming.router(admission))
 

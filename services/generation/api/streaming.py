@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from services.generation.api.admission import JobAdmission
 from services.generation.jobs.status import Status
 from services.generation.pairs.dino_postprocess import dino_dataset
-from services.generation.pairs.work_item import public_pairs
+from services.generation.pairs.work_item import public_pairs, public_rejected
 from shared.http.problems import Problem
 
 POLL_S = 0.5
@@ -43,6 +43,22 @@ def router(admission: JobAdmission) -> APIRouter:
         plan = await store.plan(job.id)
         finished = dino_dataset([pair async for pair in pairs], plan.seed if plan else 42)
         return StreamingResponse(map(_line, finished), media_type=JSON_LINES)
+
+    @routes.get(
+        "/jobs/{job_id}/rejected",
+        summary="Rejected sentences with their reasons, as JSON Lines: the first 100 of each reason",
+    )
+    async def rejected(
+        job: Annotated[Status, Depends(admission.job)],
+        reason: Annotated[str | None, Query(description="Only those of this filter")] = None,
+    ) -> StreamingResponse:
+        lines = (
+            _line(row)
+            async for result in store.results(job.id)
+            for row in public_rejected([result])
+            if reason in (None, row["reason"])
+        )
+        return StreamingResponse(lines, media_type=JSON_LINES)
 
     @routes.get(
         "/jobs/{job_id}/events",

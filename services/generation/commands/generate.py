@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.generation.commands.dataset_card import dataset_card
+from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
 from services.generation.commands.journal import Journal
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
@@ -18,8 +19,9 @@ from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
-from services.generation.pairs.plan import ResolvedPlan
-from services.generation.pairs.work_item import WorkItemResult, public_pairs
+from services.generation.pairs.languages import language_warning, teacher_languages
+from services.generation.pairs.plan import InvalidPlan, ResolvedPlan
+from services.generation.pairs.work_item import public_pairs, public_rejected
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal, first_line
 from shared.process import claim_stdout, configure_logging
@@ -29,6 +31,10 @@ from shared.settings import Settings, load
 async def main(arguments: Sequence[str]) -> None:
     """Parse, write, print the summary. Raises `Fatal` with one line for whatever a person can mend."""
     options = parse(arguments)
+    if isinstance(options, FilterOptions):
+        counts = filter_pairs(options, load(GenerationSettings).task_dir)
+        sys.stdout.write(json.dumps(counts, ensure_ascii=False) + "\n")
+        return
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
     configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")
@@ -38,15 +44,27 @@ async def main(arguments: Sequence[str]) -> None:
         for result in journal.results:
             progress.record(result)
         if not progress.done:
+            languages = teacher_languages(own.teacher_languages, common.teacher)
+            if warning := language_warning(plan, languages, common.teacher):
+                sys.stderr.write(f"warning: {warning}\n")
             engine = await make_engine(common, own)
             sys.stderr.write("starting the engine ...\n")
             await start_engine(engine)
             try:
+                generator = PairGenerator(engine)
+                generator.check_form(plan)
                 job = Job(plan, dataset=common.dataset, teacher=common.teacher)
-                await write(job, progress, PairGenerator(engine), journal, with_bar=common.log_format == "human")
+                await write(job, progress, generator, journal, with_bar=common.log_format == "human")
+            except InvalidPlan as error:
+                raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
             finally:
                 engine.stop()
-    print(json.dumps(_finish(options, common, plan, progress, journal)), file=stdout, flush=True)
+    try:
+        summary = _finish(options, common, plan, progress, journal)
+    except OSError as error:
+        advice = "the journal keeps all pairs; the same command writes the files"
+        raise Fatal(f"--out: {error.filename or options.out}: {error.strerror}: {advice}") from None
+    print(json.dumps(summary), file=stdout, flush=True)
 
 
 def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
@@ -54,6 +72,8 @@ def prepare(options: Options, common: Settings, own: GenerationSettings) -> tupl
     plan = make_plan(options, own.task_dir)
     if options.push_to_hub and not huggingface_hub.get_token():  # better before hours of work than after
         raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
+    if options.rejected is not None and not options.rejected.resolve().parent.is_dir():
+        raise Fatal(f"--rejected: there is no folder {options.rejected.parent}")
     return plan, Journal.open(options.out, plan, common.teacher)
 
 
@@ -68,21 +88,13 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
         try:
             while not progress.done:
                 for result in await writer.take(1):
-                    result = _answered(result.without_surplus(progress.room), hashes)
+                    result = result.without_surplus(progress.room).without_known(hashes)
+                    result = result.with_few_texts(progress.rejected)
                     journal.add(result)
                     progress.record(result)
                 bar.update(bar_task, completed=progress.accepted.total(), rejected=progress.rejected.total())
         finally:
             await writer.stop()
-
-
-def _answered(result: WorkItemResult, hashes: set[str]) -> WorkItemResult:
-    """The result as the pair stream would answer it: a pair of `hashes`, all pairs so far, is a duplicate."""
-    answers: list[bool | None] = []
-    for record in result.pairs.values():
-        answers.append(record.pair.content_hash not in hashes)
-        hashes.add(record.pair.content_hash)
-    return result.with_answers(iter(answers))
 
 
 def _finish(
@@ -93,6 +105,7 @@ def _finish(
     files = [_write_lines(out, pairs)]
     if plan.preset == "dino":
         files.append(_write_lines(out.with_suffix(f".postprocessed{out.suffix}"), dino_dataset(pairs, plan.seed)))
+    rejected = [] if options.rejected is None else [_write_lines(options.rejected, public_rejected(journal.results))]
     card, names = out.with_suffix(".card.md"), [file.name for file in files]
     card.write_text(dataset_card(plan, progress, common.teacher, names, pairs), encoding="utf-8")
     if options.push_to_hub:
@@ -104,7 +117,7 @@ def _finish(
         "accepted_by_label": dict(progress.accepted),
         "rejected_by_reason": dict(progress.rejected),
         "samples": progress.samples,
-        "files": [str(file) for file in (*files, card)],
+        "files": [str(file) for file in (*files, card, *rejected)],
     }
 
 

@@ -1,17 +1,39 @@
 """The command's memory: a file beside its output that holds the result of each work item, in order."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 from itertools import takewhile
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from pydantic import ValidationError
 
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
 from shared.errors import Fatal
+
+PLAN_VERSION = 1
+"""Raise it when a plan of the same fields comes to mean other pairs: journals of before are then left alone."""
+BYTES_PER_PAIR = 500
+"""About what a pair takes in the journal and the output together."""
+
+
+def plan_hash(plan: ResolvedPlan) -> str:
+    """Identifies what a plan asks for. Fields at their defaults don't count: a new one changes no plan of before."""
+    described: Any = {"description": True, "labels": {"__all__": {"label_accuracy"}}}
+    fields = plan.model_dump_json(exclude_defaults=True, exclude={"dry_run": True, "task": described})
+    return hashlib.sha256(fields.encode()).hexdigest()
+
+
+def _check_space(out: Path, plan: ResolvedPlan) -> None:
+    """Raises `Fatal` for a disk that can't hold the pairs: better before the work than after it."""
+    needed, free = plan.pairs_requested * BYTES_PER_PAIR, shutil.disk_usage(out.parent).free
+    if free < needed:
+        message = f"{plan.pairs_requested} pairs need about {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
+        raise Fatal(f"--out: {out.parent}: {message}")
 
 
 class Journal:
@@ -28,16 +50,19 @@ class Journal:
         Raises `Fatal` if it belongs to another plan, teacher or program, or can't be written.
         """
         path = out.with_name(out.name + ".journal")
-        header = {"plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest(), "teacher": teacher}
+        header = {"version": PLAN_VERSION, "plan": plan_hash(plan), "teacher": teacher}
+        if out.is_dir():
+            raise Fatal(f"--out: {out} is a folder; name a file")
         try:
             if not path.exists():
                 out.parent.mkdir(parents=True, exist_ok=True)
+                _check_space(out, plan)
                 journal = cls(path.open("x", encoding="utf-8"), [])
                 journal._write_line(json.dumps(header))
                 return journal
             with path.open("rb") as file:
                 lines = list(takewhile(_is_whole, file))
-            difference = _difference(lines[0] if lines else b"null", header)
+            difference = _difference(lines[0] if lines else b"null", header, _old_header(plan, teacher))
             if difference is None:
                 results = [WorkItemResult.model_validate_json(line) for line in lines[1:]]
                 os.truncate(path, sum(map(len, lines)))
@@ -50,15 +75,20 @@ class Journal:
         raise Fatal(f"--out: {path} was begun with another {difference}: {advice}")
 
     def add(self, result: WorkItemResult) -> None:
-        """Keep a result, durably."""
+        """Keep a result, durably. Raises `Fatal`; what was kept before stays."""
+        try:
+            self._write_line(result.to_json())
+        except OSError as error:
+            advice = "what was written so far is kept; the same command goes on from there"
+            raise Fatal(f"--out: {self._file.name}: {error.strerror}: {advice}") from None
         self.results.append(result)
-        self._write_line(result.to_json())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk refused is still buffered; every whole line is kept
+            self._file.close()
 
     def _write_line(self, line: str) -> None:
         self._file.write(line + "\n")
@@ -74,10 +104,17 @@ def _is_whole(line: bytes) -> bool:
     return line.endswith(b"\n")
 
 
-def _difference(line: bytes, header: dict[str, str]) -> str | None:
+def _old_header(plan: ResolvedPlan, teacher: str) -> dict[str, Any]:
+    """The header of a journal of 0.1, which hashed every field."""  # retired: remove in 0.3
+    new: Any = {"labels": {"__all__": {"label_accuracy"}}}
+    fields = plan.model_dump_json(exclude={"dry_run": True, "task": new, "sentence1_task": new})
+    return {"plan": hashlib.sha256(fields.encode()).hexdigest(), "teacher": teacher}
+
+
+def _difference(line: bytes, header: dict[str, Any], old_header: dict[str, Any]) -> str | None:
     """Which parts of a journal's first line are not those of `header`; None if all are."""
     begun = json.loads(line)
-    if begun == header:
+    if begun in (header, old_header):
         return None
     names = header if isinstance(begun, dict) else ()
     return " and ".join(name for name in names if begun.get(name) != header[name]) or "program"

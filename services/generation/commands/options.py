@@ -26,19 +26,23 @@ class Options:
 
     out: Path
     push_to_hub: str | None
+    rejected: Path | None
     plan: Path | None
     inputs: Path | None
     fields: dict[str, Any]
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """The options. Ends the process after `--help` and, with the usage, for options that there aren't."""
+def parse(arguments: Sequence[str]) -> Any:
+    """The options of the command that was named.
+
+    Ends the process after `--help` and, with the usage, for options that there aren't.
+    """
     try:
         options = get_command(app).main(list(_one_by_one(arguments)), prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         sys.stderr.write(f"{PROGRAM}: error: {error.format_message()} See --help.\n")
         sys.exit(error.exit_code)
-    if not isinstance(options, Options):  # the exit status of --help
+    if options is None or isinstance(options, int):  # the exit status of --help
         sys.exit(options)
     return options
 
@@ -59,7 +63,7 @@ def _program() -> None:
     """Without a command: serve HTTP."""
 
 
-def _option(metavar: str, text: str | None = None) -> Any:
+def _option(metavar: str | None, text: str) -> Any:
     return typer.Option(metavar=metavar, help=text)
 
 
@@ -70,15 +74,22 @@ def generate(
     inputs: Annotated[Path | None, _option("FILE", "first sentences: one a line, or *.jsonl with sentence1")] = None,
     num_inputs: Annotated[int | None, _option("N", "the teacher writes so many first sentences")] = None,
     pairs: Annotated[int | None, _option("N", "accepted pairs wanted for each label in all")] = None,
-    preset: Preset | None = None,
-    labels: Annotated[list[str] | None, _option("LABEL...")] = None,
+    preset: Annotated[
+        Preset | None, _option(None, "where the defaults come from: default is ours, dino the original's")
+    ] = None,
+    labels: Annotated[list[str] | None, _option("LABEL...", "some of the task's labels; default all")] = None,
     pairs_per_label: Annotated[int | None, _option("N", "for each first sentence")] = None,
-    attempts: Annotated[int | None, _option("N")] = None,
-    exemplars: Annotated[int | None, _option("N")] = None,
-    prompt_form: Form | None = None,
+    attempts: Annotated[int | None, _option("N", "how often a pair is tried before it is given up")] = None,
+    exemplars: Annotated[int | None, _option("N", "how many of a label's exemplars a prompt shows")] = None,
+    prompt_form: Annotated[
+        Form | None, _option(None, "chat uses the teacher's chat template; auto, if it has one, for second sentences")
+    ] = None,
     sentence1_task: Annotated[str | None, _option("NAME", "a task without <X1>, as the original's sts-x1")] = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, _option("N", "the same seed, plan and teacher write the same pairs")] = None,
     plan: Annotated[Path | None, _option("FILE", "more fields, as the body of POST /generate")] = None,
+    rejected: Annotated[
+        Path | None, _option("FILE", "rejected sentences with reasons, 100 of each, as JSON Lines")
+    ] = None,
     push_to_hub: Annotated[str | None, _option("REPO", "upload file and card to this dataset repository")] = None,
 ) -> Options:
     """Write labelled pairs into a file, with a journal, a dataset card and a progress bar beside it.
@@ -87,7 +98,7 @@ def generate(
     """
     fields = {name: value for name, value in locals().items() if name in Plan.model_fields and value is not None}
     fields.pop("inputs", None)
-    return Options(out, push_to_hub, plan, inputs, fields)
+    return Options(out, push_to_hub, rejected, plan, inputs, fields)
 
 
 def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Protocol, TypedDict
 from pydantic import BaseModel, Field
 
 LineBreaks = Literal["ban", "reject"]
-End = Literal["quote", "line_break", "length"]
+End = Literal["quote", "inner_quote", "line_break", "length"]
 
 
 class Decoding(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True):
@@ -46,7 +46,8 @@ class Completion:
 
     text: str
     end: End
-    """`length` if `max_tokens` came before the closing quote, `line_break` if a line break did."""
+    """`length` if `max_tokens` came before the closing quote, `line_break` if a line break did, `inner_quote` if the
+    quote opened a quotation inside the sentence."""
     tokens: int
 
 

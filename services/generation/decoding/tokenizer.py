@@ -22,6 +22,9 @@ from services.generation.decoding.base import (
 )
 
 QUOTE = '"'
+SENTENCE_END = re.compile(r"(^|[.!?…。！？।॥؟۔]['’”»)\]]*)\s*$")
+OPENS_INSIDE = re.compile(r"[\s(\[{=–—:,;]$")
+"""What stands before a quote that opens a quotation; a sentence that ends so has not ended."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,15 @@ def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
 
 
 def cut(text: str) -> tuple[str, End]:
-    """The sentence without blanks at its ends, and what ended it: whichever comes first of a quote and a line break."""
-    sentence, quote, _ = text.partition(QUOTE)
+    """The sentence without blanks at its ends, and what ended it: whichever comes first of a quote and a line break.
+
+    A quote after a blank or an opening bracket, in mid-sentence, opens a quotation; so does one with a letter after it.
+    """
+    sentence, quote, after = text.partition(QUOTE)
     line, *more = re.split(r"[\n\r]", sentence, maxsplit=1)
     if more:
         return line.strip(), "line_break"
-    return sentence.strip(), "quote" if quote else "length"
+    if not quote:
+        return sentence.strip(), "length"
+    is_inside = not SENTENCE_END.search(sentence) and bool(OPENS_INSIDE.search(sentence) or after[:1].isalnum())
+    return sentence.strip(), "inner_quote" if is_inside else "quote"

@@ -8,11 +8,13 @@ import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 
 from redis.exceptions import RedisError
 
 from services.generation.decoding.base import EngineDead
 from services.generation.jobs.status import Status
+from services.generation.jobs.store import JobGone
 from services.generation.jobs.worker import JobContext, JobWorker, LeaseLost, first_error
 from services.generation.pairs.plan import ResolvedPlan
 from shared import tracing
@@ -38,7 +40,7 @@ class JobScheduler:
 
     def __init__(self, context: JobContext, heartbeats: Heartbeats, *, max_open: int, max_running: int) -> None:
         self._context, self._heartbeats = context, heartbeats
-        self.store, self.stream = context.store, context.stream
+        self.store, self.stream, self.generator = context.store, context.stream, context.generator
         self._max_open, self._max_running = max_open, max_running
         context.metrics.backlog_limit.set(context.stream.limit)
         self._owner = uuid.uuid4().hex
@@ -51,9 +53,12 @@ class JobScheduler:
         """Of the dataset, when last looked at."""
         self.engine_died = asyncio.Event()
 
-    async def submit(self, plan: ResolvedPlan, key: str | None, request_id: str | None = None) -> Status:
+    async def submit(
+        self, plan: ResolvedPlan, key: str | None, request_id: str | None = None, warnings: Sequence[str] = ()
+    ) -> Status:
         """A durable, queued job; the same one for the same key. Raises `TooManyJobs`, `KeyReused` or redis errors."""
         status = Status("", task=plan.task.task_name, preset=plan.preset, requested=plan.pairs_requested)
+        status.dry_run, status.warnings = plan.dry_run, list(warnings)
         status.request_id, status.traceparent = request_id, tracing.traceparent()
         status.id, new = await self.store.create(plan, status, key, self._max_open)
         if not new and await self.store.plan(status.id) != plan:
@@ -165,6 +170,8 @@ class JobScheduler:
             except* EngineDead as group:
                 log.error("job %s waits for another engine: %s", job.id, first_error(group))
                 self.engine_died.set()
+            except* JobGone:
+                log.error("job %s is gone from Redis, which was emptied or restored: its work ends", job.id)
             except* LeaseLost:
                 log.warning("job %s is left to whoever holds its lease", job.id)
 

@@ -22,9 +22,11 @@ class Status:
     state: State = "queued"
     task: str = ""
     preset: str = "default"
+    dry_run: bool = False
+    """Its pairs are shown and go nowhere."""
     requested: int = 0
     accepted: Counter[str] = field(default_factory=Counter)
-    """Pairs in the stream, by label."""
+    """Pairs in the stream, by label; of a dry run, those that are shown."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Samples thrown away, by reason."""
     samples: int = 0
@@ -40,6 +42,8 @@ class Status:
     waiting_for: str | None = None
     """Why a running job makes no progress just now."""
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What may spoil its pairs, known before it began."""
     request_id: str | None = None
     """Of the request that made it."""
     traceparent: str | None = None
@@ -59,7 +63,7 @@ class Status:
         """The job resource of the API."""
         accepted, rate = self.accepted.total(), self.pairs_per_second
         return {
-            **{name: getattr(self, name) for name in ("id", "state", "task", "preset", "requested")},
+            **{name: getattr(self, name) for name in ("id", "state", "task", "preset", "dry_run", "requested")},
             "accepted": accepted,
             "accepted_by_label": dict(sorted(self.accepted.items())),
             "rejected": self.rejected.total(),
@@ -75,6 +79,7 @@ class Status:
             "eta_seconds": round((self.requested - accepted) / rate, 1) if rate and self.state == "running" else None,
             "waiting_for": self.waiting_for,
             "error": self.error,
+            "warnings": self.warnings,
             "fault": self.error,  # retired: remove in 0.3
         }
 

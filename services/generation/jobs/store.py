@@ -45,7 +45,9 @@ return 1
 """
 
 # A finished job stays as it is: a call that was given up while it was on its way may arrive after the job's end.
+# One that is gone (-1) was deleted with its plan by somebody else: nothing may bring back a part of it.
 UNLESS_FINISHED = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 local finished = {['"complete"'] = 1, ['"exhausted"'] = 1, ['"failed"'] = 1, ['"cancelled"'] = 1}
 if finished[redis.call('HGET', KEYS[1], 'state') or ''] then return 0 end
 """
@@ -75,6 +77,10 @@ return 1
 
 class TooManyJobs(Exception):
     """As many jobs are open as may be."""
+
+
+class JobGone(Exception):
+    """Redis has no such job any more: somebody has emptied it, or it was restored from an older copy."""
 
 
 class JobStore:
@@ -132,14 +138,25 @@ class JobStore:
         await self._redis.set(self._key(id_, "cancel"), "1", ex=self._keep_s)
 
     async def cancel_requested(self, id_: str) -> bool:
-        """Whether somebody wants the job to end."""
-        return bool(await self._redis.exists(self._key(id_, "cancel")))
+        """Whether somebody wants the job to end. Raises `JobGone`."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.exists(self._key(id_))
+            pipeline.exists(self._key(id_, "cancel"))
+            is_there, is_cancelled = await pipeline.execute()
+        if not is_there:
+            raise JobGone(id_)
+        return bool(is_cancelled)
 
     async def save(self, status: Status) -> None:
-        """Write the status, unless the job is finished; a finished one leaves the open set and expires later."""
+        """Write the status, unless the job is finished; a finished one leaves the open set and expires later.
+
+        Raises `JobGone`.
+        """
         parts = ("plan", "records", *WHILE_OPEN)
         keys = [self._key(status.id), self._open, *(self._key(status.id, part) for part in parts)]
-        await self._save(keys=keys, args=[status.id, self._keep_s if status.done else 0, *status.fields()])
+        seconds = self._keep_s if status.done else 0
+        if int(await self._save(keys=keys, args=[status.id, seconds, *status.fields()])) < 0:
+            raise JobGone(status.id)
 
     def lease(self, id_: str, owner: str) -> Lease:
         """The right to work on a job, not yet taken."""
@@ -152,10 +169,13 @@ class JobStore:
 
     async def record(self, status: Status, first: int, results: Sequence[WorkItemResult]) -> bool:
         """Enter the results of work items `first` and following, with the status after them. False, and nothing done,
-        if those places are taken or the job is finished."""
+        if those places are taken or the job is finished. Raises `JobGone`."""
         keys = [self._key(status.id), self._key(status.id, "records")]
         arguments: list[str | int] = [first, len(results), *(result.to_json() for result in results)]
-        return bool(await self._record(keys=keys, args=[*arguments, *status.fields()]))
+        answer = int(await self._record(keys=keys, args=[*arguments, *status.fields()]))
+        if answer < 0:
+            raise JobGone(status.id)
+        return bool(answer)
 
     async def results(self, id_: str, first: int = 0) -> AsyncIterator[WorkItemResult]:
         """What became of the work items, from `first` on, in order."""

@@ -14,7 +14,7 @@ from services.generation.decoding.base import EngineDead
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.status import State, Status
-from services.generation.jobs.store import JobStore
+from services.generation.jobs.store import JobGone, JobStore
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
@@ -64,17 +64,20 @@ class JobWorker:
         self._context, self._store = context, context.store
         self._job = Job(plan, status.id, context.dataset, context.teacher)
         self._progress = JobProgress(plan)
+        self._hashes: set[str] = set()
+        """Of a dry run: the content hashes of its pairs so far."""
         self._cancel_requested, self._asked_at = False, -1e9
         self._pairs_recorded: deque[tuple[float, int]] = deque()
 
     async def run(self) -> None:
-        """Work until the job is finished. Raises `EngineDead` or `LeaseLost`, in a group; any other error fails it."""
+        """Work until the job is finished. Raises `EngineDead`, `LeaseLost` or `JobGone`, in a group; any other error
+        fails it."""
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self._keep_lease())
                 await self._work()
                 keeping.cancel()
-        except* (EngineDead, LeaseLost):
+        except* (EngineDead, LeaseLost, JobGone):
             raise
         except* Exception as group_of_errors:
             error = first_error(group_of_errors)
@@ -120,6 +123,8 @@ class JobWorker:
 
         for result in await self._retry_until_up(read):
             self._progress.record(result)
+            if self._job.plan.dry_run:
+                self._hashes.update(record.pair.content_hash for record in result.pairs.values())
         self.status.update(self._progress)
         self.status.state, self.status.started = "running", self.status.started or time.time()
         await self._save()
@@ -144,7 +149,8 @@ class JobWorker:
             if self._progress.done:
                 break
             kept = [result.without_surplus(self._progress.room) for result in results[start : start + step]]
-            for result in await self._offer(kept):
+            for answered in await self._offer(kept):
+                result = answered.with_few_texts(self._progress.rejected)
                 self._progress.record(result)
                 recorded.append(result)
         self._update_rate(recorded)
@@ -154,11 +160,14 @@ class JobWorker:
             # Another service went on meanwhile, or the reply to our own call was lost: begin again with what Redis has.
             raise LeaseLost
         for result in recorded:
-            self._context.metrics.count_work_item(self.status.task, result.accepted, result.rejected)
+            accepted = {} if self._job.plan.dry_run else result.accepted
+            self._context.metrics.count_work_item(self.status.task, accepted, result.rejected)
         await self._on_change()
 
     async def _offer(self, results: Sequence[WorkItemResult]) -> list[WorkItemResult]:
-        """The next items' results, once the stream has accepted or refused each of their pairs."""
+        """The next items' results, once the stream has accepted or refused each of their pairs; a dry run's at once."""
+        if self._job.plan.dry_run:
+            return [result.without_known(self._hashes) for result in results]
         offers = [
             Offer(record, f"{self.status.id}/{index}/{slot}")
             for index, result in enumerate(results, self._progress.recorded)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.pairs import prompts
-from services.generation.pairs.filters import ALL, Draft, normalised, reject
-from services.generation.pairs.plan import Plan, ResolvedPlan
+from services.generation.pairs.comparison import normalised
+from services.generation.pairs.filters import ALL, Draft, reject
+from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
 from shared.pairs import Pair, PairRecord, Provenance
@@ -55,6 +56,14 @@ class PairGenerator:
         lanes = sum(1 + len(job.plan.task.labels[label].counter_labels) for label in job.plan.label_names)
         return max(2, 2 * self._engine.capacity // (lanes * job.plan.pairs_per_label))
 
+    def check_form(self, plan: Plan) -> None:
+        """Raises `InvalidPlan` for the chat form with a teacher that has none; while the engine starts nobody knows."""
+        if plan.prompt_form == "chat" and self._engine.state == "ok":
+            try:
+                self._engine.render_chat([{"role": "user", "content": "?"}, {"role": "assistant", "content": '"'}])
+            except NoChatTemplate as error:
+                raise InvalidPlan("prompt_form", str(error)) from None
+
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
         """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
         result = WorkItemResult(sentence1=item.sentence1)
@@ -88,7 +97,7 @@ class PairGenerator:
             reason = _rejection(plan, draft)
             if reason is None and draft is not None:
                 return draft.text
-            result.rejected[reason or "prompt_too_long"] += 1
+            result.reject(reason or "prompt_too_long", draft.text if draft else "")
         return None
 
     def _sentence1_prompt(self, job: Job, number: int) -> Prompt:
@@ -114,7 +123,7 @@ class PairGenerator:
         seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
         pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
         lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, item.number))
-        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1)
+        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1, task.labels[label].score)
 
     def _keep(
         self, job: Job, result: WorkItemResult, slot: _Slot, seed: int, draft: Draft | None, accepted: list[_Written]
@@ -123,7 +132,7 @@ class PairGenerator:
         (label, number), task = slot, job.plan.task
         reason = _rejection(job.plan, draft, label, accepted)
         if reason is not None or draft is None:
-            result.rejected[reason or "prompt_too_long"] += 1
+            result.reject(reason or "prompt_too_long", draft.text if draft else "", label)
             return False
         accepted.append((label, draft.text))
         pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=task.labels[label].score)
@@ -134,7 +143,13 @@ class PairGenerator:
         return True
 
     async def _draft(
-        self, job: Job, lanes: Sequence[Prompt], seed: int, decoding: Decoding, sentence1: str = ""
+        self,
+        job: Job,
+        lanes: Sequence[Prompt],
+        seed: int,
+        decoding: Decoding,
+        sentence1: str = "",
+        score: float = 1.0,
     ) -> Draft | None:
         """What the engine writes; None if the prompts are too long for it."""
         chat = self._chats(job.plan.prompt_form, lanes[0], bool(sentence1))
@@ -143,8 +158,7 @@ class PairGenerator:
             completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.id))
         except PromptTooLong:
             return None
-        exemplars = frozenset(normalised(sentence) for sentence in lanes[0].sentences)
-        return Draft(completion.text, completion.end, sentence1, exemplars)
+        return Draft(completion.text, completion.end, sentence1, score, lanes[0])
 
     def _chats(self, form: Form, prompt: Prompt, second: bool) -> bool:
         """Whether a prompt is asked as a chat. `auto` was measured on second sentences and is for them alone."""

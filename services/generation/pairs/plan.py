@@ -106,6 +106,8 @@ class Plan(BaseModel):
     sentence1_decoding: Decoding = Decoding(top_k=0)
     """For first sentences."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    dry_run: bool = False
+    """A preview: the pairs are shown with the job and go nowhere, neither into the stream nor to the trainer."""
 
     @model_validator(mode="before")
     @classmethod

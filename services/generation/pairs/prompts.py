@@ -20,6 +20,8 @@ class Exchange(NamedTuple):
 
     instruction: str
     sentence: str = ""
+    sentence1: str = ""
+    """The first sentence that the instruction was filled in with, if it was."""
 
 
 class Prompt(NamedTuple):
@@ -46,9 +48,15 @@ class Prompt(NamedTuple):
         return turns
 
     @property
-    def sentences(self) -> tuple[str, ...]:
-        """The exemplars' sentences, which the teacher must not repeat."""
-        return tuple(one.sentence for one in self.exchanges if one.sentence)
+    def exemplars(self) -> tuple[Exchange, ...]:
+        """All exchanges but the last, which is still to answer."""
+        return self.exchanges[:-1]
+
+    @property
+    def bare_instruction(self) -> str:
+        """The instruction to follow, without the first sentence in it."""
+        last = self.exchanges[-1]
+        return last.instruction.replace(in_quotes(last.sentence1), "") if last.sentence1 else last.instruction
 
 
 def lanes_for_sentence2(
@@ -88,7 +96,7 @@ def _exemplars(label: Label, places: Sequence[int]) -> list[Exchange]:
 
 
 def _exchange(label: Label, sentence1: str, sentence2: str = "") -> Exchange:
-    return Exchange(label.instruction.replace(X1, in_quotes(sentence1)), sentence2)
+    return Exchange(label.instruction.replace(X1, in_quotes(sentence1)), sentence2, sentence1)
 
 
 def in_quotes(sentence: str) -> str:

@@ -41,6 +41,9 @@ class Label(BaseModel):
     """The prompt for sentence 2: holds `<X1>` once, where sentence 1 goes, and ends with an opening quote."""
     counter_labels: tuple[str, ...] = ()
     score: Score
+    label_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The share of pairs for which a reader found this label right, as the default teacher writes it for sentences of
+    three technical domains; null where nobody has graded it. It changes nothing."""
     exemplars: Annotated[tuple[Exemplar, ...], Field(max_length=MAX_EXEMPLARS)] = ()
     """A pool: a prompt shows a few of them, drawn by the seed."""
 
@@ -135,11 +138,19 @@ Tasks = Mapping[str, TaskSpec]
 
 
 def load_all_tasks(own: Path | None) -> Tasks:
-    """The built-in tasks, and those of a folder of the user's own, which may replace them. Raises `InvalidTask`."""
+    """The built-in tasks, and those of a folder of the user's own. Raises `InvalidTask`, also for two of one name."""
     if own is not None and not own.is_dir():
         raise InvalidTask(f"{own}: there is no such folder of task specs")
     files = [file for folder in (BUILT_IN, own) if folder is not None for file in sorted(folder.glob("*.json"))]
-    return {spec.task_name: spec for spec in map(load_task, files)}
+    tasks: dict[str, TaskSpec] = {}
+    places: dict[str, Path] = {}
+    for file in files:
+        spec = load_task(file)
+        if (first := places.setdefault(spec.task_name, file)) != file:
+            built_in = " (built in)" if first.parent == BUILT_IN else ""
+            raise InvalidTask(f"{file}: its task_name {spec.task_name!r} is that of {first}{built_in}: rename one")
+        tasks[spec.task_name] = spec
+    return tasks
 
 
 def load_task(file: Path) -> TaskSpec:

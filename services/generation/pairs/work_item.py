@@ -32,6 +32,19 @@ class WorkItem:
 SHARED = ("dataset", "task", "job", "teacher")  # of a pair's provenance: the same for all pairs of a job
 
 
+MAX_TEXTS_PER_REASON = 100
+"""So many rejected texts of each reason are kept for a job."""
+
+
+class RejectedText(BaseModel, frozen=True):
+    """A sentence that a filter threw away."""
+
+    reason: str
+    text: str
+    label: str | None = None
+    """None for a first sentence."""
+
+
 class WorkItemResult(BaseModel):
     """What became of a work item: one JSON object in Redis and in the command's journal."""
 
@@ -40,6 +53,8 @@ class WorkItemResult(BaseModel):
     """By slot, the pair's place in the work item: label and number."""
     rejected: Counter[str] = Counter()
     """Samples by the reason for which they were thrown away."""
+    rejected_texts: list[RejectedText] = []
+    """The first ones of each reason in the job."""
     samples: int = 0
     """Second sentences sampled."""
     lost: Counter[str] = Counter()
@@ -62,6 +77,31 @@ class WorkItemResult(BaseModel):
         surplus = Counter(surplus=len(self.pairs) - len(pairs))
         return self.model_copy(update={"pairs": pairs, "rejected": self.rejected + surplus})
 
+    def reject(self, reason: str, text: str, label: str | None = None) -> None:
+        """Count a sample that was thrown away, and keep its text."""
+        self.rejected[reason] += 1
+        self.rejected_texts.append(RejectedText(reason=reason, text=text, label=label))
+
+    def with_few_texts(self, before: Mapping[str, int]) -> "WorkItemResult":
+        """This result with only those rejected texts that a job keeps, which has rejected `before` by reason so far."""
+        counts, texts = Counter(before), []
+        for rejected in self.rejected_texts:
+            counts[rejected.reason] += 1
+            if counts[rejected.reason] <= MAX_TEXTS_PER_REASON:
+                texts.append(rejected)
+        return self.model_copy(update={"rejected_texts": texts})
+
+    def without_known(self, hashes: set[str]) -> "WorkItemResult":
+        """This result as the pair stream would answer it: a pair of the content hashes `hashes` is a duplicate.
+
+        Adds the hashes of the others.
+        """
+        answers: list[bool | None] = []
+        for record in self.pairs.values():
+            answers.append(record.pair.content_hash not in hashes)
+            hashes.add(record.pair.content_hash)
+        return self.with_answers(iter(answers))
+
     def with_answers(self, answers: Iterator[bool | None]) -> "WorkItemResult":
         """This result once it is known which pairs are new (True) and which the dataset had already (False).
 
@@ -70,8 +110,14 @@ class WorkItemResult(BaseModel):
         new = {slot: next(answers) for slot in self.pairs}
         pairs = {slot: record for slot, record in self.pairs.items() if new[slot]}
         lost = Counter(record.provenance.label for slot, record in self.pairs.items() if new[slot] is False)
+        texts = [
+            RejectedText(reason="duplicate", text=record.pair.sentence2, label=record.provenance.label)
+            for slot, record in self.pairs.items()
+            if new[slot] is False
+        ]
         rejected = self.rejected + Counter(duplicate=lost.total())
-        return self.model_copy(update={"pairs": pairs, "rejected": rejected, "lost": lost})
+        update = {"pairs": pairs, "rejected": rejected, "rejected_texts": [*self.rejected_texts, *texts], "lost": lost}
+        return self.model_copy(update=update)
 
     def to_json(self) -> str:
         """As it is kept. What all pairs of a job share stands with the job."""
@@ -95,3 +141,13 @@ def public_pairs(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
     """The results' pairs as people see them, in order."""
     records = [record for result in results for record in result.pairs.values()]
     return [{**record.pair.model_dump(), "label": record.provenance.label} for record in records]
+
+
+def public_rejected(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
+    """The results' rejected texts as people see them, in order."""
+    return [
+        {"reason": one.reason, "label": one.label, "sentence1": None if one.label is None else result.sentence1}
+        | {"text": one.text}
+        for result in results
+        for one in result.rejected_texts
+    ]

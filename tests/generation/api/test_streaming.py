@@ -11,7 +11,7 @@ import pytest
 
 from services.generation.decoding.vllm.engine import VllmEngine
 from shared.queue import EmbeddedServer
-from tests.generation.api.test_app import QUICK, SENTENCES, finished
+from tests.generation.api.test_app import QUICK, SENTENCES
 from tests.support.generation import live_generation
 
 
@@ -130,12 +130,11 @@ def test_quotes_in_inputs_are_kept_in_pairs(client: httpx.Client) -> None:
 
 
 def test_the_chat_form_needs_a_template(client: httpx.Client) -> None:
-    """The tiny teacher is a base model: the job says so, and nothing else suffers."""
-    body = {"inputs": SENTENCES, "prompt_form": "chat"}
-    job = finished(client, client.post("/generate", json=body).headers["location"])
-    assert job["state"] == "failed"
-    assert "no chat template" in job["error"]
-    assert job["fault"] == job["error"]  # retired: remove in 0.3
+    """The tiny teacher is a base model: the request is refused, and nothing else suffers."""
+    answer = client.post("/generate", json={"inputs": SENTENCES, "prompt_form": "chat"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "prompt_form"
+    assert "the teacher has no chat template" in answer.json()["detail"]
     assert client.get("/readyz").status_code == 200
 
 

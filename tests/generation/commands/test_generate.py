@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,11 +18,12 @@ import httpx
 import pytest
 
 from services.generation.commands.generate import prepare
-from services.generation.commands.journal import Journal
+from services.generation.commands.journal import Journal, plan_hash
 from services.generation.commands.options import make_plan, parse
 from services.generation.decoding.vllm.engine import VllmEngine
-from services.generation.pairs.plan import Plan
+from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.tasks import load_all_tasks
+from services.generation.pairs.work_item import WorkItemResult
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
 from shared.queue import EmbeddedServer
@@ -60,6 +62,7 @@ def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
     assert done.returncode == 0, done.stderr[-2000:]
     summary = json.loads(done.stdout)
     assert "pairs, " in done.stderr  # the bar
+    assert "warning" not in done.stderr.lower()  # vLLM's own are about what nobody can act on
     pairs = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(pairs) == summary["accepted"]
     with live_generation(engine, server.url, dataset) as client:
@@ -99,6 +102,8 @@ INPUTS = {
         (["--num-inputs", "0"], "--num-inputs: "),
         (["--num-inputs", "3", "--plan", "nowhere.json"], "--plan: nowhere.json: "),
         (["--num-inputs", "3", "--out", "/proc/no/pairs.jsonl"], "--out: /proc/no/pairs.jsonl.journal: "),
+        (["--num-inputs", "3", "--out", "/tmp"], "--out: /tmp is a folder; name a file"),
+        (["--num-inputs", "3", "--rejected", "/no/such/x.jsonl"], "--rejected: there is no folder /no/such"),
         (["--num-inputs", "3", "--push-to-hub", "me/mine"], "--push-to-hub: there is no token; set HF_TOKEN"),
     ],
 )
@@ -156,6 +161,86 @@ def test_a_journal_of_another_program_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="was begun with another teacher"):
         Journal.open(out, plan, "another teacher")
     assert journal.read_bytes() == before
+
+
+def test_a_journal_belongs_to_what_a_plan_asks_for(tmp_path: Path) -> None:
+    tasks = load_all_tasks(None)
+    plan = Plan(num_inputs=3, task="nli").resolve(tasks)
+    label = plan.task.labels["neutral"].model_copy(update={"label_accuracy": 0.123})
+    graded = plan.task.model_copy(update={"description": "Better.", "labels": plan.task.labels | {"neutral": label}})
+    same = [
+        Plan(num_inputs=3, task="nli", seed=42, dry_run=True).resolve(tasks),
+        Plan(num_inputs=3, task=graded).resolve(tasks),
+    ]
+    assert {plan_hash(one) for one in same} == {plan_hash(plan)}
+    assert plan_hash(Plan(num_inputs=3, task="nli", seed=43).resolve(tasks)) != plan_hash(plan)
+    asked = plan.task.labels["neutral"].model_copy(update={"instruction": 'Write "<X1>" anew: "'})
+    other = plan.task.model_copy(update={"labels": plan.task.labels | {"neutral": asked}})
+    assert plan_hash(Plan(num_inputs=3, task=other).resolve(tasks)) != plan_hash(plan)
+
+
+class NewField(ResolvedPlan):
+    """The plan of a later version."""
+
+    brand_new: int = 7
+
+
+def test_an_upgrade_with_a_new_field_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "pairs.jsonl"
+    plan = Plan(num_inputs=3).resolve(load_all_tasks(None))
+    with Journal.open(out, plan, "teacher") as journal:
+        journal.add(WorkItemResult(samples=3))
+    later = NewField.model_construct(**dict(plan), brand_new=7)
+    with Journal.open(out, later, "teacher") as journal:
+        assert [result.samples for result in journal.results] == [3]
+    with pytest.raises(Fatal, match="was begun with another plan"):
+        Journal.open(out, later.model_copy(update={"brand_new": 8}), "teacher")
+
+
+def test_a_journal_of_the_release_before_goes_on(tmp_path: Path) -> None:
+    # Its first line as 0.1 wrote it for this plan, whose task is spelled out so that it stays what it was.
+    label = {"instruction": 'Say it: "<X1>" "', "counter_labels": [], "score": 1.0, "exemplars": []}
+    plan = Plan.model_validate(
+        {"task": {"task_name": "x", "labels": {"1": label}}, "num_inputs": 3, "topics": [], "genres": []}
+    ).resolve({})
+    out = tmp_path / "pairs.jsonl"
+    line = '{"plan": "13ee26b2585b4c9b9874e471a97082f1cfc1eeb55dd94401e9630d8e4acc9855", "teacher": "t"}\n'
+    out.with_name("pairs.jsonl.journal").write_text(line + '{"samples": 2}\n')
+    with Journal.open(out, plan, "t") as journal:
+        assert [result.samples for result in journal.results] == [2]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    full = open(os.open("/dev/full", os.O_WRONLY), "w", encoding="utf-8")  # noqa: SIM115 - the journal closes it
+    message = "No space left on device: what was written so far is kept"
+    with pytest.raises(Fatal, match=message), Journal(full, []) as journal:
+        journal.add(WorkItemResult())
+    plan = Plan(pairs=10**15).resolve(load_all_tasks(None))
+    with pytest.raises(Fatal, match=r"pairs need about \d+ MB, and \d+ MB are free"):
+        Journal.open(tmp_path / "pairs.jsonl", plan, "teacher")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_chat_form_needs_a_chat_template_and_rejected_texts_are_written(tiny_teacher: Path, tmp_path: Path) -> None:
+    settings = environment(tmp_path, tiny_teacher, PAIRWRIGHT_GENERATION_ENGINE="transformers")
+    out, rejected, plan = (tmp_path / name for name in ("pairs.jsonl", "rejected.jsonl", "plan.json"))
+    plan.write_text(json.dumps({"inputs": ["Der Zug aus München ist ausgefallen."], "decoding": {"max_tokens": 2}}))
+    arguments = ["--plan", str(plan), "--out", str(out), "--rejected", str(rejected)]
+    refused = generate([*arguments, "--prompt-form", "chat"], settings)
+    assert refused.returncode == 1
+    message = "pairwright generation: --prompt-form: the teacher has no chat template"
+    assert refused.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in refused.stderr
+    out.with_name("pairs.jsonl.journal").unlink()
+
+    done = generate(arguments, settings)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "warning: the given sentences are in 'de', and the teacher" in done.stderr
+    summary, rows = json.loads(done.stdout), [json.loads(line) for line in rejected.read_text().splitlines()]
+    assert str(rejected) in summary["files"]
+    assert Counter(row["reason"] for row in rows) == summary["rejected_by_reason"]
+    assert {row["sentence1"] for row in rows} == {"Der Zug aus München ist ausgefallen."}
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.generation.jobs.status import Status
-from services.generation.jobs.store import JobStore, TooManyJobs
+from services.generation.jobs.store import JobGone, JobStore, TooManyJobs
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult
@@ -92,6 +92,16 @@ async def test_a_call_that_comes_after_the_end_changes_nothing(store: JobStore) 
     assert read is not None
     assert read.state == "failed"
     assert await store.open_ids() == []
+
+
+async def test_a_job_that_is_gone_is_not_brought_back(store: JobStore, redis: Redis, dataset: str) -> None:
+    status = await job(store)
+    await redis.delete(*await redis.keys(f"{key(dataset, 'job', status.id)}*"))
+    for call in (store.save(status), store.record(status, 0, [result()]), store.cancel_requested(status.id)):
+        with pytest.raises(JobGone):
+            await call
+    assert await store.status(status.id) is None
+    assert await redis.keys(f"{key(dataset, 'job', status.id)}*") == []
 
 
 async def test_jobs_are_bounded_and_listed_in_order(store: JobStore) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.decoding.tokenizer import cut
-from services.generation.pairs.filters import normalised
+from services.generation.pairs.comparison import normalised
 from services.generation.pairs.generator import sample_seed
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
@@ -84,6 +84,32 @@ def test_a_wrong_spec_names_the_place(tmp_path: Path, change: dict[str, object] 
     assert "task.json" in str(error.value)
 
 
+def test_built_in_tasks_say_what_the_default_teacher_can_do() -> None:
+    file = Path(__file__).resolve().parents[3] / "experiments" / "results" / "2026-11-27-graded-tasks.jsonl"
+    graded: dict[tuple[str, str], list[bool]] = {}
+    for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        graded.setdefault((row["task"], row["label"]), []).append(row["right"])
+    tasks = load_all_tasks(None)
+    assert set(graded) == {(name, label) for name, task in tasks.items() for label in task.labels}
+    for (name, label), right in graded.items():
+        accuracy = tasks[name].labels[label].label_accuracy
+        assert accuracy is not None
+        assert accuracy == pytest.approx(sum(right) / len(right), abs=0.006)
+        assert (f"'{label}'" in tasks[name].description) == (accuracy < 0.7)
+        assert accuracy >= 0.7 or "use a larger teacher" in tasks[name].description
+
+
+def test_two_tasks_of_one_name_are_an_error_that_names_both(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(ORIGINAL | {"task_name": "mine"}))
+    assert load_all_tasks(tmp_path)["mine"].task_name == "mine"
+    (tmp_path / "b.json").write_text(json.dumps(ORIGINAL | {"task_name": "mine"}))
+    with pytest.raises(InvalidTask, match=r"b.json: its task_name 'mine' is that of .*a.json: rename one"):
+        load_all_tasks(tmp_path)
+    (tmp_path / "b.json").write_text(json.dumps(ORIGINAL | {"task_name": "sts"}))
+    with pytest.raises(InvalidTask, match=r"b.json: its task_name 'sts' is that of .*sts.json \(built in\): rename"):
+        load_all_tasks(tmp_path)
+
+
 def test_unknown_task_lists_the_known() -> None:
     with pytest.raises(InvalidPlan, match=r"'nope'; known: nli, paraphrase, .*, sts, topic"):
         Plan(task="nope", num_inputs=1).resolve(load_all_tasks(None))
@@ -96,7 +122,15 @@ def test_unknown_task_lists_the_known() -> None:
         ('guitar." and more', "guitar.", "quote"),
         (" guitar", "guitar", "length"),
         ('"', "", "quote"),
-        ('He said "no"', "He said", "quote"),
+        ('He said "no"', "He said", "inner_quote"),
+        ('The word "', "The word", "inner_quote"),
+        ('A thing ("', "A thing (", "inner_quote"),
+        ('He asked,"', "He asked,", "inner_quote"),
+        ('It is a"b', "It is a", "inner_quote"),
+        ('He left. "', "He left.", "quote"),
+        ("Is it 'so?' \"", "Is it 'so?'", "quote"),
+        ('a search query"', "a search query", "quote"),
+        (' "', "", "quote"),
         ("guitar\n", "guitar", "line_break"),
         ('guitar\r\n."', "guitar", "line_break"),
         ('guitar."\n', "guitar.", "quote"),

@@ -8,7 +8,9 @@ import asyncio
 import logging
 import os
 import queue
+import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -151,6 +153,7 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
         # vLLM would schedule a step before the last one's tokens are known; not tried with lanes.
         "async_scheduling": False,
         "disable_log_stats": True,
+        "use_tqdm_on_load": sys.stderr.isatty(),
         "logits_processors": ["services.generation.decoding.vllm.processor:SelfDebias"],
         "worker_extension_cls": "services.generation.decoding.vllm.processor.LaneWorker",
         "additional_config": {"pairwright": {"banned": roles.banned, "line_breaks": roles.line_breaks}},
@@ -172,6 +175,9 @@ def build_llm_engine(model: str, settings: GenerationSettings) -> tuple[Any, Tea
 def _set_environment(settings: GenerationSettings) -> None:
     """vLLM and torch read these when they are imported. What the user has set stays."""
     disable_openmp_spinning()
+    # A dozen warnings at each start are about vLLM's own choices, and nobody can act on them. Errors are shown.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     import torch
 
     if settings.batch_invariant and torch.cuda.is_available():
@@ -181,11 +187,12 @@ def _set_environment(settings: GenerationSettings) -> None:
         "VLLM_CPU_ATTN_SPLIT_KV": "0" if settings.batch_invariant is not False else "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])  # what it logs before it reads that itself
 
 
 def _refuse_what_breaks_lanes(config: Any) -> None:
