@@ -142,7 +142,7 @@ class RoundRunner:
             outcome=outcome,
             before=before,
             preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
-            origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
+            origins=self.dataset.origins(self.round) if self.processes.is_first else [],
         )
 
     def _fit_to_teacher(self, model: Any, recipe: Recipe) -> tuple[int, float]:
@@ -210,10 +210,10 @@ class RoundRunner:
         """A warm start takes the pairs that the version was not trained on, and a share of the old ones."""
         if start is None:
             return None
-        is_own = any(one.version == start for one in self.dataset.rounds())
-        old = self.store.manifest(start).pairs if is_own else 0
-        new = self.round.pairs - old
-        return split.Replay(old, min(1.0, self.own.replay * new / old) if old else 1.0)
+        last_old = next((one.last_pair for one in self.dataset.rounds() if one.version == start), 0)
+        new = self.dataset.count_after(self.round, last_old)
+        old = self.round.pairs - new
+        return split.Replay(last_old, min(1.0, self.own.replay * new / old) if old else 1.0)
 
     def _eval_pairs(self, rows: split.Split) -> tuple[list[Row], str]:
         """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""

@@ -140,10 +140,10 @@ def test_a_bad_row_is_named_and_what_was_good_is_kept(command: Commands, tmp_pat
     file = tmp_path / "pairs.jsonl"
     good = {"sentence1": "a", "sentence2": "b", "score": 1}
     for bad, told in (
-        (good | {"score": 7}, "row 2: score: 7 is not within 0 to 1; --scale LOW HIGH says another scale"),
-        (good | {"score": "high"}, "row 2: score: 'high' is not a number"),
-        (good | {"sentence2": None}, "row 2: has no sentence2 (nor text_b,"),
-        (good | {"sentence2": "two\nlines"}, "row 2: sentence2: Value error, must be one line of text"),
+        (good | {"score": 7}, "line 2: score: 7 is not within 0 to 1; --scale LOW HIGH says another scale"),
+        (good | {"score": "high"}, "line 2: score: 'high' is not a number"),
+        (good | {"sentence2": None}, "line 2: sentence2 is empty"),
+        (good | {"sentence2": "two\nlines"}, "line 2: sentence2: must be one line of text"),
     ):
         file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
         assert f"{file}, {told}" in command.fails("dataset", "import", file)
