@@ -16,6 +16,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import Worker
+from services.trainer.worker.pairs_api import PairsApi
 from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
 from services.trainer.worker.scheduler import RoundScheduler
@@ -49,13 +50,15 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
         log.warning("the base student is not there now; rounds wait for it")
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
-    async with health_server(own.host, own.port, metrics):
+    pairs_api = PairsApi(own.host, has_keys=bool(settings.keys))
+    async with health_server(own.host, own.port, metrics, settings.keys, pairs_api.router):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
                     with progress_bar() as show:
                         async with build(settings, own, metrics, show) as parts:
-                            await work_with(parts, stopping)
+                            with pairs_api.answered_by(parts):
+                                await work_with(parts, stopping)
                     continue
             if not has_warned:
                 has_warned = True

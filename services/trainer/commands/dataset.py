@@ -1,15 +1,26 @@
 """`python -m services.trainer dataset {stats,export,import,delete}`."""
 
+import asyncio
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from redis.exceptions import RedisError
 
 from services.trainer.commands.base import AsJson, configured, group
-from services.trainer.dataset.store import Dataset, open_dataset
-from shared.errors import Fatal
+from services.trainer.dataset.pair_rows import Selection
+from services.trainer.dataset.store import PORTION, Dataset, open_dataset
+from shared.errors import Fatal, first_line
+from shared.queue import open_queue
+from shared.redis import command_client
+from shared.settings import Settings
+from shared.stream import PairStream
+
+log = logging.getLogger(__name__)
 
 app = group("Look at the collected pairs, write them to a file, take some in, delete some.")
 
@@ -18,6 +29,7 @@ SCALE_HELP = "the scores' scale, if not 0 to 1"
 SOURCE_HELP = "what the provenance names as teacher, for pairs that don't say; the file's name"
 SKIP_HELP = "pass over rows that are no pairs instead of ending there"
 COLUMNS_HELP = "what the file calls sentence1, sentence2 and score, as in anchor=sentence1,positive=sentence2"
+TEXT_HELP = "what one of the two sentences contains, letter for letter"
 FILE_HELP = "text tables, JSON or Parquet, by the name's end; the original STS-DINO files too"
 CARD = """---
 language: und
@@ -114,6 +126,54 @@ def import_(
     skipped = f", {bad} rows were no pairs (the first, {first_bad})" if bad else ""
     counts = f"{new} new pairs of {rows} in {file}, {updated} updated{skipped}"
     print(f"{counts}; the dataset {settings.dataset} has them now")
+
+
+@app.command()
+def delete(
+    job: Annotated[str | None, typer.Option(help="the job that wrote them")] = None,
+    task: str | None = None,
+    label: str | None = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    text: Annotated[str | None, typer.Option(help=TEXT_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only count them")] = False,
+) -> None:
+    """Delete pairs for which everything holds that is given; the next round is without them."""
+    settings, selection = configured(), Selection(job, task, label, score, text)
+    if not selection or text == "":
+        raise Fatal("name the pairs by --job, --task, --label, --score or --text; all that is given must hold")
+    with open_dataset(settings.dataset_dir, read_only=True) as dataset:
+        selected = dataset.count_selected(selection)
+    if dry_run or not selected:
+        print(f"{selected} pairs of the dataset {settings.dataset} are selected; none was deleted")
+        return
+    last, deleted = 0, list[str]()
+    with open_dataset(settings.dataset_dir) as dataset:
+        while ids := dataset.find(selection, after=last):
+            deleted += dataset.remove(ids)
+            last = ids[-1]
+        left = dataset.count()
+    print(f"{len(deleted)} pairs were deleted, {left} are left; the next round is without them")
+    _let_come_again(settings, deleted)
+
+
+def _let_come_again(settings: Settings, hashes: Sequence[str]) -> None:
+    """Have the queue forget that deleted pairs were in it: a job that writes them again is no mistake."""
+    if not (settings.redis_url or settings.queue_dir.is_dir()):
+        return  # there never was a queue
+
+    async def _forget(url: str) -> None:
+        redis = command_client(url)
+        try:
+            for start in range(0, len(hashes), PORTION):
+                await PairStream(redis, settings.dataset).forget(hashes[start : start + PORTION])
+        finally:
+            await redis.aclose()
+
+    try:
+        with open_queue(settings.redis_url, settings.queue_dir) as url:
+            asyncio.run(_forget(url))
+    except (RedisError, OSError, Fatal) as error:
+        log.warning("for seven days, jobs can't send these pairs again: the queue: %s", first_line(error))
 
 
 def stats(dataset: Dataset) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def parse_row(
 
 
 def _score(value: Any, low: float, high: float) -> float:
-    try:
-        number = float(value)
+    try:  # half of Europe writes a decimal comma
+        number = float(value.replace(",", ".") if isinstance(value, str) else value)
     except (TypeError, ValueError):
         raise BadRow(f"score: {value!r} is not a number") from None
     score = (number - low) / (high - low)
