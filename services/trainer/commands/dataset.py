@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -102,7 +103,7 @@ def import_(
     from shared.tables import BadRow, place, read
 
     settings, (low, high), names = configured(), scale, columns_from(columns)
-    if not high > low:
+    if not -math.inf < low < high < math.inf:
         raise Fatal("--scale: LOW must be less than HIGH")
     if not file.is_file():
         raise Fatal(f"there is no file {str(file)!r}")

@@ -155,6 +155,9 @@ def test_a_bad_row_is_named_and_what_was_good_is_kept(command: Commands, tmp_pat
     assert command.fails("dataset", "import", file).startswith(f"{file}, line 1: is not JSON")
     file.write_text("")
     assert command.fails("dataset", "import", file) == f"{file}: has no rows"
+    for low, high in ((1, 1), (0, "inf"), ("nan", 1)):
+        told = command.fails("dataset", "import", file, "--scale", low, high)
+        assert told == "--scale: LOW must be less than HIGH"
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     assert "broken.parquet: can't be read" in command.fails("dataset", "import", tmp_path / "broken.parquet")
     assert command.fails("dataset", "import", tmp_path / "none.csv").startswith("there is no file")
