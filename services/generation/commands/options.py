@@ -156,7 +156,7 @@ def _sentence(row: Row | BadRow, column: str | None) -> str:
 
 def _json_file(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise Fatal(f"--plan: {file}: {error}") from None
     if not isinstance(value, dict):

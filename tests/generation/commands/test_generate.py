@@ -170,7 +170,8 @@ def test_a_bad_input_is_named_by_its_line_or_passed_over(tmp_path: Path, capsys:
 
 
 def test_options_are_fields_of_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps({"seed": 1, "attempts": 2, "num_inputs": 3}))
+    body = json.dumps({"seed": 1, "attempts": 2, "num_inputs": 3})
+    (tmp_path / "plan.json").write_text(body, encoding="utf-8-sig")  # as Windows' Notepad may write it
     arguments = ["--plan", str(tmp_path / "plan.json"), "--labels", "0", "1", "--seed", "5", "--prompt-form", "plain"]
     plan = make_plan(parse(["generate", "--out", "x", *arguments]), None)
     assert (plan.labels, plan.seed, plan.attempts, plan.prompt_form) == (["0", "1"], 5, 2, "plain")
