@@ -37,7 +37,7 @@ TEXTS_EMBEDDED = 1_000
 
 @dataclass(frozen=True)
 class Domain:
-    """What candidates are made of. Nothing here was judged by people."""
+    """What candidates are made of. No person has scored anything here."""
 
     name: str
     texts: Sequence[str]

@@ -20,26 +20,33 @@ from shared.redis import key
 GROUP = "trainers"
 DEDUPLICATION_S = 7 * 24 * 3600
 
-# KEYS: stream, one key a pair that holds its first owner.
-# ARGV: limit, ttl, traceparent or nothing, then owner and body a pair.
+# KEYS: stream, one key a pair that holds its owners: a line each, the owner, a tab and the score.
+# ARGV: limit, ttl, traceparent or nothing, then owner, score and body a pair.
 # An owner who comes again is answered as the first time, so retries are harmless even when the stream is full.
+# Within a job, the first of two scores for a pair stays; another job's other score goes on to the trainer.
 APPEND = """
+local function job(owner) return string.match(owner, '^[^/]*') end
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
 local answers = {}
 for i = 2, #KEYS do
-  local owner, body = ARGV[2 * i], ARGV[2 * i + 1]
-  local first = redis.call('GET', KEYS[i])
-  if first then
-    answers[i - 1] = first == owner and 1 or 0
-  elseif room < 1 then
-    answers[i - 1] = -1
-  else
-    redis.call('SET', KEYS[i], owner, 'EX', ARGV[2])
+  local owner, score, body = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  local seen, answer, latest = redis.call('GET', KEYS[i]), nil, nil
+  for line in string.gmatch(seen or '', '[^\\n]+') do
+    local other, its_score = string.match(line, '^([^\\t]*)\\t?(.*)$')
+    if other == owner then answer = 1 end
+    if job(other) == job(owner) then answer = answer or 0 end
+    latest = its_score
+  end
+  if answer == nil and (latest == score or latest == '') then answer = 0 end
+  if answer == nil and room < 1 then answer = -1 end
+  if answer == nil then
+    redis.call('SET', KEYS[i], (seen and seen .. '\\n' or '') .. owner .. '\\t' .. score, 'EX', ARGV[2])
     local trace = ARGV[3] ~= '' and {'traceparent', ARGV[3]} or {}
     redis.call('XADD', KEYS[1], '*', 'v', '1', 'record', body, unpack(trace))
     room = room - 1
-    answers[i - 1] = 1
+    answer = 1
   end
+  answers[i - 1] = answer
 end
 return answers
 """
@@ -70,7 +77,10 @@ class Append(IntEnum):
 
 @dataclass(frozen=True)
 class Offer:
-    """A pair offered to the stream. `owner` names the attempt that made it: the same owner may offer it again."""
+    """A pair offered to the stream. `owner` names the attempt that made it: the same owner may offer it again.
+
+    It is written as `JOB/INDEX/SLOT`, without white space.
+    """
 
     record: PairRecord
     owner: str
@@ -87,6 +97,12 @@ class Delivery:
     """How often it was delivered by now, this time included."""
     traceparent: str | None = None
     """Where the pair comes from, as W3C Trace Context writes it; None while traces are off."""
+
+    @property
+    def came(self) -> float:
+        """When the entry came into the stream, in Unix time by Redis' clock; later entries of a millisecond later."""
+        milliseconds, _, number = self.id.partition("-")
+        return int(milliseconds) / 1000 + min(int(number or 0), 999) / 1e6
 
 
 class PairStream:
@@ -107,8 +123,13 @@ class PairStream:
         keys = [self.key, *(key(self._dataset, "seen", offer.record.pair.content_hash) for offer in offers)]
         arguments: list[str | int] = [self.limit, DEDUPLICATION_S, traceparent or ""]
         for offer in offers:
-            arguments += [offer.owner, offer.record.model_dump_json()]
+            arguments += [offer.owner, repr(offer.record.pair.score), offer.record.model_dump_json()]
         return [Append(answer) for answer in await self._append(keys=keys, args=arguments)]
+
+    async def forget(self, hashes: Sequence[str]) -> None:
+        """Take pairs of these content hashes as if they had never been offered: they were deleted. Safe to repeat."""
+        if hashes:
+            await self._redis.unlink(*(key(self._dataset, "seen", hash_) for hash_ in hashes))
 
     async def backlog(self) -> int:
         """How many pairs wait for the trainer. Acknowledged pairs are deleted, so the length is the backlog."""

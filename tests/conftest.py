@@ -12,6 +12,8 @@ from redis.asyncio import Redis
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing may be fetched
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores; before torch is imported
+# Random words say nothing to a language model: tests about the gate turn it on.
+os.environ.setdefault("PAIRWRIGHT_TRAINER_GATE", "off")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # before torch is imported: see shared.process.disable_openmp_spinning
 
 from shared.queue import EmbeddedServer

@@ -16,18 +16,21 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import Worker
+from services.trainer.worker.pairs_api import PairsApi
 from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
 from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
-from shared.errors import Fatal
+from shared.errors import Fatal, first_line
 from shared.lease import ASK_S
 from shared.model_store import ModelStore
 from shared.process import fatal_in_one_line, run
 from shared.settings import Settings, load
 
 log = logging.getLogger("services.trainer")
+
+LEASE_WITHIN_S = 30.0  # three times as long as a dead trainer's lease lasts
 
 
 def stop_event() -> asyncio.Event:
@@ -49,13 +52,15 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
         log.warning("the base student is not there now; rounds wait for it")
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
-    async with health_server(own.host, own.port, metrics):
+    pairs_api = PairsApi(own.host, has_keys=bool(settings.keys))
+    async with health_server(own.host, own.port, metrics, settings.keys, pairs_api.router):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
                     with progress_bar() as show:
                         async with build(settings, own, metrics, show) as parts:
-                            await work_with(parts, stopping)
+                            with pairs_api.answered_by(parts):
+                                await work_with(parts, stopping)
                     continue
             if not has_warned:
                 has_warned = True
@@ -76,17 +81,39 @@ async def train_once(settings: Settings, own: TrainerSettings) -> None:
     stopping, metrics = stop_event(), Metrics(CollectorRegistry())
     with lock(settings.dataset_dir) as is_ours, progress_bar() as show:
         async with build(settings, own, metrics, show) as parts:
-            if not is_ours:
-                round_, error = await follow_other_trainer(parts, stopping), None
-            elif await parts.take_lease(stopping):
-                round_, error = await run_once(parts, stopping)
-            else:
-                return
+            outcome = await run_or_follow(parts, is_ours, stopping)
+    if outcome is None:
+        return
+    round_, error = outcome
     if round_.state == State.REJECTED:
         raise Fatal(f"round {round_.id} is rejected, as {round_.version}: {round_.reason}")
     if round_.state != State.PUBLISHED:
         raise Fatal(error or f"round {round_.id} failed: {round_.reason}")
     print(f"round {round_.id} is published as {round_.version}")  # noqa: T201
+
+
+async def run_or_follow(parts: Parts, is_ours: bool, stopping: asyncio.Event) -> tuple[Round, str | None] | None:
+    """Run one round, or have it run by the trainer that has the lock; what became of it, and the last error.
+
+    None if `stopping` came first. Raises `Fatal`, also when Redis doesn't answer.
+    """
+    try:
+        if not is_ours:
+            return await follow_other_trainer(parts, stopping), None
+        return await run_once(parts, stopping) if await take_lease_soon(parts, stopping) else None
+    except RedisError as away:
+        message = "PAIRWRIGHT_REDIS_URL: Redis doesn't answer; is it up, and the address right?"
+        raise Fatal(f"{message} ({first_line(away)})") from None
+
+
+async def take_lease_soon(parts: Parts, stopping: asyncio.Event) -> bool:
+    """Take the lease; False if `stopping` came first. Raises `Fatal` when it can't be had soon, or RedisError."""
+    try:
+        async with asyncio.timeout(LEASE_WITHIN_S):
+            return await parts.take_lease(stopping)
+    except TimeoutError:
+        await parts.commands.ping()
+        raise Fatal("a trainer on another machine works on this dataset and keeps it; end it, or ask there") from None
 
 
 async def run_once(parts: Parts, stopping: asyncio.Event) -> tuple[Round, str | None]:

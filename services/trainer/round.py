@@ -39,6 +39,7 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
+ESTIMATE_TEACHER = "PAIRWRIGHT_TRAINER_ESTIMATE_TEACHER"
 
 
 def run_round(
@@ -168,27 +169,27 @@ class RoundRunner:
             outcome=outcome,
             before=before,
             preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
-            origins=self.dataset.origins(self.round.pairs) if self.processes.is_first else [],
+            origins=self.dataset.origins(self.round) if self.processes.is_first else [],
         )
 
     def _estimators(self, rows: split.Split, base: Any) -> list[Estimator]:
         """What candidates are measured by; [] where the gate is off or the dataset is too small."""
         if self.own.gate == "off":
             return []
-        self.report_progress(Progress(state="judging"))
-        cache, judge = self.common.cache_dir, self.own.judge
-        source = locate.teacher_folder(teacher.locate(judge, cache, "PAIRWRIGHT_TRAINER_JUDGE"))
+        self.report_progress(Progress(state="measuring"))
+        cache, name = self.common.cache_dir, self.own.estimate_teacher
+        source = locate.teacher_folder(teacher.locate(name, cache, ESTIMATE_TEACHER))
         students = [partial(encoder.encode, base)]
-        if (self.round.base, self.common.teacher) != ("default", judge):
-            neighbours = encoder.load(locate.locate("default", judge, cache), "PAIRWRIGHT_TRAINER_JUDGE")
+        if (self.round.base, self.common.teacher) != ("default", name):
+            neighbours = encoder.load(locate.locate("default", name, cache), ESTIMATE_TEACHER)
             students.append(partial(encoder.encode, neighbours))
-        judgements = self.common.dataset_dir / f"judgements-{locate.identity(source)}.npz"
+        kept = self.common.dataset_dir / f"mutual-information-{locate.identity(source)}.npz"
         return build.estimators(
             embedding_cache.first_sentences(self.folder / "rows" / split.TRAIN),
             rows.dev,
             students,
-            build.Judge(partial(Likelihood, source), judgements),
-            lambda done, count: self.report_progress(Progress(state="judging", step=done, steps=count)),
+            build.LanguageModel(partial(Likelihood, source, ESTIMATE_TEACHER), kept),
+            lambda done, count: self.report_progress(Progress(state="measuring", step=done, steps=count)),
         )
 
     def _fit_to_teacher(self, model: Any, recipe: Recipe) -> tuple[int, float]:
@@ -256,10 +257,10 @@ class RoundRunner:
         """A warm start takes the pairs that the version was not trained on, and a share of the old ones."""
         if start is None:
             return None
-        is_own = any(one.version == start for one in self.dataset.rounds())
-        old = self.store.manifest(start).pairs if is_own else 0
-        new = self.round.pairs - old
-        return split.Replay(old, min(1.0, self.own.replay * new / old) if old else 1.0)
+        last_old = next((one.last_pair for one in self.dataset.rounds() if one.version == start), 0)
+        new = self.dataset.count_after(self.round, last_old)
+        old = self.round.pairs - new
+        return split.Replay(last_old, min(1.0, self.own.replay * new / old) if old else 1.0)
 
     def _eval_pairs(self, rows: split.Split) -> tuple[list[Row], str]:
         """The pairs that choose the checkpoint, and what the manifest says of them. Raises `Fatal`."""

@@ -70,7 +70,7 @@ class TrainerSettings(BaseSettings):
 
     gate: Literal["estimate", "off"] = "estimate"
     """Whether a version is published only if the label-free estimate is for it; `off` publishes whatever is sound."""
-    judge: str = "default"
+    estimate_teacher: str = "default"
     """The language model of the label-free estimate: `default` (the default teacher), a folder or a hub id."""
     gate_margin: Annotated[float, Field(ge=0, le=200, allow_inf_nan=False)] = 0.2
     """Points of the label-free estimate by which a new version may be worse than the base and the current one."""

@@ -149,7 +149,7 @@ class Stack:
             "PAIRWRIGHT_TRAINER_ROUND_PAIRS": "10",
             "PAIRWRIGHT_TRAINER_MAX_STEPS": "20",
             "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "never",
-            "PAIRWRIGHT_TRAINER_GATE_MARGIN": "200",  # random words teach nothing
+            "PAIRWRIGHT_TRAINER_GATE": "off",  # random words teach nothing
             "PAIRWRIGHT_GENERATION_PORT": "1",  # the compose file's own settings win
         }
         static_student(seed=1).save(str(folder / "student"))

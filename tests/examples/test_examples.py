@@ -121,7 +121,7 @@ def test_the_nightly_job_publishes_a_version(variables: dict[str, str], tmp_path
         "PAIRWRIGHT_STUDENT": str(tmp_path / "student"),
         "PAIRWRIGHT_GENERATION_ENGINE": "transformers",
         "PAIRWRIGHT_GENERATION_DTYPE": "float32",
-        "PAIRWRIGHT_TRAINER_GATE_MARGIN": "200",
+        "PAIRWRIGHT_TRAINER_GATE": "off",
         "OMP_NUM_THREADS": "1",  # the models are tiny
     }
     steps = {step["run"]: step for step in job["steps"] if "run" in step and step["run"] != "make setup"}

@@ -10,12 +10,14 @@ import yaml
 
 from scripts.metrics_page import PAGE, page
 from services.embedding.settings import EmbeddingSettings
+from services.generation.pairs.filters import ALL, OF_A_SENTENCE1
 from services.generation.settings import GenerationSettings
 from services.trainer.settings import TrainerSettings
 from tests.support.vocabulary import names_in, sample_names, used_on_the_page
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "observability"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_names_are_found_in_queries_and_only_they() -> None:
 def test_each_alert_names_metrics_that_exist_and_a_place_in_the_runbook(
     rules: list[dict[str, Any]], names: set[str]
 ) -> None:
-    headings = re.findall(r"^## (\S+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## (\S+)$", RUNBOOK, re.MULTILINE)
     assert headings == [rule["alert"] for rule in rules]
     assert len(set(headings)) == len(headings)
     for rule in rules:
@@ -66,8 +68,14 @@ def test_each_alert_names_metrics_that_exist_and_a_place_in_the_runbook(
 
 def test_the_runbook_names_settings_that_exist() -> None:
     example = (ROOT / ".env.example").read_text()
-    for setting in set(re.findall(r"PAIRWRIGHT_[A-Z_]+[A-Z]", (ROOT / "docs" / "runbook.md").read_text())):
+    for setting in set(re.findall(r"PAIRWRIGHT_[A-Z_]+[A-Z]", RUNBOOK)):
         assert f"#{setting}=" in example or setting in ("PAIRWRIGHT_HOME", "PAIRWRIGHT_REDIS_URL")
+
+
+def test_the_runbook_names_reasons_that_are_counted() -> None:
+    [section] = re.findall(r"^## PairwrightSamplesRejected$(.*?)^## ", RUNBOOK, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert {"duplicate", "copy"} <= named <= {*ALL, *OF_A_SENTENCE1, "duplicate"}
 
 
 def test_each_panel_asks_for_metrics_that_exist_of_the_source_that_is_provisioned(

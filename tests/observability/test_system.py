@@ -38,7 +38,6 @@ def system(
         OTEL_BSP_SCHEDULE_DELAY="200",
         PAIRWRIGHT_LOG_FORMAT="json",
         PAIRWRIGHT_DATASET="observed",
-        PAIRWRIGHT_TRAINER_GATE_MARGIN="200",  # a tiny student learns nothing from a tiny teacher's noise
         PAIRWRIGHT_TRAINER_ROUND_MIN_PAIRS="10",
         PAIRWRIGHT_TRAINER_ROUND_SECONDS="3",
     )

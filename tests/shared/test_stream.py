@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.pairs import Pair
+from shared.pairs import Pair, PairRecord
 from shared.queue import EmbeddedServer
 from shared.redis import reading_client
 from shared.stream import Append, Delivery, Offer, PairStream
@@ -62,15 +62,59 @@ async def test_pairs_written_before_the_first_trainer_are_delivered(redis: Redis
     assert numbers(await PairStream(reader, dataset).read("born later", block_ms=50)) == [0, 1, 2]
 
 
+def scored(offered: PairRecord, score: float) -> PairRecord:
+    return offered.model_copy(update={"pair": offered.pair.model_copy(update={"score": score})})
+
+
 async def test_another_owner_s_pair_is_a_duplicate_in_either_order(redis: Redis, dataset: str) -> None:
-    stream = PairStream(redis, dataset)
-    first = record(1)
+    stream, first = PairStream(redis, dataset), record(1)
     swapped = first.model_copy(
-        update={"pair": Pair(sentence1=first.pair.sentence2, sentence2=first.pair.sentence1, score=1)}
+        update={"pair": Pair(sentence1=first.pair.sentence2, sentence2=first.pair.sentence1, score=first.pair.score)}
     )
     assert await stream.append([Offer(first, "one"), Offer(swapped, "two")]) == [Append.ACCEPTED, Append.DUPLICATE]
     assert await stream.append([Offer(first, "three")]) == [Append.DUPLICATE]
     assert await stream.backlog() == 1
+
+
+async def test_another_score_is_taken_from_another_job_but_not_from_the_same(redis: Redis, dataset: str) -> None:
+    stream, first = PairStream(redis, dataset), record(1)
+    other = scored(first, 1.0)
+    assert await stream.append([Offer(first, "a/0/0"), Offer(other, "a/0/1")]) == [Append.ACCEPTED, Append.DUPLICATE]
+    assert await stream.append([Offer(other, "b/0/0"), Offer(other, "c/0/0")]) == [Append.ACCEPTED, Append.DUPLICATE]
+    # Whoever comes again gets the same answer, and takes nothing back.
+    for _ in range(2):
+        assert await stream.append([Offer(first, "a/0/0"), Offer(other, "a/0/1")]) == [
+            Append.ACCEPTED,
+            Append.DUPLICATE,
+        ]
+        assert await stream.append([Offer(other, "b/0/0")]) == [Append.ACCEPTED]
+    assert await stream.backlog() == 2
+
+
+async def test_what_an_older_pairwright_has_noted_is_a_duplicate_as_before(redis: Redis, dataset: str) -> None:
+    stream, first = PairStream(redis, dataset), record(1)
+    await redis.set(f"pairwright:{{{dataset}}}:seen:{first.pair.content_hash}", "a/0/0")
+    assert await stream.append([Offer(first, "a/0/0"), Offer(scored(first, 1), "b/0/0")]) == [
+        Append.ACCEPTED,
+        Append.DUPLICATE,
+    ]
+    assert await stream.backlog() == 0
+
+
+async def test_a_pair_that_was_deleted_may_come_again(redis: Redis, dataset: str) -> None:
+    stream, first = PairStream(redis, dataset), record(1)
+    await stream.append([Offer(first, "a/0/0")])
+    await stream.forget([])
+    await stream.forget([first.pair.content_hash, record(2).pair.content_hash])
+    assert await stream.append([Offer(first, "b/0/0")]) == [Append.ACCEPTED]
+
+
+async def test_entries_know_when_they_came(redis: Redis, reader: Redis, dataset: str) -> None:
+    await PairStream(redis, dataset).append(offers(range(3)))
+    times = [one.came for one in await PairStream(reader, dataset).read("trainer", block_ms=50)]
+    seconds, _ = await redis.time()
+    assert times == sorted(set(times))
+    assert abs(times[0] - seconds) < 60
 
 
 async def test_a_repeated_append_gets_the_first_answer_and_adds_nothing(redis: Redis, dataset: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
+from services.trainer.dataset.pair_rows import Added
 from services.trainer.dataset.store import Dataset, DatasetThread, open_dataset
 from services.trainer.worker.collector import Collector
 from shared.pairs import PairRecord
@@ -35,7 +36,12 @@ class AcksFirst(Collector):
 class WithoutUniqueKey(Dataset):
     """Broken: keeps an entry as often as it comes."""
 
-    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:  # noqa: ARG002
+    def add(
+        self,
+        records: Sequence[PairRecord],
+        traceparents: Iterable[str] = (),  # noqa: ARG002
+        times: Sequence[float] = (),  # noqa: ARG002
+    ) -> Added:
         rows = [(record.pair.content_hash.encode() + os.urandom(4), record) for record in records]
         with self._db:
             for hash_, record in rows:
@@ -44,7 +50,8 @@ class WithoutUniqueKey(Dataset):
                     " VALUES (?, ?, ?, ?, '{}', 0)",
                     (hash_, record.pair.sentence1, record.pair.sentence2, record.pair.score),
                 )
-        return len(records)
+            self._db.execute("UPDATE total SET pairs = pairs + ?", (len(records),))
+        return Added(len(records), 0)
 
 
 async def collect(url: str, folder: Path, variant: str, until_empty: bool) -> None:

@@ -35,5 +35,5 @@ def records(pairs: list[Pair]) -> list[PairRecord]:
 
 def plan(dataset: Dataset, seed: int, base: object, start: str | None = None) -> Round:
     """The next round on all pairs, as the worker plans it."""
-    pairs = dataset.count()
-    return dataset.plan(seed, str(base), pairs, dataset.hash(pairs), start)
+    round_ = dataset.plan(seed, str(base), start)
+    return dataset.set_hash(round_.id, dataset.hash(round_))

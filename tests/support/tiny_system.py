@@ -61,6 +61,7 @@ class TinySystem:
             "PAIRWRIGHT_GENERATION_ENGINE": "transformers",  # up in seconds
             "PAIRWRIGHT_GENERATION_DTYPE": "float32",
             "PAIRWRIGHT_TRAINER_ROUND_SECONDS": "1",
+            "PAIRWRIGHT_TRAINER_GATE": "off",  # a tiny student learns nothing from a tiny teacher's noise
             "PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "always",
             "PAIRWRIGHT_EMBEDDING_POLL_SECONDS": "0.1",
             **settings,

@@ -18,26 +18,27 @@ from shared.heartbeat import Heartbeats
 from shared.model_store import ModelStore
 from shared.pairs import Pair
 from shared.redis import command_client
-from shared.stream import Offer, PairStream
+from shared.stream import Append, Offer, PairStream
 from tests.support.pairs import records
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
 
 
-def send(url: str, pairs: list[Pair]) -> None:
-    """Offer pairs to the trainer until they are accepted."""
+def send(url: str, pairs: list[Pair], job: str = "job") -> list[Append]:
+    """Offer pairs to the trainer until they are answered."""
 
-    async def _send() -> None:
+    async def _send() -> list[Append]:
         client = command_client(url)
-        offers = [Offer(record, "job") for record in records(pairs)]
+        offers = [Offer(record, job) for record in records(pairs)]
         stream, answers = PairStream(client, "default"), None
         while answers is None:
             with suppress(RedisError):  # the server may just have been killed: a producer tries again
                 answers = await stream.append(offers)
         await client.aclose()
+        return answers
 
-    asyncio.run(_send())
+    return asyncio.run(_send())
 
 
 def status(url: str) -> dict[str, Any]:

@@ -15,8 +15,14 @@ from services.generation.pairs.plan import InvalidPlan, Plan, Preset, ResolvedPl
 from services.generation.pairs.prompts import Form
 from services.generation.pairs.tasks import InvalidTask, first_problem, load_all_tasks, load_task
 from shared.errors import Fatal
+from shared.pairs import check_sentence
+from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
 
 PROGRAM = "python -m services.generation"
+COLUMNS = ("sentence1", "text_a", "sentence", TEXT)
+"""Which columns hold first sentences; text_a is the original's."""
+INPUTS_HELP = "first sentences: one a line, or a table by its name's end (.csv, .tsv, .json, .jsonl, .parquet)"
+SKIP_HELP = "pass over rows of --inputs that hold no sentence instead of ending there"
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -29,6 +35,8 @@ class Options:
     rejected: Path | None
     plan: Path | None
     inputs: Path | None
+    column: str | None
+    skip_bad: bool
     fields: dict[str, Any]
 
 
@@ -50,10 +58,10 @@ def parse(arguments: Sequence[str]) -> Any:
 def _one_by_one(arguments: Sequence[str]) -> Iterator[str]:
     """`--labels A B` as `--labels A --labels B`: typer repeats an option where it may have several values."""
     labels = False
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         if argument.startswith("--"):
             labels = argument == "--labels"
-        elif labels and arguments[place - 1] != "--labels":
+        elif labels and arguments[index - 1] != "--labels":
             yield "--labels"
         yield argument
 
@@ -71,7 +79,9 @@ def _option(metavar: str | None, text: str) -> Any:
 def generate(
     out: Annotated[Path, _option("FILE", "the pairs, as JSON Lines")],
     task: Annotated[str | None, _option("NAME", "a task, or the file of a task spec (*.json); default sts")] = None,
-    inputs: Annotated[Path | None, _option("FILE", "first sentences: one a line, or *.jsonl with sentence1")] = None,
+    inputs: Annotated[Path | None, _option("FILE", INPUTS_HELP)] = None,
+    column: Annotated[str | None, _option("NAME", "the column of --inputs that has the sentences")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_HELP)] = False,
     num_inputs: Annotated[int | None, _option("N", "the teacher writes so many first sentences")] = None,
     pairs: Annotated[int | None, _option("N", "accepted pairs wanted for each label in all")] = None,
     preset: Annotated[
@@ -98,14 +108,14 @@ def generate(
     """
     fields = {name: value for name, value in locals().items() if name in Plan.model_fields and value is not None}
     fields.pop("inputs", None)
-    return Options(out, push_to_hub, rejected, plan, inputs, fields)
+    return Options(out, push_to_hub, rejected, plan, inputs, column, skip_bad, fields)
 
 
 def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     """The plan that the options describe. Raises `Fatal`."""
     fields = _json_file(options.plan) if options.plan is not None else {}
     if options.inputs is not None:
-        fields["inputs"] = read_inputs(options.inputs)
+        fields["inputs"] = read_inputs(options.inputs, options.column, options.skip_bad)
     fields |= options.fields
     try:
         tasks = load_all_tasks(task_dir)
@@ -122,33 +132,42 @@ def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     raise Fatal(f"--{field.replace('_', '-')}: {message}" if field else message)
 
 
-def read_inputs(file: Path) -> list[str]:
-    """First sentences: one a line, or JSON Lines with `sentence1`, `text_a` (the original's) or `text`. Repeated ones
-    are taken once. Raises `Fatal` that names the line."""
-    sentences = []
+def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False) -> list[str]:
+    """First sentences, each taken once: of the named column, else of the first of `COLUMNS` that a row has.
+
+    Raises `Fatal`, which names the first bad row unless they are to be passed over; how many those are goes to stderr.
+    """
+    sentences, bad, first_bad = dict[str, None](), 0, ""
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            if file.suffix in (".jsonl", ".ndjson"):
-                row = json.loads(line)
-                names = [name for name in ("sentence1", "text_a", "text") if isinstance(row, dict) and name in row]
-                if not names:
-                    raise Fatal(f"--inputs: {file}, line {number}: has no sentence1, text_a or text")
-                line = str(row[names[0]])
-            sentences.append(line.strip())
-    except json.JSONDecodeError as error:
-        raise Fatal(f"--inputs: {file}, line {number}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fatal(f"--inputs: {file}: {error}") from None
+        for number, row in read(file):
+            try:
+                sentences[_sentence(row, column)] = None
+            except ValueError as error:
+                bad, first_bad = bad + 1, first_bad or f"{place(file, number)}: {error}"
+                if not skip_bad:
+                    raise Fatal(f"{file}, {first_bad}; mend it, or pass over such rows with --skip-bad") from None
+    except Fatal as fatal:
+        raise Fatal(f"--inputs: {fatal}") from None
     if not sentences:
-        raise Fatal(f"--inputs: {file} holds no sentence")
-    return list(dict.fromkeys(sentences))
+        raise Fatal(f"--inputs: {file} holds no sentence" + (f"; {first_bad}" if bad else ""))
+    if bad:
+        sys.stderr.write(f"--inputs: {bad} rows of {file} were passed over; the first, {first_bad}\n")
+    return list(sentences)
+
+
+def _sentence(row: Row | BadRow, column: str | None) -> str:
+    """A row's first sentence. Raises ValueError."""
+    if isinstance(row, BadRow):
+        raise row
+    names = COLUMNS if column is None else (column,)
+    if (value := find(by_folded_name(row), names)) is None:
+        raise missing(row, names, "--column NAME")
+    return check_sentence(text_of(value, names[0]))
 
 
 def _json_file(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise Fatal(f"--plan: {file}: {error}") from None
     if not isinstance(value, dict):

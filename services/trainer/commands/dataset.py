@@ -1,22 +1,37 @@
-"""`python -m services.trainer dataset {stats,export,import}`."""
+"""`python -m services.trainer dataset {stats,export,import,delete}`."""
 
+import asyncio
 import json
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from redis.exceptions import RedisError
 
 from services.trainer.commands.base import AsJson, configured, group
-from services.trainer.dataset.store import Dataset, open_dataset
-from shared.errors import Fatal
+from services.trainer.dataset.pair_rows import Selection
+from services.trainer.dataset.store import PORTION, Dataset, open_dataset
+from shared.errors import Fatal, first_line
+from shared.queue import open_queue
+from shared.redis import command_client
+from shared.settings import Settings
+from shared.stream import PairStream
 
-app = group("Look at the collected pairs, write them to a file, take some in.")
+log = logging.getLogger(__name__)
+
+app = group("Look at the collected pairs, write them to a file, take some in, delete some.")
 
 MOST_ORIGINS = 20
 SCALE_HELP = "the scores' scale, if not 0 to 1"
 SOURCE_HELP = "what the provenance names as teacher, for pairs that don't say; the file's name"
 SKIP_HELP = "pass over rows that are no pairs instead of ending there"
+COLUMNS_HELP = "what the file calls sentence1, sentence2 and score, as in anchor=sentence1,positive=sentence2"
+TEXT_HELP = "what one of the two sentences contains, letter for letter"
+FILE_HELP = "text tables, JSON or Parquet, by the name's end; the original STS-DINO files too"
 CARD = """---
 language: und
 task_categories: [sentence-similarity]
@@ -77,36 +92,89 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, .csv or .tsv; the original STS-DINO files too")],
+    file: Annotated[Path, typer.Argument(help=FILE_HELP)],
     scale: Annotated[tuple[float, float], typer.Option(metavar="LOW HIGH", help=SCALE_HELP)] = (0.0, 1.0),
     source: Annotated[str | None, typer.Option(help=SOURCE_HELP)] = None,
+    columns: Annotated[str | None, typer.Option(metavar="THEIRS=OURS,...", help=COLUMNS_HELP)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_HELP)] = False,
 ) -> None:
-    """Take in pairs from a file; pairs that are there already are passed over."""
-    from services.trainer.dataset.files import BadRow, parse_row, portions, read
+    """Take in pairs from a file; a pair that is there already with another score gets the one of the file."""
+    from services.trainer.dataset.files import columns_from, parse_row, portions
+    from shared.tables import BadRow, place, read
 
-    settings, (low, high) = configured(), scale
-    if not high > low:
+    settings, (low, high), names = configured(), scale, columns_from(columns)
+    if not -math.inf < low < high < math.inf:
         raise Fatal("--scale: LOW must be less than HIGH")
     if not file.is_file():
         raise Fatal(f"there is no file {str(file)!r}")
-    rows, new, bad = 0, 0, 0
+    rows, new, updated, bad, first_bad = 0, 0, 0, 0, ""
     with open_dataset(settings.dataset_dir) as dataset:
         for portion in portions(read(file)):
             records = []
             for number, row in portion:
                 try:
-                    records.append(parse_row(row, settings.dataset, scale, source or file.name))
+                    records.append(parse_row(row, settings.dataset, scale, source or file.name, names))
                 except BadRow as error:
-                    bad += 1
+                    bad, first_bad = bad + 1, first_bad or f"{place(file, number)}: {error}"
                     if not skip_bad:
                         dataset.add(records)
                         kept = f"The {rows + len(records)} rows before are kept; mend the file and import it again"
-                        raise Fatal(f"{file}, row {number}: {error}. {kept}, or --skip-bad") from None
-            new += dataset.add(records)
-            rows += len(records)
-    skipped = f", {bad} rows were no pairs" if bad else ""
-    print(f"{new} new pairs of {rows} in {file}{skipped}; the dataset {settings.dataset} has them now")
+                        raise Fatal(f"{file}, {first_bad}. {kept}, or --skip-bad") from None
+            added = dataset.add(records)
+            new, updated, rows = new + added.new, updated + added.updated, rows + len(records)
+    if not rows:
+        raise Fatal(f"{file}: " + (f"none of its {bad} rows is a pair; {first_bad}" if bad else "has no rows"))
+    skipped = f", {bad} rows were no pairs (the first, {first_bad})" if bad else ""
+    counts = f"{new} new pairs of {rows} in {file}, {updated} updated{skipped}"
+    print(f"{counts}; the dataset {settings.dataset} has them now")
+
+
+@app.command()
+def delete(
+    job: Annotated[str | None, typer.Option(help="the job that wrote them")] = None,
+    task: str | None = None,
+    label: str | None = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    text: Annotated[str | None, typer.Option(help=TEXT_HELP)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only count them")] = False,
+) -> None:
+    """Delete pairs for which everything holds that is given; the next round is without them."""
+    settings, selection = configured(), Selection(job, task, label, score, text)
+    if not selection or text == "":
+        raise Fatal("name the pairs by --job, --task, --label, --score or --text; all that is given must hold")
+    with open_dataset(settings.dataset_dir, read_only=True) as dataset:
+        selected = dataset.count_selected(selection)
+    if dry_run or not selected:
+        print(f"{selected} pairs of the dataset {settings.dataset} are selected; none was deleted")
+        return
+    last, deleted = 0, list[str]()
+    with open_dataset(settings.dataset_dir) as dataset:
+        while ids := dataset.find(selection, after=last):
+            deleted += dataset.remove(ids)
+            last = ids[-1]
+        left = dataset.count()
+    print(f"{len(deleted)} pairs were deleted, {left} are left; the next round is without them")
+    _let_come_again(settings, deleted)
+
+
+def _let_come_again(settings: Settings, hashes: Sequence[str]) -> None:
+    """Have the queue forget that deleted pairs were in it: a job that writes them again is no mistake."""
+    if not (settings.redis_url or settings.queue_dir.is_dir()):
+        return  # there never was a queue
+
+    async def _forget(url: str) -> None:
+        redis = command_client(url)
+        try:
+            for start in range(0, len(hashes), PORTION):
+                await PairStream(redis, settings.dataset).forget(hashes[start : start + PORTION])
+        finally:
+            await redis.aclose()
+
+    try:
+        with open_queue(settings.redis_url, settings.queue_dir) as url:
+            asyncio.run(_forget(url))
+    except (RedisError, OSError, Fatal) as error:
+        log.warning("for seven days, jobs can't send these pairs again: the queue: %s", first_line(error))
 
 
 def stats(dataset: Dataset) -> dict[str, Any]:
@@ -115,10 +183,10 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     return {
         "pairs": pairs,
         "new_pairs": dataset.count_new(),
-        "hash": dataset.hash(pairs),
+        "hash": dataset.hash(),
         **dataset.sentences(),
         "scores": {f"{score:g}": count for score, count in dataset.scores().items()},
-        "origins": [origin._asdict() for origin in dataset.origins(pairs)],
+        "origins": [origin._asdict() for origin in dataset.origins()],
         "rounds": [asdict(round_) for round_ in dataset.rounds()],
     }
 

@@ -1,8 +1,7 @@
-"""Files of pairs, in and out, in portions: Parquet, JSON Lines, CSV and TSV, ours and other people's columns."""
+"""Files of pairs, in and out, in portions: ours and other people's columns."""
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,33 @@ import pyarrow as pa
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from shared import tables
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
+from shared.tables import BadRow, by_folded_name, find, missing, place, text_of
 
 PORTION = 10_000
-COLUMNS = {
-    "sentence1": ("sentence1", "text_a", "sentence_a", "sentence_A", "text1", "question1"),
-    "sentence2": ("sentence2", "text_b", "sentence_b", "sentence_B", "text2", "question2"),
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "sentence1": ("sentence1", "text_a", "sentence_a", "text1", "question1"),
+    "sentence2": ("sentence2", "text_b", "sentence_b", "text2", "question2"),
     "score": ("score", "label", "similarity_score", "similarity", "relatedness_score"),
 }
 """What others call our columns; text_a, text_b and label are those of the original DINO's files."""
 STRINGS = ("sentence1", "sentence2"), ("dataset", "task", "label", "job", "teacher")
 SENTENCES, PROVENANCE = (dict.fromkeys(names, pa.string()) for names in STRINGS)
 SCHEMA = pa.schema(SENTENCES | {"score": pa.float64()} | PROVENANCE | {"seed": pa.int64(), "collected": pa.float64()})
+IMPORTED = {"task": "import", "job": "import", "seed": 0}
+SEEDS = range(-(2**63), 2**63)
 
-Row = Mapping[str, Any]
-
-
-class BadRow(ValueError):
-    """A row that is no pair. The message names the field and what it must be."""
+Row = tables.Row
 
 
 def read(file: Path) -> Iterator[tuple[int, Row]]:
-    """A file's rows with their line numbers, from 1. Raises `Fatal` for a file of another kind."""
-    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".json": _jsonl, ".csv": _delimited, ".tsv": _delimited}
-    if file.suffix not in readers:
-        raise Fatal(f"{file}: a file must end in {', '.join(readers)}")
-    try:
-        yield from readers[file.suffix](file)
-    except (OSError, UnicodeDecodeError, pa.ArrowInvalid, csv.Error) as error:
-        raise Fatal(f"{file}: can't be read: {error}") from None
+    """A file's rows with their numbers. Raises `Fatal`, for the first bad row too."""
+    for number, row in tables.read(file):
+        if isinstance(row, BadRow):
+            raise Fatal(f"{file}, {place(file, number)}: {row}")
+        yield number, row
 
 
 def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
@@ -63,36 +59,55 @@ def write(records: Iterable[tuple[PairRecord, float]], file: Path) -> int:
     return written
 
 
-def our_columns(row: Row) -> dict[str, Any]:
+def columns_from(text: str | None) -> Mapping[str, Sequence[str]]:
+    """`COLUMNS` with those of `THEIRS=OURS,...` in their place. Raises `Fatal`."""
+    columns = dict(COLUMNS)
+    for part in filter(str.strip, (text or "").split(",")):
+        theirs, _, ours = (one.strip() for one in part.rpartition("="))
+        if not theirs or ours not in COLUMNS:
+            raise Fatal(f"--columns: {part.strip()!r} must be THEIRS=OURS; ours are {', '.join(COLUMNS)}")
+        columns[ours] = (theirs,)
+    return columns
+
+
+def our_columns(row: Row, columns: Mapping[str, Sequence[str]] = COLUMNS) -> dict[str, Any]:
     """A row's `sentence1`, `sentence2` and `score`, whatever its columns are called; None for what it lacks."""
-    return {
-        column: next((row[name] for name in names if row.get(name) is not None), None)
-        for column, names in COLUMNS.items()
-    }
+    values = by_folded_name(row)
+    return {column: find(values, names) for column, names in columns.items()}
 
 
-def parse_row(row: Row, dataset: str, scale: tuple[float, float], source: str) -> PairRecord:
+def parse_row(
+    row: Row | BadRow,
+    dataset: str,
+    scale: tuple[float, float],
+    source: str,
+    columns: Mapping[str, Sequence[str]] = COLUMNS,
+) -> PairRecord:
     """Other people's row as a pair; `scale` is its score's, `source` stands for a missing teacher. Raises `BadRow`."""
-    columns = our_columns(row)
-    for column, value in columns.items():
+    if isinstance(row, BadRow):
+        raise row
+    given = by_folded_name(row)
+    ours = {column: find(given, names) for column, names in columns.items()}
+    for column, value in ours.items():
         if value is None:
-            raise BadRow(f"has no {column} (nor {', '.join(COLUMNS[column][1:])})")
-    label = columns["score"]
+            raise missing(row, columns[column], f"--columns NAME={column}")
+    label = ours["score"]
+    sentences = {name: text_of(ours[name], name) for name in ("sentence1", "sentence2")}
     try:
-        pair = Pair.model_validate(columns | {"score": _score(label, *scale)})
+        pair = Pair.model_validate(sentences | {"score": _score(label, *scale)})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise BadRow(f"{first['loc'][0]}: {first['msg']}") from None
-    defaults: Row = {"task": "import", "label": label, "job": "import", "teacher": source, "seed": 0}
-    origin = {name: row[name] if row.get(name) is not None else value for name, value in defaults.items()}
-    seed = int(origin.pop("seed"))
+        raise BadRow(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
+    defaults: Row = IMPORTED | {"label": label, "teacher": source}
+    origin = {name: given.get(name, value) for name, value in defaults.items()}
+    seed = _seed(origin.pop("seed"))
     strings = {name: str(value) for name, value in origin.items()}
     return PairRecord(pair=pair, provenance=Provenance(dataset=dataset, **strings, seed=seed))
 
 
 def _score(value: Any, low: float, high: float) -> float:
-    try:
-        number = float(value)
+    try:  # half of Europe writes a decimal comma
+        number = float(value.replace(",", ".") if isinstance(value, str) else value)
     except (TypeError, ValueError):
         raise BadRow(f"score: {value!r} is not a number") from None
     score = (number - low) / (high - low)
@@ -101,33 +116,19 @@ def _score(value: Any, low: float, high: float) -> float:
     return min(max(score, 0.0), 1.0)
 
 
+def _seed(value: Any) -> int:
+    try:
+        seed = int(value)
+        is_whole = seed == value or isinstance(value, str)
+    except (TypeError, ValueError, OverflowError):
+        seed, is_whole = 0, False
+    if not is_whole or seed not in SEEDS:
+        raise BadRow(f"seed: {str(value)[:40]!r} is not a whole number of 64 bits")
+    return seed
+
+
 def portions(rows: Iterable[Any]) -> Iterator[list[Any]]:
     """Rows in lists of at most `PORTION`."""
     remaining = iter(rows)
     while portion := list(islice(remaining, PORTION)):
         yield portion
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    with parquet.ParquetFile(file) as opened:
-        yield from enumerate((row for batch in opened.iter_batches(PORTION) for row in batch.to_pylist()), start=1)
-
-
-def _jsonl(file: Path) -> Iterator[tuple[int, Row]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise Fatal(f"{file}, line {number}: is not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise Fatal(f"{file}, line {number}: is not a JSON object")
-                yield number, row
-
-
-def _delimited(file: Path) -> Iterator[tuple[int, Row]]:
-    """With a header line. In a .tsv, quotes are characters like any other."""
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if file.suffix == ".tsv" else {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        yield from enumerate(csv.DictReader(lines, **options), start=2)

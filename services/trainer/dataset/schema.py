@@ -5,10 +5,8 @@ import sqlite3
 
 from shared.errors import Fatal
 
-SCHEMA = 3
+SCHEMA = 4
 
-# A pair's id counts from 1 without gaps and pairs are never deleted, so `max(id)` is their number, and "all pairs up to
-# here" is one number in a round: with ten million pairs, neither counting nor planning a round touches the rows.
 TABLES = """
 CREATE TABLE pair (
     id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sentence1 TEXT NOT NULL, sentence2 TEXT NOT NULL,
@@ -28,6 +26,22 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 TRACES = """
 CREATE TABLE trace (id TEXT PRIMARY KEY, traceparent TEXT NOT NULL, first_pair INTEGER NOT NULL,
     last_pair INTEGER NOT NULL);
+"""
+
+# Ids count upwards and none is used twice, so "all pairs up to here" is one number in a round; a pair that gets another
+# score gets a new id. `total` counts what there is: with ten million pairs, neither counting nor planning a round
+# touches the rows. A pair that is taken out stays in `removed_pair` for as long as a round is under way that has it,
+# with the newest round there was then: a round can be run again on the same pairs, whatever happens beside it.
+CHANGES = """
+CREATE TABLE removed_pair (
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL, sentence1 TEXT NOT NULL, sentence2 TEXT NOT NULL,
+    score REAL NOT NULL, provenance TEXT NOT NULL, collected REAL NOT NULL, round INTEGER NOT NULL
+);
+ALTER TABLE round ADD COLUMN last_pair INTEGER NOT NULL DEFAULT 0;
+UPDATE round SET last_pair = pairs;
+CREATE TABLE total (pairs INTEGER NOT NULL, new_pairs INTEGER NOT NULL, last_pair INTEGER NOT NULL);
+INSERT INTO total SELECT pairs, pairs - (SELECT coalesce(max(pairs), 0) FROM round), pairs
+    FROM (SELECT coalesce(max(id), 0) AS pairs FROM pair);
 """
 
 # Schema 1 kept hashes as text and marked each pair with the round that took it.
@@ -63,7 +77,7 @@ def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
 def _renew(connection: sqlite3.Connection, version: int) -> None:
     connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
     named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
-    steps = {0: TABLES + named, 1: FROM_1 + named, 2: ""}[version] + TRACES
+    steps = {0: TABLES + named, 1: FROM_1 + named}.get(version, "") + (TRACES if version < 3 else "") + CHANGES
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:

@@ -1,6 +1,7 @@
 """The collected pairs and the rounds that train on them, in one SQLite file that survives any kill.
 
-The trainer that holds the lease writes rounds; pairs are also written by `dataset import`. A round's process reads.
+The trainer that holds the lease writes rounds; pairs are also written by `dataset import` and `dataset delete`. A
+round's process reads.
 """
 
 import asyncio
@@ -13,14 +14,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from services.trainer.dataset.pair_rows import UNFINISHED, Added, Selection, put, take_out
 from services.trainer.dataset.schema import prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
 FILE = "pairs.sqlite"
+PORTION = 10_000
+OF_ROUND = (
+    "SELECT {0} FROM pair WHERE id <= :last_pair"
+    " UNION ALL SELECT {0} FROM removed_pair WHERE id <= :last_pair AND round >= :id"
+)
+"""Columns of a round's pairs; its values are the round's."""
 Result = TypeVar("Result")
 
 State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
@@ -35,9 +44,11 @@ class Round:
     """0 publishes the untrained base."""
     state: State
     pairs: int
-    """The pairs with ids up to this one."""
+    """How many it has."""
+    last_pair: int
+    """It has the pairs with ids up to this one that were there when it was planned."""
     dataset_hash: str | None
-    """SHA-256 over its pairs' content hashes and scores; None without pairs."""
+    """SHA-256 over its pairs' content hashes and scores; None without pairs, and until it is computed."""
     seed: int
     base: str
     start: str | None
@@ -81,57 +92,80 @@ class Dataset:
         """Names this dataset's file among all."""
         return str(self._db.execute("SELECT value FROM fact WHERE name = 'id'").fetchone()[0])
 
-    def add(self, records: Sequence[PairRecord], traceparents: Iterable[str] = ()) -> int:
-        """Keep pairs that these spans brought; how many were new. A pair's first score stays. Safe to repeat."""
-        before, now = self._db.total_changes, time.time()
-        columns = ((record.pair, record.provenance.model_dump_json()) for record in records)
-        with self._db:
-            # Not OR IGNORE, which would also pass over a row that breaks another rule of the table.
-            self._db.executemany(
-                "INSERT INTO pair (hash, sentence1, sentence2, score, provenance, collected)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO NOTHING",
-                [
-                    (bytes.fromhex(pair.content_hash), pair.sentence1, pair.sentence2, pair.score, provenance, now)
-                    for pair, provenance in columns
-                ],
-            )
-            new = self._db.total_changes - before
-            last = self.count()
+    def add(
+        self, records: Sequence[PairRecord], traceparents: Iterable[str] = (), times: Sequence[float] = ()
+    ) -> Added:
+        """Keep pairs that these spans brought, and that came at these times (Unix; else now). Safe to repeat.
+
+        A pair that is there with another score gets the one that came later, and counts as new in the next round.
+        """
+        with self._writing():
+            added = put(self._db, zip(records, times or repeat(None), strict=False))
+            (last,) = self._db.execute("SELECT last_pair FROM total").fetchone()
             self._db.executemany(
                 "INSERT INTO trace (id, traceparent, first_pair, last_pair) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
                 " DO UPDATE SET traceparent = excluded.traceparent, last_pair = excluded.last_pair",
-                [(one.split("-")[1], one, last - new + 1, last) for one in traceparents if new],
+                [(one.split("-")[1], one, last - added.changed + 1, last) for one in traceparents if added.changed],
             )
-            return new
+            return added
+
+    def find(self, selection: Selection, after: int = 0, most: int = PORTION) -> list[int]:
+        """The ids of selected pairs, ascending: at most so many, after this one."""
+        condition, values = selection.where()
+        query = f"SELECT id FROM pair WHERE {condition} AND id > ? ORDER BY id LIMIT ?"
+        return [row[0] for row in self._db.execute(query, (*values, after, most))]
+
+    def count_selected(self, selection: Selection) -> int:
+        """How many pairs are selected."""
+        condition, values = selection.where()
+        return int(self._db.execute(f"SELECT count(*) FROM pair WHERE {condition}", values).fetchone()[0])
+
+    def remove(self, ids: Sequence[int]) -> list[str]:
+        """Delete pairs; the content hashes of those that were there. A round that is under way keeps them."""
+        with self._writing():
+            return [hash_.hex() for hash_ in take_out(self._db, ids)]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction that sees, from its first read on, what nobody else can change."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
     def traceparents(self, round_: Round) -> list[str]:
         """The spans that brought the pairs which a round is the first to train on, oldest first."""
         query = (
             "SELECT traceparent FROM trace WHERE first_pair <= ? AND last_pair >"
-            " (SELECT coalesce(max(pairs), 0) FROM round WHERE id < ? AND state IN ('published', 'rejected'))"
+            " (SELECT coalesce(max(last_pair), 0) FROM round WHERE id < ? AND state IN ('published', 'rejected'))"
             " ORDER BY last_pair, rowid"
         )
-        return [row[0] for row in self._db.execute(query, (round_.pairs, round_.id))]
+        return [row[0] for row in self._db.execute(query, (round_.last_pair, round_.id))]
 
     def forget_traces(self, round_: Round) -> None:
         """The round has ended, in the traces of its pairs too."""
         with self._db:
-            self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.pairs,))
+            self._db.execute("DELETE FROM trace WHERE last_pair <= ?", (round_.last_pair,))
 
     def count(self) -> int:
         """All pairs."""
-        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM pair").fetchone()[0])
+        return int(self._db.execute("SELECT pairs FROM total").fetchone()[0])
 
     def count_new(self) -> int:
-        """Pairs that came since the last round was planned."""
-        return self.count() - int(self._db.execute("SELECT coalesce(max(pairs), 0) FROM round").fetchone()[0])
+        """Pairs that came, or got another score, since the last round was planned."""
+        return int(self._db.execute("SELECT new_pairs FROM total").fetchone()[0])
 
-    def hash(self, pairs: int) -> str | None:
-        """SHA-256 over the first `pairs` pairs: a line each, its hash in hexadecimal digits and its score, by hash."""
-        if not pairs:
+    def count_after(self, round_: Round, last_pair: int) -> int:
+        """A round's pairs with higher ids than this one."""
+        query = f"SELECT count(*) FROM ({OF_ROUND.format('id')}) WHERE id > :after"
+        return int(self._db.execute(query, vars(round_) | {"after": last_pair}).fetchone()[0])
+
+    def hash(self, round_: Round | None = None) -> str | None:
+        """SHA-256 over a round's or all pairs: a line each, its hash in hexadecimal digits and its score, by hash."""
+        digest, columns = hashlib.sha256(), "hash, score"
+        query = f"SELECT {columns} FROM pair" if round_ is None else OF_ROUND.format(columns)
+        if not (self.count() if round_ is None else round_.pairs):
             return None
-        digest = hashlib.sha256()
-        for row in self._db.execute("SELECT hash, score FROM pair WHERE id <= ? ORDER BY hash", (pairs,)):
+        for row in self._db.execute(f"{query} ORDER BY hash", {} if round_ is None else vars(round_)):
             digest.update(f"{row['hash'].hex()} {row['score']!r}\n".encode())
         return digest.hexdigest()
 
@@ -142,12 +176,21 @@ class Dataset:
             self._db.execute(query, (seed, base))
         return self.round(0)
 
-    def plan(self, seed: int, base: str, pairs: int, dataset_hash: str | None, start: str | None = None) -> Round:
-        """Plan the next round on the first `pairs` pairs, which `hash` has named."""
-        query = "INSERT INTO round (state, pairs, dataset_hash, seed, base, start) VALUES ('planned', ?, ?, ?, ?, ?)"
-        with self._db:  # SQLite gives it the next id
-            id_ = self._db.execute(query, (pairs, dataset_hash, seed, base, start)).lastrowid
+    def plan(self, seed: int, base: str, start: str | None = None) -> Round:
+        """Plan the next round on all pairs. Its hash takes a second a million, and is to be set before it is run."""
+        query = (
+            "INSERT INTO round (state, pairs, last_pair, seed, base, start)"
+            " SELECT 'planned', pairs, last_pair, ?, ?, ? FROM total"
+        )
+        with self._writing():  # SQLite gives it the next id
+            id_ = self._db.execute(query, (seed, base, start)).lastrowid
+            self._db.execute("UPDATE total SET new_pairs = 0")
         return self.round(id_ or 0)
+
+    def set_hash(self, id_: int, dataset_hash: str | None) -> Round:
+        """The round with its hash."""
+        self._update(id_, dataset_hash=dataset_hash)
+        return self.round(id_)
 
     def round(self, id_: int) -> Round:
         """A round. Raises `Fatal`."""
@@ -157,7 +200,7 @@ class Dataset:
 
     def unfinished(self) -> Round | None:
         """The oldest round that was planned or begun and not ended."""
-        return next(iter(self._select("state IN ('planned', 'training')")), None)
+        return next(iter(self._select(UNFINISHED)), None)
 
     def rounds(self) -> list[Round]:
         """All rounds, oldest first."""
@@ -169,8 +212,8 @@ class Dataset:
 
     def pairs(self, round_: Round) -> Iterator[StoredPair]:
         """What a round may train on, one after the other: by sentence1, then sentence2, however they came."""
-        query = "SELECT id, hash, sentence1, sentence2, score FROM pair WHERE id <= ? ORDER BY sentence1, sentence2"
-        return (StoredPair(*row) for row in self._db.execute(query, (round_.pairs,)))
+        query = f"{OF_ROUND.format('id, hash, sentence1, sentence2, score')} ORDER BY sentence1, sentence2"
+        return (StoredPair(*row) for row in self._db.execute(query, vars(round_)))
 
     def records(self) -> Iterator[tuple[PairRecord, float]]:
         """Every pair with its provenance and when it was collected, in the order they came."""
@@ -192,13 +235,14 @@ class Dataset:
         different, mean = self._db.execute(query).fetchone()
         return {"different_sentence1": different, "mean_characters": round(mean or 0, 1)}
 
-    def origins(self, pairs: int) -> list[Origin]:
-        """Where the first `pairs` pairs came from, the most frequent first."""
+    def origins(self, round_: Round | None = None) -> list[Origin]:
+        """Where a round's or all pairs came from, the most frequent first."""
+        rows = "SELECT provenance FROM pair" if round_ is None else OF_ROUND.format("provenance")
         query = (
-            "SELECT provenance ->> 'teacher', provenance ->> 'task', provenance ->> 'label', count(*) FROM pair"
-            " WHERE id <= ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
+            "SELECT provenance ->> 'teacher', provenance ->> 'task', provenance ->> 'label', count(*)"
+            f" FROM ({rows}) GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
         )
-        return [Origin(*row) for row in self._db.execute(query, (pairs,))]
+        return [Origin(*row) for row in self._db.execute(query, {} if round_ is None else vars(round_))]
 
     def begin(self, id_: int) -> None:
         """A child process starts on the round."""
@@ -223,6 +267,8 @@ class Dataset:
         assignments = ", ".join(f"{name} = ?" for name in columns)
         with self._db:
             self._db.execute(f"UPDATE round SET {assignments} WHERE id = ?", (*columns.values(), id_))
+            if "finished" in columns:
+                self._db.execute(f"DELETE FROM removed_pair WHERE NOT EXISTS (SELECT 1 FROM round WHERE {UNFINISHED})")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From a dataset's texts and pairs to estimators: choose what students are measured on, and have it judged."""
+"""From a dataset's texts and pairs to estimators: choose pairs of texts, and ask a language model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.trainer.estimation.estimate import Estimator
-from services.trainer.estimation.judgements import SAME_MEANING, judge_cached
+from services.trainer.estimation.mutual_information import SAME_MEANING, measure_cached
 from services.trainer.estimation.sample import TextPairs, near_and_far, own_and_others, sample_texts
 from services.trainer.evaluation.sts import Encode, Row
 from services.trainer.models.likelihood import Likelihood
@@ -15,8 +15,8 @@ FEWEST_TEXTS = 40
 """Fewer different texts are no evidence."""
 
 
-class Judge(NamedTuple):
-    """A language model, and where its judgements are kept."""
+class LanguageModel(NamedTuple):
+    """A language model, and where its answers are kept."""
 
     load: Callable[[], Likelihood]
     file: Path
@@ -26,17 +26,17 @@ def estimators(
     texts: Iterable[str],
     dev: Sequence[Row],
     students: Sequence[Encode],
-    judge: Judge,
+    language_model: LanguageModel,
     on_progress: Callable[[int, int], None],
 ) -> list[Estimator]:
     """One for each kind of task that there is evidence for.
 
     `texts`: the first sentences of pairs. `dev`: pairs that are not trained on. `students`: base students, who say what
-    is near. Raises what loading the judge does, and OSError.
+    is near. Raises what loading the language model does, and OSError.
     """
-    load = cache(judge.load)  # once for all kinds
+    load = cache(language_model.load)  # once for all kinds
     return [
-        Estimator(kind, pairs, judge_cached(pairs.rows(), SAME_MEANING, judge.file, load, on_progress))
+        Estimator(kind, pairs, measure_cached(pairs.rows(), SAME_MEANING, language_model.file, load, on_progress))
         for kind, pairs in _pairs(texts, dev, students)
     ]
 

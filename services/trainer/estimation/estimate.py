@@ -36,7 +36,7 @@ class Estimator:
     kind: str
     """`similarity`, `grouping` or `retrieval`."""
     pairs: TextPairs
-    judgements: Numbers
+    mutual_information: Numbers
     """A language model's, [pairs]."""
 
     def cosines(self, encode: Encode) -> Numbers:
@@ -63,15 +63,15 @@ class Estimator:
 
     def _correlations(self, cosines: Numbers) -> tuple[float, Numbers]:
         """Over all pairs, and over each of the resamples, [samples]."""
-        ranks = np.stack([_ranks(cosines), self._judged, self._overlap])
+        ranks = np.stack([_ranks(cosines), self._informed, self._overlap])
         products = (ranks[:, None] * ranks[None]).reshape(9, -1)
         moments = np.vstack([np.ones(ranks.shape[1]), ranks, products])
         by_anchor = np.stack([np.bincount(self._anchor, weights=row) for row in moments], axis=1)
         return float(_partial(by_anchor.sum(axis=0)[None])[0]), _partial(self._draws @ by_anchor)
 
     @cached_property
-    def _judged(self) -> Numbers:
-        return _ranks(self.judgements)
+    def _informed(self) -> Numbers:
+        return _ranks(self.mutual_information)
 
     @cached_property
     def _overlap(self) -> Numbers:

@@ -28,8 +28,13 @@ def load(model: str, setting: str) -> Any:
     try:
         if Path(model, "config.json").is_file() and not Path(model, "modules.json").is_file():
             transformer = Transformer(model)
-            return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")])
-        return SentenceTransformer(model, trust_remote_code=False)
+            pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+            student = SentenceTransformer(modules=[transformer, pooling])
+        else:
+            student = SentenceTransformer(model, trust_remote_code=False)
+        if getattr(student.tokenizer, "pad_token", "") is None:  # texts of a batch have different lengths
+            raise ValueError("its tokenizer has no padding token; set pad_token in its tokenizer_config.json")
+        return student
     except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
         raise Fatal(f"{setting}: can't load {model!r}: {first_line(error)}") from None
 

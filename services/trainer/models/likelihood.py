@@ -95,9 +95,9 @@ class _Tree:
 
 
 class Likelihood:
-    """A teacher with its head, which judges and never generates."""
+    """A teacher with its head, which scores texts and never generates."""
 
-    def __init__(self, teacher: Path) -> None:
+    def __init__(self, teacher: Path, setting: str) -> None:
         """Load it from its folder. Raises `Fatal`."""
         on_gpu = torch.cuda.is_available()
         self._device, dtype = "cuda" if on_gpu else "cpu", dtype_for("auto", on_gpu)
@@ -108,7 +108,7 @@ class Likelihood:
         except Fatal:
             raise
         except Exception as error:  # whatever a broken or unreachable model makes the libraries raise
-            raise Fatal(f"PAIRWRIGHT_TEACHER: can't load {teacher} to judge with it: {first_line(error)}") from None
+            raise Fatal(f"{setting}: can't load {teacher}: {first_line(error)}") from None
 
     def mean_log_likelihoods(
         self,
@@ -130,7 +130,7 @@ class Likelihood:
             for first, texts in groups
         ]
         for some in _passes(branches, MOST_TOKENS - len(root)):
-            means = self._judge(_Tree.of(root, some))
+            means = self._score(_Tree.of(root, some))
             results += np.split(means, np.cumsum([len(texts) for _, texts in some])[:-1])
             done += len(some)
             on_progress(done)
@@ -143,7 +143,7 @@ class Likelihood:
         return [begin, *ids] if has_begin else list(ids)
 
     @torch.inference_mode()
-    def _judge(self, tree: _Tree) -> Numbers:
+    def _score(self, tree: _Tree) -> Numbers:
         device, dtype = self._device, self._model.dtype
         mask = torch.zeros(1, 1, len(tree.ids), len(tree.ids), dtype=dtype)
         mask.masked_fill_(~tree.attention(), torch.finfo(dtype).min)

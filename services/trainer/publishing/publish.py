@@ -114,7 +114,7 @@ def _gate_facts(candidate: Candidate, verdict: Verdict, own: TrainerSettings) ->
         "reason": verdict.reason,
         "compared": verdict.compared,
         "share": candidate.share,
-        "judge": own.judge,
+        "estimate_teacher": own.estimate_teacher,
         "margin": own.gate_margin,
         "confidence": own.gate_confidence,
     }

@@ -82,9 +82,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Replay:
-    """A warm start's choice: the pairs after the first `old`, and this share of those before, by their hash."""
+    """A warm start's choice: the pairs with ids after `last_old`, and this share of those before, by their hash."""
 
-    old: int
+    last_old: int
     share: float
 
 
@@ -142,8 +142,8 @@ def _divide(
             labels.update(pair.score for pair in group)
             side = held_out if in_dev(sentence1, recipe.seed) else kept
             if side is kept:
-                old, share = (replay.old, replay.share) if replay else (0, 1.0)
-                candidates = [pair for pair in group if pair.id > old or _fraction(pair.hash) < share]
+                last_old, share = (replay.last_old, replay.share) if replay else (0, 1.0)
+                candidates = [pair for pair in group if pair.id > last_old or _fraction(pair.hash) < share]
                 group = _limit(candidates, recipe.most_per_label)
                 left_out += len(candidates) - len(group)
             for pair in group:

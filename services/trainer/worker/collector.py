@@ -106,5 +106,8 @@ class Collector:
             for source, pairs in sources.items():  # one span in each trace that pairs come from
                 spans.enter_context(tracing.span("collect", parent=source, pairs=pairs))
                 traceparents.append(tracing.traceparent())
-            if await self._dataset.run(lambda dataset: dataset.add(records, filter(None, traceparents))):
+            times = [delivery.came for delivery in deliveries if delivery.record is not None]
+            known = filter(None, traceparents)
+            added = await self._dataset.run(lambda dataset: dataset.add(records, known, times))
+            if added.changed:
                 self._last_new = time.monotonic()

@@ -1,10 +1,12 @@
-"""The trainer's `/metrics`, `/livez` and `/readyz`, on the worker's event loop."""
+"""The trainer's HTTP, on the worker's event loop: `/metrics`, `/livez`, `/readyz`, and what a router adds."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+from fastapi import APIRouter
 
 from services.trainer.metrics import Metrics
 from shared.errors import Fatal
@@ -15,8 +17,13 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator[None]:
-    """Answer until the block ends. Port 0 answers nowhere, and a port that can't be had is a warning."""
+async def health_server(
+    host: str, port: int, metrics: Metrics, keys: Sequence[str] = (), router: APIRouter | None = None
+) -> AsyncIterator[None]:
+    """Answer until the block ends; the router only to `keys`, if there are any.
+
+    Port 0 answers nowhere, and a port that can't be had is a warning.
+    """
     try:
         listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
     except Fatal as fatal:  # a second trainer may wait on the same machine; collecting matters more than the endpoint
@@ -30,7 +37,9 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
         return metrics.states
 
     about: dict[str, Any] = {"title": "Pairwright trainer", "description": "", "docs_url": None, "openapi_url": None}
-    app = create_app(checks=checks, keys=(), registry=metrics.registry, max_body_bytes=1024, **about)
+    app = create_app(checks=checks, keys=keys, registry=metrics.registry, max_body_bytes=1024, **about)
+    if router is not None:
+        app.include_router(router)
     http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:

@@ -185,8 +185,7 @@ class RoundScheduler:
 
     async def _plan_and_run(self, round_: Round | None) -> None:
         try:
-            if round_ is None:
-                round_ = await self._plan()
+            round_ = await self._with_hash(await self._plan() if round_ is None else round_)
             self._round, self._progress, self._last_log = round_.id, Progress(), time.monotonic()
             await self._answer(str(round_.id))
             if await self._has_its_base(round_):
@@ -195,12 +194,17 @@ class RoundScheduler:
             self._postpone("can't run a round", error)
 
     async def _plan(self) -> Round:
-        """Plan a round on all pairs up to now; hashing a million takes a second, in which collecting goes on."""
-        pairs = await self._dataset.run(Dataset.count)
-        digest = await self._dataset.run_beside(lambda dataset: dataset.hash(pairs))
+        """Plan a round on all pairs up to now."""
         start = self._store.current() if self._settings.warm_start else None
         seed, base = self._settings.seed, self._base
-        return await self._dataset.run(lambda dataset: dataset.plan(seed, base, pairs, digest, start))
+        return await self._dataset.run(lambda dataset: dataset.plan(seed, base, start))
+
+    async def _with_hash(self, round_: Round) -> Round:
+        """The round with its dataset hash; computing it takes a second a million, in which collecting goes on."""
+        if not round_.pairs or round_.dataset_hash is not None:
+            return round_
+        digest = await self._dataset.run_beside(lambda dataset: dataset.hash(round_))
+        return await self._dataset.run(lambda dataset: dataset.set_hash(round_.id, digest))
 
     async def _answer(self, text: str) -> None:
         tokens, self._tokens = self._tokens, []

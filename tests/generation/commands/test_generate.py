@@ -19,7 +19,7 @@ import pytest
 
 from services.generation.commands.generate import prepare
 from services.generation.commands.journal import Journal, plan_hash
-from services.generation.commands.options import make_plan, parse
+from services.generation.commands.options import make_plan, parse, read_inputs
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.tasks import load_all_tasks
@@ -95,7 +95,8 @@ INPUTS = {
     ("arguments", "message"),
     [
         ([], "give inputs (sentences), num_inputs"),
-        (["--inputs", "nowhere.txt"], "--inputs: nowhere.txt: "),
+        (["--inputs", "nowhere.txt"], "--inputs: nowhere.txt: can't be read: No such file or directory"),
+        (["--inputs", "table.xlsx"], "--inputs: table.xlsx: a file must end in .txt, .csv"),
         (["--num-inputs", "3", "--task", "nope"], "--task: there is no task 'nope'; known: nli"),
         (["--num-inputs", "3", "--task", "nope.json"], "--task: nope.json: "),
         (["--num-inputs", "3", "--labels", "1", "7"], "--labels: task 'sts' has no label '7'; it has 1, 0.5, 0"),
@@ -137,8 +138,45 @@ def test_what_is_no_option_ends_with_status_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffOne.\r\n\r\n  Two\tthree. \r\nOne.\r\n"),
+        ("a", "One.\nTwo three.\n"),
+        ("a.csv", '\ufeffText,other\r\n"One.",1\r\nTwo three.,\r\n'),
+        ("a.csv", "sep=;\nother;Sentence 1\n1;One.\n2;Two three.\n"),
+        ("a.tsv", "sentence\tother\nOne.\t1\nTwo three.\t2\n"),
+        ("a.json", '[\n{"text_a": "One."},\n{"text_a": "Two\u2028three."}\n]'),
+        ("a.json", '["One.", "Two three."]'),
+        ("a.jsonl", '{"sentence1": "One."}\n\n{"sentence1": "Two\u2028three.", "score": 1}\n'),
+    ],
+)
+def test_inputs_are_read_as_people_have_them(name: str, content: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text(content, encoding="utf-8", newline="")
+    assert read_inputs(file) == ["One.", "Two three."]
+
+
+def test_a_bad_input_is_named_by_its_line_or_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": "One."}\n\n{"a": null}\n{"a": 5}\nNone\n{"a": "Two\\nthree."}\n{"a": "Four."}\n')
+    for column, told in (
+        (None, "line 1: has no sentence1 (nor text_a, sentence, text); its columns are 'a'; --column NAME says which"),
+        ("A", "line 3: A is empty; mend it, or pass over such rows with --skip-bad"),
+    ):
+        with pytest.raises(Fatal, match=re.escape(f"--inputs: {file}, {told}")):
+            read_inputs(file, column)
+    assert read_inputs(file, "a", skip_bad=True) == ["One.", "Four."]
+    assert f"4 rows of {file} were passed over; the first, line 3: a is empty" in capsys.readouterr().err
+    with pytest.raises(Fatal, match="holds no sentence; line 1: has no b"):
+        read_inputs(file, "b", skip_bad=True)
+    arguments = ["--inputs", str(file), "--column", "a", "--skip-bad"]
+    assert make_plan(parse(["generate", "--out", "x", *arguments]), None).inputs == ["One.", "Four."]
+
+
 def test_options_are_fields_of_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps({"seed": 1, "attempts": 2, "num_inputs": 3}))
+    body = json.dumps({"seed": 1, "attempts": 2, "num_inputs": 3})
+    (tmp_path / "plan.json").write_text(body, encoding="utf-8-sig")  # as Windows' Notepad may write it
     arguments = ["--plan", str(tmp_path / "plan.json"), "--labels", "0", "1", "--seed", "5", "--prompt-form", "plain"]
     plan = make_plan(parse(["generate", "--out", "x", *arguments]), None)
     assert (plan.labels, plan.seed, plan.attempts, plan.prompt_form) == (["0", "1"], 5, 2, "plain")

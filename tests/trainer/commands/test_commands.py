@@ -14,10 +14,12 @@ from services.trainer.dataset.store import open_dataset
 from shared.manifest import Card
 from shared.model_store import ModelStore
 from shared.pairs import Pair
+from shared.queue import EmbeddedServer
+from shared.stream import Append
 from tests.support.command_line import failure, run_command
 from tests.support.pairs import make_pairs, records
 from tests.support.publisher import write_model
-from tests.support.trainer import ROOT
+from tests.support.trainer import ROOT, send
 
 
 class Commands:
@@ -140,10 +142,10 @@ def test_a_bad_row_is_named_and_what_was_good_is_kept(command: Commands, tmp_pat
     file = tmp_path / "pairs.jsonl"
     good = {"sentence1": "a", "sentence2": "b", "score": 1}
     for bad, told in (
-        (good | {"score": 7}, "row 2: score: 7 is not within 0 to 1; --scale LOW HIGH says another scale"),
-        (good | {"score": "high"}, "row 2: score: 'high' is not a number"),
-        (good | {"sentence2": None}, "row 2: has no sentence2 (nor text_b,"),
-        (good | {"sentence2": "two\nlines"}, "row 2: sentence2: Value error, must be one line of text"),
+        (good | {"score": 7}, "line 2: score: 7 is not within 0 to 1; --scale LOW HIGH says another scale"),
+        (good | {"score": "high"}, "line 2: score: 'high' is not a number"),
+        (good | {"sentence2": None}, "line 2: sentence2 is empty"),
+        (good | {"sentence2": "two\nlines"}, "line 2: sentence2: must be one line of text"),
     ):
         file.write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
         assert f"{file}, {told}" in command.fails("dataset", "import", file)
@@ -151,9 +153,80 @@ def test_a_bad_row_is_named_and_what_was_good_is_kept(command: Commands, tmp_pat
     assert "1 rows were no pairs" in command("dataset", "import", file, "--skip-bad")
     file.write_text("{")
     assert command.fails("dataset", "import", file).startswith(f"{file}, line 1: is not JSON")
+    file.write_text("")
+    assert command.fails("dataset", "import", file) == f"{file}: has no rows"
+    for low, high in ((1, 1), (0, "inf"), ("nan", 1)):
+        told = command.fails("dataset", "import", file, "--scale", low, high)
+        assert told == "--scale: LOW must be less than HIGH"
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     assert "broken.parquet: can't be read" in command.fails("dataset", "import", tmp_path / "broken.parquet")
     assert command.fails("dataset", "import", tmp_path / "none.csv").startswith("there is no file")
+
+
+def test_a_pair_that_is_imported_again_with_another_score_is_updated(command: Commands, tmp_path: Path) -> None:
+    [first, *others], file = fill(command, 3), tmp_path / "mended.jsonl"
+    turned = first.model_copy(update={"sentence1": first.sentence2, "sentence2": first.sentence1, "score": 0.25})
+    file.write_text("".join(one.model_dump_json() + "\n" for one in (turned, *others)))
+    assert command("dataset", "import", file).startswith(f"0 new pairs of 3 in {file}, 1 updated; ")
+    assert command.pairs() == [*others, turned]
+    assert command("dataset", "import", file).startswith(f"0 new pairs of 3 in {file}, 0 updated; ")
+    assert json.loads(command("dataset", "stats", "--json"))["pairs"] == 3
+
+
+def test_pairs_are_deleted_by_what_is_given_and_never_all_at_once(command: Commands) -> None:
+    pairs = fill(command, 30)
+    told = "name the pairs by --job, --task, --label, --score or --text"
+    for nothing in ((), ("--dry-run",), ("--text", "", "--job", "job")):
+        assert command.fails("dataset", "delete", *nothing).startswith(told)
+    assert command("dataset", "delete", "--job", "").startswith("0 pairs of the dataset default are selected")
+    assert command("dataset", "delete", "--score", 0.5, "--dry-run").startswith("10 pairs of the dataset default")
+    assert len(command.pairs()) == 30
+    assert command("dataset", "delete", "--score", 0.5, "--job", "job").startswith("10 pairs were deleted, 20 are left")
+    assert command.pairs() == [pair for pair in pairs if pair.score != 0.5]
+    stats = json.loads(command("dataset", "stats", "--json"))
+    assert (stats["pairs"], stats["new_pairs"], stats["scores"]) == (20, 20, {"0": 10, "1": 10})
+    command("dataset", "delete", "--task", "sts", "--label", "1")
+    assert command.pairs() == []
+    assert json.loads(command("dataset", "stats", "--json"))["hash"] is None
+    assert "there is no dataset in" in Commands(command.home / "other").fails("dataset", "delete", "--job", "job")
+
+
+def test_a_deleted_pair_may_come_by_the_queue_again(
+    command: Commands, own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_REDIS_URL", own_server.url)
+    [pair] = fill(command, 1)
+    send(own_server.url, [pair], job="one")
+    command("dataset", "delete", "--text", pair.sentence1)
+    assert send(own_server.url, [pair], job="two") == [Append.ACCEPTED]
+
+
+def test_files_of_other_people_are_taken_as_they_are(command: Commands, tmp_path: Path) -> None:
+    excel = tmp_path / "excel.CSV"
+    excel.write_bytes(b'\xef\xbb\xbfsep=;\r\nSentence 1; Sentence_2 ;Score\r\n"a; b";c;1\r\n;;\r\nd;e;0,5\r\nf;g;0,5,0')
+    told = f"{excel}, line 6: score: '0,5,0' is not a number"
+    assert told in command.fails("dataset", "import", excel)
+    triplets = tmp_path / "pairs.json"
+    triplets.write_text(json.dumps([{"anchor": "f\u2028g", "positive": "h", "similarity": 1, "seed": "7"}]))
+    assert "row 1: has no sentence1 (nor text_a" in command.fails("dataset", "import", triplets)
+    told = "its columns are 'anchor', 'positive', 'similarity', 'seed'; --columns NAME=sentence1 says which"
+    assert told in command.fails("dataset", "import", triplets)
+    command("dataset", "import", triplets, "--columns", "anchor=sentence1, Positive=sentence2")
+    assert [(one.sentence1, one.sentence2, one.score) for one in command.pairs()] == [
+        ("a; b", "c", 1),
+        ("d", "e", 0.5),
+        ("f g", "h", 1),
+    ]
+    for wrong in ("anchor", "=score", "anchor=sentence3"):
+        assert "must be THEIRS=OURS" in command.fails("dataset", "import", triplets, "--columns", wrong)
+
+
+@pytest.mark.parametrize("seed", ["n/a", 1.5, 2**70, [], "1e400"])
+def test_a_seed_that_is_none_is_a_bad_row(command: Commands, tmp_path: Path, seed: object) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"sentence1": "a", "sentence2": "b", "score": 1, "seed": seed}))
+    assert f"{file}, line 1: seed: {str(seed)[:40]!r} is not a whole number" in command.fails("dataset", "import", file)
+    assert "none of its 1 rows is a pair; line 1: seed" in command.fails("dataset", "import", file, "--skip-bad")
 
 
 def test_parquet_columns_are_the_pair_s_and_its_provenance(command: Commands, tmp_path: Path) -> None:

@@ -117,15 +117,17 @@ def judged(tmp_path: Path) -> Path:
     for name, head in (("intents", ""), ("test", "label\ttext\n")):
         (tmp_path / f"{name}.tsv").write_text(head + lines)
     pairs = [pair for pair in make_pairs(60, 1) if pair.score != 0.5]
-    rows = [{"sentence1": pair.sentence1, "sentence2": pair.sentence2, "label": int(pair.score)} for pair in pairs]
-    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    marked: list[dict[str, str | int]] = [
+        {"sentence1": pair.sentence1, "sentence2": pair.sentence2, "label": int(pair.score)} for pair in pairs
+    ]
+    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in marked))
     return tmp_path
 
 
 @pytest.mark.slow
 def test_judgements_in_the_forms_that_they_come_in(judged: Path, sts: Path, static_student: Path) -> None:
-    options = ("--sts", sts, "--beir", judged / "search", "--labelled", judged / "intents.tsv")
-    options += ("--labelled", judged / "test.tsv", "--pairs", judged / "marked.jsonl")
+    options = ["--sts", sts, "--beir", judged / "search", "--labelled", judged / "intents.tsv"]
+    options += ["--labelled", judged / "test.tsv", "--pairs", judged / "marked.jsonl"]
     printed = json.loads(evaluate(judged, static_student, *options, "--json"))
     assert list(printed) == [
         "one.test", "two.dev", "search.ndcg@10", "search.recall@10", "search.mrr@10",

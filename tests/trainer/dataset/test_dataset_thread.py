@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.dataset.pair_rows import Added
 from services.trainer.dataset.store import Dataset, DatasetThread
 from tests.support.pairs import make_pairs, records
 
@@ -17,7 +18,7 @@ async def test_a_call_runs_to_its_end_though_its_caller_is_cancelled_and_reads_n
 ) -> None:
     began, may_end = threading.Event(), threading.Event()
 
-    def add(dataset: Dataset) -> int:
+    def add(dataset: Dataset) -> Added:
         began.set()
         assert may_end.wait(30)
         return dataset.add(records(make_pairs(3)))

@@ -1,5 +1,7 @@
 """Measures of what people judged, against values worked out by hand and against chance."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -54,12 +56,13 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_what_says_nothing_is_undefined() -> None:
-    for work in (
+    works: list[Callable[[], object]] = [
         lambda: human.retrieval(EYE, EYE, [{}] * 30),
         lambda: human.grouping(EYE, ["a"] * 30),
         lambda: human.grouping(EYE, list(map(str, range(30)))),
         lambda: human.pairs(EYE, EYE, [True] * 30),
         lambda: human.pairs(EYE * np.nan, EYE, [True] * 29 + [False]),
-    ):
+    ]
+    for work in works:
         with pytest.raises(Undefined):
             work()

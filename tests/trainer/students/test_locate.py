@@ -1,5 +1,6 @@
 """Where base students come from, and what can't be one."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,10 @@ def test_a_model_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: can't load") as caught:
         encoder.load(str(tmp_path), names.SETTING)
     assert "\n" not in str(caught.value)
+
+
+def test_a_student_without_a_padding_token_is_one_line_that_names_the_setting(teacher: Path) -> None:
+    file = teacher / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": None}))
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_STUDENT: can't load .* no padding token; set pad_token in"):
+        encoder.load(str(teacher), names.SETTING)

@@ -218,11 +218,11 @@ def test_a_positive_alone_gets_a_negative_of_another_sentence() -> None:
 
 def test_a_warm_start_trains_on_what_is_new_and_on_some_of_the_old() -> None:
     pairs = make_pairs(1200)
-    train = prepare(pairs, 1, Replay(old=900, share=0.2)).train
+    train = prepare(pairs, 1, Replay(last_old=900, share=0.2)).train
     old = {(pair.sentence1, pair.sentence2) for pair in pairs[:900]}
     new = {(pair.sentence1, pair.sentence2) for pair in pairs[900:] if not in_dev(pair.sentence1, 1)}
     found = {(pair.sentence1, pair.sentence2) for pair in train}
     assert new <= found
     assert 0.1 < len(found & old) / len(old) < 0.3
     with pytest.raises(NoNewPairs):
-        prepare(pairs, 1, Replay(old=1200, share=0.0))
+        prepare(pairs, 1, Replay(last_old=1200, share=0.0))

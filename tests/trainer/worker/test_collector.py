@@ -72,6 +72,26 @@ async def test_what_a_dead_trainer_did_not_acknowledge_comes_to_the_next(
     assert await stream.backlog() == 0
 
 
+async def test_another_job_s_score_updates_a_pair_and_no_redelivery_takes_it_back(
+    server: EmbeddedServer, dataset: str, stream: PairStream, collector: Collector, pairs_dataset: Dataset
+) -> None:
+    [first] = make_pairs(1)
+    second = first.model_copy(update={"score": 0.25})
+    for job, pair in (("one", first), ("two", second)):
+        await stream.append([Offer(record, f"{job}/0/0") for record in records([pair])])
+    client = reading_client(server.url, longest_block_s=1)
+    [old, new] = await PairStream(client, dataset).read("trainer-0", count=8)
+    for delivery in (old, new):
+        assert delivery.record is not None
+        pairs_dataset.add([delivery.record], times=[delivery.came])
+    await client.aclose()  # dead between commit and acknowledgement
+    third = first.model_copy(update={"score": 0.75})
+    assert pairs_dataset.add(records([third])) == (0, 1), "a person's correction, meanwhile"
+    await collector.drain()
+    assert [record.pair for record, _ in pairs_dataset.records()] == [third]
+    assert await stream.backlog() == 0
+
+
 async def test_garbage_goes_to_the_dead_letters_and_the_rest_flows(
     redis: Redis, stream: PairStream, collector: Collector, pairs_dataset: Dataset
 ) -> None:

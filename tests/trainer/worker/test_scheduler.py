@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from services.trainer.dataset.store import FILE, State, lock
+from services.trainer.dataset.store import FILE, State, lock, open_dataset
 from services.trainer.progress import Progress
 from shared.heartbeat import Heartbeats
 from shared.model_store import ModelStore
 from shared.process import ROOT
 from shared.queue import EmbeddedServer
 from shared.settings import Settings
-from tests.support.pairs import make_pairs
+from tests.support.pairs import make_pairs, records
 from tests.support.worker import LocalTrainer, Outcomes, local_trainer, publish_something
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +140,23 @@ async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
             await trainer.send(make_pairs(9)[5:])
             assert await train_once(settings) == (f"round 2 is published as {store.current()}\n", "")
             assert [round_.pairs for round_ in await trainer.rounds()] == [5, 9]
+
+
+async def test_a_round_that_was_planned_and_not_named_gets_its_hash(
+    run: Run, settings: Settings, store: ModelStore
+) -> None:
+    publish_something(store)
+    with open_dataset(settings.dataset_dir) as dataset:
+        dataset.add(records(make_pairs(9)))
+        assert dataset.plan(1, settings.student).dataset_hash is None  # the trainer died while it read them
+        dataset.remove([1])
+        dataset.add(records(make_pairs(12)[9:]))
+    async with run(round_pairs=NEVER) as trainer:
+        await trainer.wait_for_states("published")
+        [round_] = await trainer.rounds()
+    with open_dataset(settings.dataset_dir.with_name("twin")) as twin:
+        twin.add(records(make_pairs(9)))
+        assert (round_.pairs, round_.dataset_hash) == (9, twin.hash())
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What goes wrong around a trainer is a clear state that ends, never a crash loop; and rounds on command."""
 
+import asyncio
 import os
 import resource
 import subprocess
@@ -7,10 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from services.trainer import __main__ as trainer_main
+from services.trainer.metrics import Metrics
+from services.trainer.settings import TrainerSettings
+from services.trainer.worker.parts import build
+from shared.errors import Fatal
+from shared.lease import Lease
 from shared.model_store import ModelStore
 from shared.queue import EmbeddedServer
+from shared.redis import command_client
+from shared.settings import Settings
 from tests.support.pairs import make_pairs
+from tests.support.ports import free_port
 from tests.support.trainer import ROOT, LiveTrainer, send, status
 from tests.support.worker import publish_something
 from tests.trainer.conftest import Start
@@ -65,6 +76,35 @@ def once(trainer_home: Path, own_server: EmbeddedServer, student: Path) -> "subp
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+async def run_or_follow(home: Path, redis_url: str, is_ours: bool) -> object:
+    """What `train --once` does once it knows whether the dataset's lock is its own."""
+    settings, metrics = Settings(home=home, redis_url=redis_url), Metrics(CollectorRegistry())
+    async with build(settings, TrainerSettings(), metrics, lambda *_: None) as parts:
+        return await trainer_main.run_or_follow(parts, is_ours, asyncio.Event())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_ours", [True, False])
+async def test_a_round_on_command_without_redis_ends_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    monkeypatch.setattr(trainer_main, "LEASE_WITHIN_S", 0.2)
+    with pytest.raises(Fatal, match=r"^PAIRWRIGHT_REDIS_URL: Redis doesn't answer; .*Error 111"):
+        await run_or_follow(tmp_path, f"redis://127.0.0.1:{free_port()}", is_ours)
+
+
+@pytest.mark.anyio
+async def test_a_round_on_command_waits_for_no_trainer_of_another_machine(
+    own_server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_main, "LEASE_WITHIN_S", 0.2)
+    client = command_client(own_server.url)
+    assert await Lease(client, "default", "trainer", "another").take(1, asyncio.Event())
+    await client.aclose()
+    with pytest.raises(Fatal, match="a trainer on another machine works on this dataset"):
+        await run_or_follow(tmp_path, own_server.url, is_ours=True)
 
 
 @pytest.mark.slow

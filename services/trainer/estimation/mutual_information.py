@@ -1,6 +1,6 @@
-"""What a language model says of pairs of texts: how much likelier one makes the other. No human judgement is in it.
+"""What a language model says of pairs of texts: how much likelier one makes the other. No human has a say in it.
 
-A judgement is a pointwise mutual information a token, log p(b | a) - log p(b | a neutral text), of texts in a prompt
+It is the pointwise mutual information a token, log p(b | a) - log p(b | a neutral text), of texts in a prompt
 that says what they have in common. For passages and queries it is the query likelihood of Sachan et al. 2022,
 "Improving Passage Retrieval with Zero-Shot Question Generation". Why it is believed: docs/quality.md.
 """
@@ -34,7 +34,7 @@ class Question:
     neutral: str
     """Stands in the first text's place where nothing is to be learnt of the second."""
     symmetric: bool
-    """Whether each text is judged after the other; otherwise the first alone, a query, after the second, a passage."""
+    """Whether each text is scored after the other; otherwise the first alone, a query, after the second, a passage."""
 
 
 SAME_MEANING = Question(
@@ -50,31 +50,31 @@ SAME_MEANING = Question(
 )
 
 
-def judge_cached(
+def measure_cached(
     pairs: Sequence[Pair],
     question: Question,
     file: Path,
     load: Callable[[], Likelihood],
     on_progress: Callable[[int, int], None],
 ) -> Numbers:
-    """The judgements of some pairs, [pairs], from `file` as far as it has them; then it has all of them.
+    """The mutual information of some pairs, [pairs], from `file` as far as it has them; then it has all of them.
 
-    `load` loads the judge, if needed; `on_progress` gets how many texts of how many were read. Raises what loading
-    does, and OSError.
+    `load` loads the language model, if needed; `on_progress` gets how many texts of how many were read. Raises what
+    loading does, and OSError.
     """
     kept = _read(file)
     keys = [_digest(question, pair) for pair in pairs]
     missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in kept}
     if missing:
-        kept |= zip(missing, judge(list(missing.values()), question, load(), on_progress).tolist(), strict=True)
+        kept |= zip(missing, measure(list(missing.values()), question, load(), on_progress).tolist(), strict=True)
         _write(file, kept)
     return np.array([kept[key] for key in keys])
 
 
-def judge(
+def measure(
     pairs: Sequence[Pair], question: Question, likelihood: Likelihood, on_progress: Callable[[int, int], None]
 ) -> Numbers:
-    """The judgements of some pairs, [pairs]."""
+    """The mutual information of some pairs, [pairs]."""
     conditions = [[(other, one) for one, other in pairs], *([list(pairs)] if question.symmetric else [])]
     needed = dict.fromkeys(pair for some in conditions for pair in some)
     needed |= dict.fromkeys((question.neutral, text) for _, text in needed)
@@ -95,9 +95,9 @@ def _read(file: Path) -> dict[bytes, float]:
         return {}
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return dict(zip((bytes(key) for key in arrays["keys"]), arrays["judgements"].tolist(), strict=True))
+            return dict(zip((bytes(key) for key in arrays["keys"]), arrays["values"].tolist(), strict=True))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        log.warning("the judgements in %s are made anew: %s", file.name, error)
+        log.warning("the mutual information in %s is computed anew: %s", file.name, error)
         return {}
 
 
@@ -106,7 +106,7 @@ def _write(file: Path, kept: dict[bytes, float]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     keys = np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), -1)
     with temporary.open("wb") as target:
-        np.savez(target, keys=keys, judgements=np.array(list(kept.values()), np.float32))
+        np.savez(target, keys=keys, values=np.array(list(kept.values()), np.float32))
     temporary.rename(file)
 
 

@@ -1,0 +1,89 @@
+"""The rows of pairs: put in, given another score, taken out, with the totals kept right. All within a transaction."""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shared.pairs import PairRecord
+
+UNFINISHED = "state IN ('planned', 'training')"
+CONTENT = "hash, sentence1, sentence2, score, provenance, collected"
+
+
+class Added(NamedTuple):
+    """What became of pairs that came."""
+
+    new: int
+    updated: int
+    """Pairs that the dataset had with another score."""
+
+    @property
+    def changed(self) -> int:
+        """Pairs that the next round is the first to train on."""
+        return self.new + self.updated
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pairs are meant: those for which everything holds that is given."""
+
+    job: str | None = None
+    task: str | None = None
+    label: str | None = None
+    score: float | None = None
+    text: str | None = None
+    """What one of the two sentences contains, letter for letter."""
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in vars(self).values())
+
+    def where(self) -> tuple[str, list[str | float]]:
+        """An SQL condition on the rows of pairs, and its values."""
+        conditions = {name: f"provenance ->> '{name}' = ?" for name in ("job", "task", "label")}
+        conditions |= {"score": "score = ?", "text": "(instr(sentence1, ?) OR instr(sentence2, ?))"}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        values = [value for name, value in given.items() for _ in range(conditions[name].count("?"))]
+        return " AND ".join(conditions[name] for name in given), values
+
+
+def put(db: sqlite3.Connection, records: Iterable[tuple[PairRecord, float | None]]) -> Added:
+    """Keep pairs, each with the time when it came, or None: now. Of two scores for a pair, the later one stays."""
+    (last,) = db.execute("SELECT last_pair FROM total").fetchone()
+    new, updated, now = 0, 0, time.time()
+    for record, came in records:
+        pair, hash_ = record.pair, bytes.fromhex(record.pair.content_hash)
+        stored = db.execute("SELECT id, score, collected FROM pair WHERE hash = ?", (hash_,)).fetchone()
+        if came is None:  # whatever the clock of the machine that wrote the row says
+            came = now if stored is None else max(now, stored["collected"])
+        if stored is None:
+            new += 1
+        elif pair.score == stored["score"] or came < stored["collected"]:
+            continue
+        else:
+            updated += len(take_out(db, [stored["id"]]))
+        last += 1
+        row = (last, hash_, pair.sentence1, pair.sentence2, pair.score, record.provenance.model_dump_json(), came)
+        db.execute(f"INSERT INTO pair (id, {CONTENT}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    added = Added(new, updated)
+    counts = (added.changed, added.changed, last)
+    db.execute("UPDATE total SET pairs = pairs + ?, new_pairs = new_pairs + ?, last_pair = ?", counts)
+    return added
+
+
+def take_out(db: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
+    """Remove pairs, but not from a round that is under way; the content hashes of those that were there."""
+    (of_rounds,) = db.execute("SELECT coalesce(max(last_pair), 0) FROM round").fetchone()
+    (under_way,) = db.execute(f"SELECT coalesce(max(last_pair), 0) FROM round WHERE {UNFINISHED}").fetchone()
+    db.executemany(
+        f"INSERT INTO removed_pair (id, {CONTENT}, round)"
+        f" SELECT id, {CONTENT}, (SELECT max(id) FROM round) FROM pair WHERE id = ?",
+        [(id_,) for id_ in {*ids} if id_ <= under_way],
+    )
+    removed = [
+        row for id_ in ids for row in db.execute("DELETE FROM pair WHERE id = ? RETURNING id, hash", (id_,)).fetchall()
+    ]
+    new = sum(row["id"] > of_rounds for row in removed)
+    db.execute("UPDATE total SET pairs = pairs - ?, new_pairs = new_pairs - ?", (len(removed), new))
+    return [row["hash"] for row in removed]
