@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     teacher's token table) or `teacher` (its lower layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
+    keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    """How long a connection without a request stays open. Longer than a load balancer's own limit, often 60."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     secrets: Path | None = None
     """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""

@@ -41,7 +41,8 @@ async def main() -> None:
     app = assemble(settings, own, partial(load_version, own))
     stop_tracing = tracing.start("embedding")
     log.info("listening on http://%s:%d, versions from %s", own.host, own.port, settings.models_dir)
-    await Server(tracing.traced(app), own.drain_seconds).serve(sockets=[listener])
+    web = Server(tracing.traced(app), own.drain_seconds, keep_alive_s=settings.keep_alive_seconds)
+    await web.serve(sockets=[listener])
     stop_tracing()
     # Not a return: the interpreter would wait for a version that native code is still loading.
     logging.shutdown()

@@ -16,7 +16,6 @@ from services.embedding.serving.loading import LoadModel, VersionLoader
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
 from services.embedding.settings import EmbeddingSettings
-from shared import __version__
 from shared.heartbeat import Heartbeats
 from shared.http.app import create_app
 from shared.http.middleware import KeySet
@@ -61,13 +60,13 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     app = create_app(
         title="Pairwright embedding",
         description="Text in, vectors out, always from the current version.",
-        version=__version__,
         checks=checks,
         # An admin key opens the other routes too.
         keys=[*settings.keys, *own.admins] if settings.keys else [],
         registry=metrics.registry,
         max_body_bytes=own.max_body_bytes,
         cors_origins=own.origins,
+        has_index=False,
         render=render,
         lifespan=lifespan,
         strict_content_type=False,

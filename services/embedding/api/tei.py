@@ -16,6 +16,7 @@ from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt
 from services.embedding.settings import EmbeddingSettings
 from shared import __version__
+from shared.http.pages import index
 
 
 class Reading(LenientBody):
@@ -156,9 +157,15 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService) -> None:
 def _add_information_routes(routes: APIRouter, versions: VersionRegistry, settings: EmbeddingSettings) -> None:
     @routes.get("/health", summary="200 once a version serves", response_class=Response, responses=_NOT_READY)
     @routes.get("/ping", include_in_schema=False)
-    @routes.get("/", include_in_schema=False)
     async def _health() -> Response:
         return Response(headers={VERSION_HEADER: versions.get_loaded(None).version})
+
+    @routes.get("/", include_in_schema=False)
+    async def _index(http: Request) -> Response:
+        # Clients take it for `/health`, people for the way in.
+        response = index(http.app, http)
+        response.headers[VERSION_HEADER] = versions.get_loaded(None).version
+        return response
 
     @routes.get("/info", summary="The version that serves and the limits", responses=_NOT_READY)
     async def _info(response: Response) -> dict[str, Any]:

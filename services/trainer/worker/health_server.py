@@ -29,7 +29,11 @@ async def health_server(host: str, port: int, metrics: Metrics) -> AsyncIterator
     async def checks() -> dict[str, str]:
         return metrics.states
 
-    about: dict[str, Any] = {"title": "Pairwright trainer", "description": "", "docs_url": None, "openapi_url": None}
+    about: dict[str, Any] = {
+        "title": "Pairwright trainer",
+        "description": "Its health and metrics.",
+        "openapi_url": None,
+    }
     app = create_app(checks=checks, keys=(), registry=metrics.registry, max_body_bytes=1024, **about)
     http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
