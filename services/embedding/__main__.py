@@ -16,7 +16,7 @@ from shared import tracing
 from shared.http.server import Server, listen, loop_factory
 from shared.manifest import Manifest
 from shared.process import configure_logging, run
-from shared.settings import Settings, load
+from shared.settings import Settings, load, show_help
 
 log = logging.getLogger("services.embedding")
 
@@ -50,4 +50,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    about = "Text in, vectors out, over HTTP, always from the current version."
+    show_help("python -m services.embedding", about, Settings, EmbeddingSettings)
     run("embedding", main(), loop_factory())

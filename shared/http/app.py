@@ -44,8 +44,7 @@ def create_app(
     whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
     `has_index` the service has a `/` of its own.
     """
-    about = {"title": title, "description": description, "version": __version__}
-    app = FastAPI(**about, docs_url=None, redoc_url=None, **options)
+    app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
     if app.openapi_url:
         add_documentation(app)
         describe_keys(app, bool(keys))

@@ -114,7 +114,7 @@ class _Body:
         body: bytes = message.get("body", b"")
         if self._decoder is not None:
             body = self._decoder.decode(body, self._limits.room(self.received), self._is_whole)
-            message = message | {"body": body}
+            message = {**message, "body": body}
         self.received += len(body)
         self._limits.count(len(body), self.received)
         return message

@@ -1,4 +1,4 @@
-"""The service's HTTP app: three protocols over one embedding service, and the tasks that live as long as the app."""
+"""The service's HTTP app: several protocols over one embedding service, and the tasks that live as long as the app."""
 
 import asyncio
 import contextlib
@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.embedding.api import admin, openai, tei
+from services.embedding.api import admin, cohere, ollama, openai, tei
 from services.embedding.api.errors import add_error_handlers, render
 from services.embedding.metrics import Metrics
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.loading import LoadModel, VersionLoader
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
+from services.embedding.serving.tokens import TokenService
 from services.embedding.settings import EmbeddingSettings
 from shared.heartbeat import Heartbeats
 from shared.http.app import create_app
@@ -73,7 +74,8 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     )
     add_error_handlers(app)
     service = EmbeddingService(versions, batcher, own, metrics)
-    app.include_router(tei.router(service, own))
-    app.include_router(openai.router(service))
+    app.include_router(tei.router(service, TokenService(service, batcher), own))
+    for protocol in (openai, ollama, cohere):
+        app.include_router(protocol.router(service))
     app.include_router(admin.router(versions, KeySet(own.admins or settings.keys)))
     return app

@@ -54,6 +54,8 @@ def answer(content: bytes, result: EmbedResult) -> Response:
         "x-queue-time": str(round(result.queued.queue_s * 1000)),
         "x-inference-time": str(round(result.queued.inference_s * 1000)),
     }
+    if result.unknown:
+        headers["x-pairwright-unknown"] = str(result.unknown)
     if result.truncated:
         headers["x-pairwright-truncated"] = str(result.truncated)
     if result.windows:
