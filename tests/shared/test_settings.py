@@ -242,6 +242,8 @@ def test_every_entry_point_has_help(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert f"python -m {module}" in done.stdout
-    wrong = subprocess.run([sys.executable, "-m", module, "nothing", "--at-all"], capture_output=True, text=True, timeout=120)
+    wrong = subprocess.run(
+        [sys.executable, "-m", module, "nothing", "--at-all"], capture_output=True, text=True, timeout=120
+    )
     assert wrong.returncode != 0
     assert "nothing" in wrong.stderr

@@ -73,12 +73,12 @@ async def read_json(request: Request) -> Any:
         encoding = json.detect_encoding(body)
         return pydantic_core.from_json(body if encoding == "utf-8" else body.decode(encoding), allow_inf_nan=False)
     except ValueError as error:
-        reason = str(error) if "surrogate" not in str(error) else f"{error}{_place_of_surrogate(body)}"
+        reason = f"{error}{_place_of_surrogate(body)}"
         raise RequestValidationError([{"type": "json_invalid", "loc": (), "ctx": {"error": reason}}]) from None
 
 
 def _place_of_surrogate(body: bytes) -> str:
-    """Which item of which field can't be written in UTF-8."""
+    """Which item of which field can't be written in UTF-8; nothing where that isn't what is wrong."""
     with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(body)
         for field, value in fields.items() if isinstance(fields, dict) else ():
