@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import Request
@@ -12,22 +13,25 @@ from shared.http.problems import Problem, Renderer
 
 ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 ENCODINGS = ("gzip", "x-gzip", "deflate")
-BODIES_AT_ONCE = 8
-"""Bodies of the greatest size that are held at one time; a multitude of small ones counts the same."""
+BODIES_AT_ONCE, LEAST_HELD_BYTES = 16, 64 * 1024 * 1024
+"""Bodies and answers that are held at one time: so many of a body's greatest size together, or so many bytes."""
 SLICE_BYTES = 256 * 1024
 """Of an answer, handed to the connection at a time. A caller that takes no slice in time is dropped by the protocol."""
+TOO_MUCH = "Too much is being received and answered. Try again in 2 s, or send less at once."
 
 
 class BodyLimit:
     """Refuse a body of more than `limit` bytes, announced, in chunks or decompressed, and one not whole in `seconds`.
 
-    Bodies and answers of all requests together hold at most `BODIES_AT_ONCE * limit` bytes, and one body more; past it,
-    bodies are refused with 429. Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
+    What bodies and answers of all requests together hold is bounded too; past it, the next ones become a 429.
+    Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
     """
 
     def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
-        self._app, self._limit, self._seconds, self._render = app, limit, seconds, render
-        self._held = 0
+        self._app, self._limit, self._render = app, limit, render
+        self._held, self._most = 0, max(BODIES_AT_ONCE * limit, LEAST_HELD_BYTES)
+        self.seconds = seconds
+        self.too_large = f"The body may have at most {limit} bytes: send less at a time."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,10 +44,11 @@ class BodyLimit:
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)
         body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None)
+        answer = _Answer(self, send, lambda problem: self._render(Request(scope), problem)(scope, receive, send))
         try:
-            await self._app(scope, body.receive, lambda message: self._send(message, send))
+            await self._app(scope, body.receive, answer.send)
         finally:
-            self._held -= body.received
+            self._held -= body.received + answer.size
 
     def _refusal(self, announced: int, encoding: str) -> Problem | None:
         if announced > self._limit:
@@ -53,40 +58,43 @@ class BodyLimit:
             return Problem(415, "Unsupported encoding", detail, {"Accept-Encoding": "gzip, deflate"})
         return None
 
-    @property
-    def too_large(self) -> str:
-        return f"The body may have at most {self._limit} bytes: send less at a time."
-
-    def count(self, size: int, received: int) -> None:
-        """Count `size` more bytes of a body in, of which there are `received` now. Raises `HTTPException`."""
-        self._held += size
-        if received > self._limit:
-            raise HTTPException(413, self.too_large)  # FastAPI lets no other exception through from reading a body
-        if self._held > BODIES_AT_ONCE * self._limit and self._held > received:
-            detail = "Too much is being received and answered. Try again in 2 s, or send less at once."
-            raise HTTPException(429, detail, {"Retry-After": "2", "Connection": "close"})
-
     def room(self, received: int) -> int:
         """Bytes that a body may still have."""
         return self._limit - received
 
-    @property
-    def seconds(self) -> float:
-        return self._seconds
+    def hold(self, size: int, own: int) -> bool:
+        """Count `size` bytes in for a request that has `own`, these among them; whether it is too much.
 
-    async def _send(self, message: Message, send: Send) -> None:
-        """An answer in slices: the next one waits until the caller has taken most of those before it."""
+        A request that would be alone is never too much.
+        """
+        self._held += size
+        return self._held > max(self._most, own)
+
+
+class _Answer:
+    """The answer to one request, as it goes out."""
+
+    def __init__(self, limits: BodyLimit, send: Send, refuse: Callable[[Problem], Awaitable[None]]) -> None:
+        self._limits, self._send, self._refuse = limits, send, refuse
+        self._is_refused = False
+        self.size = 0
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`, in slices: the next one waits until the caller has taken most of those before it."""
+        if self._is_refused:
+            return
+        if message["type"] == "http.response.start":
+            self.size = int(dict(message["headers"]).get(b"content-length", b"0"))
+            if self._limits.hold(self.size, self.size) and self.size > SLICE_BYTES:
+                self._is_refused = True
+                return await self._refuse(Problem(429, "Too many requests", TOO_MUCH, {"Retry-After": "2"}))
         body = message.get("body", b"")
         if len(body) <= SLICE_BYTES:
-            return await send(message)
-        self._held += len(body)
-        try:
-            for start in range(0, len(body), SLICE_BYTES):
-                more = message.get("more_body", False) or start + SLICE_BYTES < len(body)
-                piece = memoryview(body)[start : start + SLICE_BYTES]
-                await send({"type": message["type"], "body": piece, "more_body": more})
-        finally:
-            self._held -= len(body)
+            return await self._send(message)
+        for start in range(0, len(body), SLICE_BYTES):
+            more = message.get("more_body", False) or start + SLICE_BYTES < len(body)
+            piece = memoryview(body)[start : start + SLICE_BYTES]
+            await self._send({"type": message["type"], "body": piece, "more_body": more})
 
 
 class _Body:
@@ -116,7 +124,11 @@ class _Body:
             body = self._decoder.decode(body, self._limits.room(self.received), self._is_whole)
             message = {**message, "body": body}
         self.received += len(body)
-        self._limits.count(len(body), self.received)
+        is_too_much = self._limits.hold(len(body), self.received)
+        if self._limits.room(self.received) < 0:
+            raise HTTPException(413, self._limits.too_large)  # FastAPI lets no other exception through from a body
+        if is_too_much:
+            raise HTTPException(429, TOO_MUCH, {"Retry-After": "2", "Connection": "close"})
         return message
 
 

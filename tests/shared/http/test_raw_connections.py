@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CollectorRegistry
 
+from shared.http import bodies
 from shared.http.app import create_app
 from shared.http.protocol import MAX_HEAD_BYTES, BoundedProtocol
 from shared.http.server import Server, listen
@@ -302,8 +303,11 @@ def test_bodies_that_cannot_be_decompressed(service: Service, encoding: str, bod
         assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
-def test_bodies_of_all_callers_together_are_bounded(service: Service) -> None:
+def test_bodies_of_all_callers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is within its own limit; past the sum the next ones are refused, and small requests go on."""
+    monkeypatch.setattr(bodies, "LEAST_HELD_BYTES", 8 * LIMIT)
+    monkeypatch.setattr(bodies, "BODIES_AT_ONCE", 8)
+    service = Service()
     connections = [service.connect() for _ in range(12)]
     head, body = post(b"x" * LIMIT)
     for connection in connections:
@@ -318,5 +322,23 @@ def test_bodies_of_all_callers_together_are_bounded(service: Service) -> None:
     answers = [receive(connection, b"\r\n\r\n")[:12] for connection in connections]
     for connection in connections:
         connection.close()
+    service.stop()
     assert answers.count(b"HTTP/1.1 429") >= 3
     assert answers.count(b"HTTP/1.1 200") >= 7
+
+
+def test_answers_of_all_callers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are sent, to callers that take none of it; the others are told to come again."""
+    monkeypatch.setattr(bodies, "LEAST_HELD_BYTES", 3 * LARGE)
+    monkeypatch.setattr(bodies, "BODIES_AT_ONCE", 1)
+    service = Service()
+    connections = [service.connect() for _ in range(6)]
+    for connection in connections:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    answers = [connection.recv(12) for connection in connections]
+    assert sorted(answers) == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 429"] * 3
+    for connection in connections:
+        connection.close()
+    url = f"http://127.0.0.1:{service.address[1]}/large"
+    wait_until(lambda: httpx.get(url).status_code == 200, "the room that the others left")
+    service.stop()
