@@ -1,5 +1,6 @@
 """Cohere's protocol: `POST /v2/embed`, with its smaller types of numbers."""
 
+import asyncio
 import uuid
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -72,7 +73,9 @@ def router(service: EmbeddingService) -> APIRouter:
             field="texts",
         )
         result = await service.embed(request, http.receive)
-        kinds = [b'"%b":%b' % (kind.encode(), await _written(kind, result.vectors)) for kind in _kinds(body)]
+        kinds = [
+            b'"%b":%b' % (kind.encode(), await _written(kind, result.vectors, service.writing)) for kind in _kinds(body)
+        ]
         return answer(_content(body, result, b"{%b}" % b",".join(kinds)), result)
 
     return routes
@@ -88,10 +91,10 @@ def _content(body: EmbedBody, result: EmbedResult, embeddings: bytes) -> bytes:
     return b'{"embeddings":%b,%b' % (embeddings, rest[1:])
 
 
-async def _written(kind: Kind, vectors: Vectors) -> bytes:
+async def _written(kind: Kind, vectors: Vectors, writing: asyncio.Lock) -> bytes:
     """The vectors as JSON."""
     if kind == "float":
-        return json_array(await json_vectors(vectors))
+        return json_array(await json_vectors(vectors, writing))
     if kind == "base64":
         return json_array(base64_vectors(vectors))
     return orjson.dumps(quantise(kind, vectors), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -75,7 +75,7 @@ def router(service: EmbeddingService) -> APIRouter:
         result = await service.embed(request, http.receive)
         about = {"model": body.model or "current", "total_duration": round(result.total_s * 1e9), "load_duration": 0}
         rest = json.dumps(about | {"prompt_eval_count": result.tokens}).encode()
-        content = b'{"embeddings":%b,%b' % (json_array(await json_vectors(result.vectors)), rest[1:])
+        content = b'{"embeddings":%b,%b' % (json_array(await json_vectors(result.vectors, service.writing)), rest[1:])
         return answer(content, result)
 
     summary = "One text to a vector, as older clients of Ollama ask"
@@ -84,7 +84,7 @@ def router(service: EmbeddingService) -> APIRouter:
     async def _embeddings(http: Request, body: EmbeddingsBody) -> Response:
         versions = (body.model, http.headers.get(VERSION_HEADER))
         result = await service.embed(EmbedRequest([body.prompt], versions, field="prompt"), http.receive)
-        return answer(b'{"embedding":%b}' % (await json_vectors(result.vectors))[0], result)
+        return answer(b'{"embedding":%b}' % (await json_vectors(result.vectors, service.writing))[0], result)
 
     @routes.get("/api/tags", summary="The versions that can be named in `model`", responses=_ERRORS)
     async def _tags() -> dict[str, Any]:

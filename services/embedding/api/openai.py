@@ -105,7 +105,9 @@ def router(service: EmbeddingService) -> APIRouter:
         result = await service.embed(request, http.receive)
         as_base64 = body.encoding_format == "base64"
         with service.metrics.write_seconds.time():
-            vectors = base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors)
+            vectors = (
+                base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors, service.writing)
+            )
             content = _content(result, vectors)
         return answer(content, result)
 

@@ -138,7 +138,7 @@ def router(service: EmbeddingService, tokens: TokenService, settings: EmbeddingS
     routes = APIRouter(tags=["text-embeddings-inference"])
     _add_computing_routes(routes, service)
     _add_rerank_route(routes, service)
-    _add_token_routes(routes, tokens)
+    _add_token_routes(routes, service, tokens)
     _add_refusals(routes)
     _add_information_routes(routes, service.versions, settings)
     return routes
@@ -153,7 +153,7 @@ def _add_computing_routes(routes: APIRouter, service: EmbeddingService) -> None:
         request = body.embed_request(http, body.inputs, normalize=normalize, dimensions=body.dimensions, chunk=chunk)
         result = await service.embed(request, http.receive)
         with service.metrics.write_seconds.time():
-            content = json_array(await json_vectors(result.vectors))
+            content = json_array(await json_vectors(result.vectors, service.writing))
         return answer(content, result)
 
     summary = "The cosine of one sentence with each of others"
@@ -205,7 +205,7 @@ async def rank(service: EmbeddingService, body: RerankBody, http: Request) -> tu
     return result, (result.vectors @ query.vectors[0]).clip(-1, 1)
 
 
-def _add_token_routes(routes: APIRouter, tokens: TokenService) -> None:
+def _add_token_routes(routes: APIRouter, service: EmbeddingService, tokens: TokenService) -> None:
     summary = "The tokens of texts, as the model reads them; nothing is truncated"
 
     @post(routes, ("/tokenize",), TokenizeBody, list[list[Token]], _ERRORS, summary)
@@ -226,7 +226,7 @@ def _add_token_routes(routes: APIRouter, tokens: TokenService) -> None:
     @post(routes, ("/embed_all",), EmbedAllBody, list[list[list[float]]], _ERRORS, summary)
     async def _embed_all(http: Request, body: EmbedAllBody) -> Response:
         encoder, vectors = await tokens.token_vectors(body.embed_request(http, body.inputs))
-        content = json_array([json_array(await json_vectors(rows)) for rows in vectors])
+        content = json_array([json_array(await json_vectors(rows, service.writing)) for rows in vectors])
         return json_response(content, {VERSION_HEADER: encoder.version})
 
 

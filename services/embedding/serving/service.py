@@ -60,6 +60,7 @@ class EmbeddingService:
         self, versions: VersionRegistry, batcher: Batcher, settings: EmbeddingSettings, metrics: Metrics
     ) -> None:
         self.versions, self.metrics, self._batcher = versions, metrics, batcher
+        self.writing = asyncio.Lock()  # of whoever writes a large answer
         self._max_inputs, self._request_s = settings.max_client_inputs, settings.request_seconds
 
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
