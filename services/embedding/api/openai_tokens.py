@@ -36,8 +36,6 @@ def _table() -> Any:
     folder = folder or str(Path(tempfile.gettempdir()) / "data-gym-cache")
     if not (Path(folder) / hashlib.sha1(TABLE.encode()).hexdigest()).is_file():
         return None
-    try:
-        import tiktoken
-    except ImportError:
-        return None
+    import tiktoken  # only those who need it wait for it
+
     return tiktoken.get_encoding(NAME)

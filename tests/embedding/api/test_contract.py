@@ -61,6 +61,16 @@ def test_the_service_keeps_its_contract(service: LiveService, method: str, path:
     ask()
 
 
+def test_the_document_has_examples_and_the_version_header(service: LiveService) -> None:
+    paths = httpx.get(service.url + "/openapi.json").json()["paths"]
+    for _, path in WITH_BODY:
+        described = paths[path]["post"]
+        example = described["requestBody"]["content"]["application/json"]["example"]
+        assert httpx.post(service.url + path, json=example).status_code == 200, path
+        assert [parameter["name"] for parameter in described["parameters"]] == ["x-pairwright-version"]
+        assert "x-pairwright-version" in described["responses"]["200"]["headers"]
+
+
 def test_every_route_is_described(service: LiveService) -> None:
     paths = httpx.get(service.url + "/openapi.json").json()["paths"]
     assert {(method, path) for path, methods in paths.items() for method in methods} == set(OPERATIONS)
