@@ -3,6 +3,7 @@
 What a container's health check runs. Light, because it runs every few seconds.
 """
 
+import argparse
 import os
 import sys
 from http.client import HTTPConnection, HTTPException
@@ -31,7 +32,7 @@ def check(service: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m shared.health", description="Whether a service can do its work.")
+    parser.add_argument("service", choices=PORTS)
     with fatal_in_one_line("health"):
-        if len(sys.argv) != 2:
-            raise Fatal("name one service, as in: python -m shared.health embedding")
-        sys.stdout.write(check(sys.argv[1]) + "\n")
+        sys.stdout.write(check(parser.parse_args().service) + "\n")

@@ -1,8 +1,12 @@
 """The settings that every process reads, and the one way in which a wrong setting is reported."""
 
+import argparse
+import difflib
 import logging
 import os
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import Fatal
+from shared.ports import PORTS
 from shared.process import LogFormat
 
 log = logging.getLogger(__name__)
@@ -19,12 +24,18 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 PREFIX = "PAIRWRIGHT_"
+NO_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("DEVICE", "URL", "GENERATION_URL", "API_KEY"))
+"""Variables that set-up and the examples read."""
+SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
+"""Kubernetes and Docker set such variables for every service that they know, and its name may begin as ours do."""
 
 
 class Settings(BaseSettings):
     """What every process reads, from environment variables that begin with `PAIRWRIGHT_`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Path(".pairwright")
     """Where this installation keeps its queue, datasets and versions."""
@@ -41,6 +52,8 @@ class Settings(BaseSettings):
     teacher's token table) or `teacher` (its lower layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
+    keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    """How long a connection without a request stays open. Longer than a load balancer's own limit, often 60."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     secrets: Path | None = None
     """A folder of files, each named as a variable in small letters and holding its value; the environment wins."""
@@ -79,12 +92,14 @@ class Settings(BaseSettings):
 def load(settings: type[AnySettings]) -> AnySettings:
     """The settings from the environment, and from the files in `secrets`; `RETIRED` names of variables still work.
 
-    Raises `Fatal` with the first wrong or missing variable and what it must be; never with a value: it may be secret.
+    Raises `Fatal` with the first wrong, missing or unknown variable and what it must be; never with a value: it may be
+    secret. Variables of another service are none of this one's business.
     """
     folder = os.environ.get(f"{PREFIX}SECRETS") or None
     if folder is not None and not Path(folder).is_dir():
         raise Fatal(f"{PREFIX}SECRETS: there is no folder {folder!r}")
     _rename_retired(getattr(settings, "RETIRED", {}), folder)
+    _check_names(settings, folder)
     try:
         loaded = settings(_secrets_dir=folder)
     except ValidationError as error:
@@ -111,6 +126,51 @@ def _rename_retired(names: Mapping[str, str], secrets: str | None) -> None:
         if value and new not in os.environ:
             log.warning("%s is called %s now; the old name works until version 0.3", old, new)
             os.environ[new] = value
+
+
+def describe(*kinds: type[BaseSettings]) -> str:
+    """Every variable of these settings, with its default and what it means, for `--help`."""
+    lines = []
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            variable = f"{kind.model_config['env_prefix']}{name}".upper()
+            default = (
+                "" if field.default in (None, "") or isinstance(field.default, SecretStr) else f" [{field.default}]"
+            )
+            lines.append(f"  {variable}{default}")
+            lines += [f"      {line}" for line in textwrap.wrap(field.description or "", 100)]
+    return "\n".join(lines)
+
+
+def show_help(program: str, about: str, *kinds: type[BaseSettings]) -> None:
+    """For a program without arguments: show its settings and end for `--help`; end with an error for any other."""
+    epilog = f"settings, as environment variables [and their defaults]:\n{describe(*kinds)}"
+    plain = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(prog=program, description=about, epilog=epilog, formatter_class=plain).parse_args()
+
+
+def _check_names(settings: type[BaseSettings], secrets: str | None) -> None:
+    """A variable that nothing reads is a misspelt one. Raises `Fatal` that names it and the nearest that there is."""
+    prefix = str(settings.model_config["env_prefix"])
+    retired = set(getattr(settings, "RETIRED", ()))
+    known = {f"{prefix}{field}".upper() for field in settings.model_fields} | retired
+    files = [name.upper() for name in os.listdir(secrets)] if secrets and os.access(secrets, os.R_OK) else []
+    for name in sorted({*os.environ, *files}):
+        of_other = prefix == PREFIX and name.startswith(tuple(f"{PREFIX}{service.upper()}_" for service in PORTS))
+        if not name.startswith(prefix) or name in known or of_other or name in NO_SETTINGS or SERVICE_LINK.search(name):
+            continue
+        nearest = _nearest(name, sorted(known - retired))
+        hint = f"did you mean {nearest}?" if nearest else f"there is {', '.join(sorted(known - retired))}"
+        raise Fatal(f"{name}: there is no such setting; {hint}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """The setting that was meant, of these or of a service whose name is misspelt."""
+    service, _, rest = name.removeprefix(PREFIX).partition("_")
+    if rest and (services := difflib.get_close_matches(service.lower(), PORTS, 1)) and services[0] != service.lower():
+        return f"{PREFIX}{services[0].upper()}_{rest}"
+    own = [setting.removeprefix(PREFIX) for setting in known]  # what all begin with would make any two alike
+    return next((PREFIX + near for near in difflib.get_close_matches(name.removeprefix(PREFIX), own, 1)), None)
 
 
 def _check_required(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from shared import tracing
 from shared.http.server import Server, listen, loop_factory
 from shared.manifest import Manifest
 from shared.process import configure_logging, run
-from shared.settings import Settings, load
+from shared.settings import Settings, load, show_help
 
 log = logging.getLogger("services.embedding")
 
@@ -41,7 +41,8 @@ async def main() -> None:
     app = assemble(settings, own, partial(load_version, own))
     stop_tracing = tracing.start("embedding")
     log.info("listening on http://%s:%d, versions from %s", own.host, own.port, settings.models_dir)
-    await Server(tracing.traced(app), own.drain_seconds).serve(sockets=[listener])
+    web = Server(tracing.traced(app), own.drain_seconds, keep_alive_s=settings.keep_alive_seconds)
+    await web.serve(sockets=[listener])
     stop_tracing()
     # Not a return: the interpreter would wait for a version that native code is still loading.
     logging.shutdown()
@@ -49,4 +50,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    about = "Text in, vectors out, over HTTP, always from the current version."
+    show_help("python -m services.embedding", about, Settings, EmbeddingSettings)
     run("embedding", main(), loop_factory())

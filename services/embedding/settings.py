@@ -14,7 +14,9 @@ PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
 class EmbeddingSettings(BaseSettings):
     """Environment variables that begin with `PAIRWRIGHT_EMBEDDING_`."""
 
-    model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_EMBEDDING_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PAIRWRIGHT_EMBEDDING_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
     port: Port = PORTS["embedding"]

@@ -47,7 +47,7 @@ async def main() -> None:
         app, scheduler = assemble(common, own, engine, redis, tasks)
         log.info("listening on http://%s:%d, teacher %s", own.host, own.port, common.teacher)
         try:
-            web = Server(tracing.traced(app), own.drain_seconds)
+            web = Server(tracing.traced(app), own.drain_seconds, keep_alive_s=common.keep_alive_seconds)
             await _serve(web, listener, engine, scheduler, own.drain_seconds)
         finally:
             stop_tracing()

@@ -34,7 +34,9 @@ def _leaves_lanes_whole(arguments: dict[str, Any]) -> dict[str, Any]:
 class GenerationSettings(BaseSettings):
     """Environment variables that begin with `PAIRWRIGHT_GENERATION_`."""
 
-    model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_GENERATION_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PAIRWRIGHT_GENERATION_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     host: str = "127.0.0.1"
     port: Port = PORTS["generation"]

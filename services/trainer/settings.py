@@ -18,7 +18,9 @@ GENERATED = "generated"
 class TrainerSettings(BaseSettings):
     """Environment variables that begin with `PAIRWRIGHT_TRAINER_`."""
 
-    model_config = SettingsConfigDict(env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PAIRWRIGHT_TRAINER_", env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
     RETIRED: ClassVar = {"PAIRWRIGHT_TRAINER_VIEWS": "PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS"}  # retired: remove in 0.3
 
     host: str = "127.0.0.1"

@@ -10,11 +10,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from shared.http.middleware import BearerKeys, BodyLimit, Edge
+from shared import __version__
+from shared.http.bodies import BodyLimit
+from shared.http.middleware import BearerKeys, Edge
+from shared.http.pages import add_documentation, add_index, describe_keys, list_routes, methods_at
 from shared.http.problems import Problem, Renderer, invalid, problem_details
 
 TITLES = {400: "Invalid request", 404: "Not found", 405: "Method not allowed"}
-TITLES |= {408: "Body too slow", 413: "Body too large"}
+TITLES |= {408: "Body too slow", 413: "Body too large", 429: "Too many requests"}
+NOT_FOUND = "Not Found"
+"""Starlette's word for a path without a route."""
 Checks = Callable[[], Awaitable[dict[str, str]]]
 
 
@@ -29,15 +34,22 @@ def create_app(
     render: Renderer = problem_details,
     body_seconds: float = 60.0,
     cors_origins: Sequence[str] = (),
+    has_index: bool = True,
     **options: Any,
 ) -> FastAPI:
     """An app with everything both services share; the service adds its routes.
 
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
-    whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service.
+    whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
+    `has_index` the service has a `/` of its own.
     """
-    app = FastAPI(title=title, description=description, redoc_url=None, **options)
+    app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
+    if app.openapi_url:
+        add_documentation(app)
+        describe_keys(app, bool(keys))
+    if has_index:
+        add_index(app)
     app.add_middleware(BearerKeys, keys=keys, render=render)
     app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render)
     if cors_origins:
@@ -65,8 +77,14 @@ def _add_error_handlers(app: FastAPI, render: Renderer) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        title = TITLES.get(error.status_code, "Error")
-        return render(request, Problem(error.status_code, title, error.detail, error.headers))
+        title, detail, headers = TITLES.get(error.status_code, "Error"), error.detail, dict(error.headers or {})
+        if error.status_code == 404 and detail == NOT_FOUND:
+            routes = ", ".join(f"{method} {path}" for method, path, _ in list_routes(app))
+            detail = f"There is nothing at this path. There is: {routes}"
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(methods_at(app, request))
+            detail = f"{request.method} is not allowed here: {headers['Allow']}"
+        return render(request, Problem(error.status_code, title, detail, headers))
 
 
 def _add_operations_routes(app: FastAPI, checks: Checks, registry: CollectorRegistry) -> None:

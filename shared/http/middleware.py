@@ -1,6 +1,5 @@
-"""What every request passes on its way in: its id and metrics, the body's bounds, the bearer key."""
+"""What every request passes on its way in: its id and metrics, the bearer key."""
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -11,54 +10,16 @@ from collections.abc import Sequence
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.http.pages import ASSETS
 from shared.http.problems import Problem, Renderer
 from shared.logs import log_context
 
 log = logging.getLogger(__name__)
 
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/docs", "/openapi.json"})
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/docs", "/openapi.json", *ASSETS})
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-
-
-class BodyLimit:
-    """Refuse a body of more than `limit` bytes, announced or in chunks, and one that isn't whole after `seconds`.
-
-    Starlette's own `RequestBodyLimitMiddleware` always answers an announced length in plain text.
-    """
-
-    def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
-        self._app, self._limit, self._seconds, self._render = app, limit, seconds, render
-        self._detail = f"The body may have at most {limit} bytes: send less at a time."
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(announced) > self._limit:  # the server has checked that it is a number
-            problem = Problem(413, "Body too large", self._detail)
-            return await self._render(Request(scope), problem)(scope, receive, send)
-        received, whole, deadline = 0, False, asyncio.get_running_loop().time() + self._seconds
-
-        async def receive_within_limit() -> Message:
-            nonlocal received, whole
-            if whole:  # what comes now is the caller's leaving
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                detail = f"The body must have come whole within {self._seconds:g} s."
-                raise HTTPException(408, detail, {"Connection": "close"}) from None
-            whole = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > self._limit:
-                raise HTTPException(413, self._detail)  # FastAPI lets no other exception through from reading a body
-            return message
-
-        await self._app(scope, receive_within_limit, send)
 
 
 class KeySet:
@@ -104,7 +65,10 @@ class HttpMetrics:
 
 
 class Edge:
-    """Give every request an id (the caller's `X-Request-ID`, if sane), count and time it; answer 500 to our bugs."""
+    """Give every request an id (the caller's `X-Request-ID`, if sane), count and time it; answer 500 to our bugs.
+
+    HEAD is answered as GET, without the body.
+    """
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry, render: Renderer) -> None:
         self._app, self._render, self._metrics = app, render, HttpMetrics(registry)
@@ -116,7 +80,9 @@ class Edge:
         header = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = header if REQUEST_ID.match(header) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status = time.perf_counter(), 0
+        method, began, status = scope["method"], time.perf_counter(), 0
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: the server's own still says that no body goes out
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -127,10 +93,10 @@ class Edge:
 
         with log_context(request_id=request_id):
             try:
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive, _head_only(send_with_id) if method == "HEAD" else send_with_id)
             except Exception:
                 # The traceback goes to the log; the caller gets no internals.
-                log.exception("request %s %s %s failed", request_id, scope["method"], scope["path"])
+                log.exception("request %s %s %s failed", request_id, method, scope["path"])
                 if status:  # half an answer is out already: only closing the connection shows it
                     raise
                 detail = f"This is our fault; the log has the details under request id {request_id}."
@@ -138,5 +104,16 @@ class Edge:
             finally:
                 # The route's template, not the path: ids in paths must not become label values.
                 route = getattr(scope.get("route"), "path", "unmatched")
-                self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-                self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - began)
+                self._metrics.requests.labels(method, route, str(status)).inc()
+                self._metrics.seconds.labels(method, route).observe(time.perf_counter() - began)
+
+
+def _head_only(send: Send) -> Send:
+    """Ends the answer with its head, so that a stream isn't read to its end for nobody."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return send_head

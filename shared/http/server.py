@@ -39,13 +39,14 @@ class Server(uvicorn.Server):
     """On SIGTERM and SIGINT, finishes requests in flight for up to `drain_s` seconds and returns.
 
     uvicorn's own would raise the signal again before our own clean-up. With `handles_signals` False, or outside the
-    main thread, the caller sets `should_exit`.
+    main thread, the caller sets `should_exit`. A connection without a request is closed after `keep_alive_s`.
     """
 
-    def __init__(self, app: ASGIApp, drain_s: float, handles_signals: bool = True) -> None:
+    def __init__(self, app: ASGIApp, drain_s: float, handles_signals: bool = True, keep_alive_s: float = 75.0) -> None:
         config = uvicorn.Config(
-            app, http=BoundedProtocol, ws="none", log_config=None, access_log=False, server_header=False
-        )
+            app, http=BoundedProtocol, ws="none", log_config=None, access_log=False, server_header=False,
+        )  # fmt: skip
+        config.timeout_keep_alive = keep_alive_s  # type: ignore[assignment]  # asyncio takes fractions too
         config.timeout_graceful_shutdown = int(drain_s)
         super().__init__(config)
         self._handles_signals = handles_signals

@@ -1,14 +1,19 @@
 """Settings come from the environment; a wrong one is told in one line that names it and hides its value."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.embedding.settings import EmbeddingSettings
+from services.generation.settings import GenerationSettings
+from services.trainer.settings import TrainerSettings
 from shared.errors import Fatal
-from shared.settings import Port, Settings, load
+from shared.settings import Port, Settings, describe, load
 
 
 class ServiceSettings(BaseSettings):
@@ -90,11 +95,11 @@ def test_a_service_s_prefix_is_part_of_the_name(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_secret_may_be_a_file_and_the_environment_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "pairwright_api_keys").write_text("from-the-file\n")
-    (tmp_path / "pairwright_example_port").write_text("9000\n")
+    (tmp_path / "pairwright_embedding_port").write_text("9000\n")
     (tmp_path / "hf_token").write_text("not ours")
     monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
     assert load(Settings).keys == ("from-the-file",)
-    assert load(ServiceSettings).port == 9000
+    assert load(EmbeddingSettings).port == 9000
     monkeypatch.setenv("PAIRWRIGHT_API_KEYS", "from-the-environment")
     assert load(Settings).keys == ("from-the-environment",)
 
@@ -169,3 +174,76 @@ def test_what_is_no_json_is_one_line_that_hides_the_value(monkeypatch: pytest.Mo
         load(ServiceSettings)
     assert "hidden" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("PAIRWRIGHT_DATASETS", "did you mean PAIRWRIGHT_DATASET?"),
+        ("PAIRWRIGHT_EMBEDING_PORT", "did you mean PAIRWRIGHT_EMBEDDING_PORT?"),
+        ("PAIRWRIGHT_XYZ", "there is PAIRWRIGHT_API_KEYS, PAIRWRIGHT_CACHE, "),
+    ],
+)
+@pytest.mark.parametrize("as_secret", [False, True])
+def test_a_variable_that_nothing_reads_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, meant: str, as_secret: bool
+) -> None:
+    if as_secret:
+        monkeypatch.setenv("PAIRWRIGHT_SECRETS", str(tmp_path))
+        (tmp_path / variable.lower()).write_text("hunter2")
+    else:
+        monkeypatch.setenv(variable, "hunter2")
+    with pytest.raises(Fatal) as raised:
+        load(Settings)
+    assert str(raised.value).startswith(f"{variable}: there is no such setting; {meant}")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [EmbeddingSettings, GenerationSettings, TrainerSettings])
+def test_each_service_knows_its_own_variables_only(monkeypatch: pytest.MonkeyPatch, kind: type[BaseSettings]) -> None:
+    prefix = kind.model_config["env_prefix"]
+    monkeypatch.setenv(f"{prefix}PROT", "1")
+    for name in ("PAIRWRIGHT_EMBEDDING_X", "PAIRWRIGHT_GENERATION_X", "PAIRWRIGHT_TRAINER_X"):
+        if not name.startswith(str(prefix)):
+            monkeypatch.setenv(name, "1")  # one environment for all services is common
+    load(Settings)
+    with pytest.raises(Fatal, match=rf"^{prefix}PROT: there is no such setting; did you mean {prefix}PORT\?$"):
+        load(kind)
+
+
+def test_variables_of_set_up_of_examples_and_of_kubernetes_are_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "PAIRWRIGHT_DEVICE", "PAIRWRIGHT_URL", "PAIRWRIGHT_API_KEY", "PAIRWRIGHT_EMBEDDING_SERVICE_HOST",
+        "PAIRWRIGHT_EMBEDDING_SERVICE_PORT_HTTP", "PAIRWRIGHT_EMBEDDING_PORT_8002_TCP_ADDR", "PAIRWRIGHT_SERVICE_PORT",
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "tcp://10.0.0.1:8002")
+    load(Settings)
+    load(EmbeddingSettings)
+
+
+def test_a_retired_name_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRWRIGHT_TRAINER_VIEWS", "7")
+    monkeypatch.delenv("PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS", raising=False)
+    try:
+        assert load(TrainerSettings).teacher_embeddings == 7
+    finally:
+        os.environ.pop("PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS", None)
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    text = describe(Settings, EmbeddingSettings)
+    assert "PAIRWRIGHT_EMBEDDING_PORT [8002]\n" in text
+    assert "  PAIRWRIGHT_DATASET [default]\n      Which dataset" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["services.embedding", "services.generation", "services.trainer", "shared.health"])
+def test_every_entry_point_has_help(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert f"python -m {module}" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", module, "nothing", "--at-all"], capture_output=True, text=True, timeout=120
+    )
+    assert wrong.returncode != 0
+    assert "nothing" in wrong.stderr

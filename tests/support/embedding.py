@@ -115,8 +115,11 @@ class Gate(Encoder):
     def windows(self, text: str, options: EncodeOptions) -> list[str]:
         return self._inner.windows(text, options)
 
-    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        return self._inner.list_tokens(texts, prompt, add_special_tokens)
+    def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:
+        return self._inner.token_vectors(tokens, options)
+
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool, limit: int) -> list[list[Token]]:
+        return self._inner.list_tokens(texts, prompt, add_special_tokens, limit)
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         return self._inner.decode(ids, skip_special_tokens)

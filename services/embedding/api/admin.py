@@ -119,7 +119,7 @@ def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) 
         except BrokenVersion as error:
             raise Problem(409, "Not activated", f"{error}; {before or 'nothing'} keeps serving") from None
         except OSError as error:
-            detail = f"The store {versions.store.root} can't be written: {error.strerror}; {before} keeps serving"
+            detail = f"The store of versions can't be written: {error.strerror}; {before} keeps serving"
             raise Problem(409, "Not activated", detail) from None
         response.headers[VERSION_HEADER] = version
         return Activation(version=version, previous=before)

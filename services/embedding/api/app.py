@@ -1,4 +1,4 @@
-"""The service's HTTP app: three protocols over one embedding service, and the tasks that live as long as the app."""
+"""The service's HTTP app: several protocols over one embedding service, and the tasks that live as long as the app."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.embedding.api import admin, openai, tei
+from services.embedding.api import admin, cohere, ollama, openai, tei
 from services.embedding.api.errors import add_error_handlers, render
 from services.embedding.metrics import Metrics
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.loading import LoadModel, VersionLoader
 from services.embedding.serving.registry import VersionRegistry
 from services.embedding.serving.service import EmbeddingService
+from services.embedding.serving.tokens import TokenService
 from services.embedding.settings import EmbeddingSettings
-from shared import __version__
 from shared.heartbeat import Heartbeats
 from shared.http.app import create_app
 from shared.http.middleware import KeySet
@@ -61,20 +61,21 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     app = create_app(
         title="Pairwright embedding",
         description="Text in, vectors out, always from the current version.",
-        version=__version__,
         checks=checks,
         # An admin key opens the other routes too.
         keys=[*settings.keys, *own.admins] if settings.keys else [],
         registry=metrics.registry,
         max_body_bytes=own.max_body_bytes,
         cors_origins=own.origins,
+        has_index=False,
         render=render,
         lifespan=lifespan,
         strict_content_type=False,
     )
     add_error_handlers(app)
     service = EmbeddingService(versions, batcher, own, metrics)
-    app.include_router(tei.router(service, own))
-    app.include_router(openai.router(service))
+    app.include_router(tei.router(service, TokenService(service, batcher), own))
+    for protocol in (openai, ollama, cohere):
+        app.include_router(protocol.router(service))
     app.include_router(admin.router(versions, KeySet(own.admins or settings.keys)))
     return app

@@ -1,4 +1,4 @@
-"""From errors to HTTP: one table of statuses, and the shape of an error in each of the three protocols."""
+"""From errors to HTTP: one table of statuses, and the shape of an error in each protocol."""
 
 from http import HTTPStatus
 from typing import Any
@@ -13,8 +13,8 @@ from shared.http.problems import Problem, problem_details
 
 Responses = dict[int | str, dict[str, Any]]
 TEI_ROUTES = frozenset(
-    {"/", "/embed", "/similarity", "/tokenize", "/decode", "/invocations", "/info", "/health", "/ping"}
-)
+    {"/", "/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", "/tokenize", "/decode"}
+) | {"/invocations", "/info", "/health", "/ping"}
 OPENAI_ROUTES = frozenset({"/embeddings", "/models"})
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a caller who left: nobody reads it, but logs and metrics tell it from an error of ours."""
@@ -33,6 +33,7 @@ NAMES: dict[int, tuple[str, str, str | None]] = {
     401: ("Validation", "authentication_error", "invalid_api_key"),
     404: ("Validation", "invalid_request_error", "not_found"),
     413: ("Validation", "invalid_request_error", "request_too_large"),
+    424: ("Backend", "invalid_request_error", None),
     429: ("Overloaded", "rate_limit_error", "rate_limit_exceeded"),
     500: ("Backend", "server_error", None),
     503: ("Unhealthy", "server_error", None),
@@ -47,7 +48,9 @@ DESCRIPTIONS = {
     408: "The body came too slowly",
     409: "It can't be activated; what served keeps serving",
     413: "The body is too large",
+    415: "The body's encoding can't be read",
     422: "Invalid input",
+    424: "This kind of model can't do it",
     429: "Overloaded; see Retry-After",
     503: "No version is loaded yet",
     504: "The deadline has passed",
@@ -82,6 +85,10 @@ def render(request: Request, problem: Problem) -> Response:
         is_empty = problem.extra.get("code") == errors.EmptyInput.code
         error_type = "Empty" if is_empty else NAMES.get(problem.status, INVALID)[0]
         return JSONResponse({"error": problem.detail, "error_type": error_type}, problem.status, problem.headers)
+    if path.startswith("/api/"):  # Ollama's
+        return JSONResponse({"error": problem.detail}, problem.status, problem.headers)
+    if path.startswith("/v2/"):  # Cohere's
+        return JSONResponse({"message": problem.detail}, problem.status, problem.headers)
     if path in OPENAI_ROUTES or path.startswith("/v1/"):
         return _openai(problem)
     return problem_details(request, problem)

@@ -1,27 +1,46 @@
 """OpenAI's protocol: `POST /v1/embeddings` and `GET /v1/models`."""
 
+import asyncio
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from services.embedding.api.errors import describe_errors
-from services.embedding.api.requests import LenientBody, Texts, post
+from services.embedding.api.openai_tokens import decode
+from services.embedding.api.requests import SCHEMA, Ignored, StrictBody, are_token_ids, check_texts, post
 from services.embedding.api.serialization import VERSION_HEADER, answer, base64_vectors, json_array, json_vectors
 from services.embedding.models.base import Encoder
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult
 
+_IDS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}
+TEXTS_OR_TOKEN_IDS = {"anyOf": [*SCHEMA["anyOf"], _IDS, {"type": "array", "items": _IDS, "minItems": 1}]}
 
-class EmbeddingsBody(LenientBody):
-    """`POST /v1/embeddings`. `user` and other fields are ignored."""
 
-    input: Texts
+def _texts_or_token_ids(value: Any) -> Any:
+    if isinstance(value, list) and are_token_ids(value):
+        return value if isinstance(value[0], list) else [value]
+    return check_texts(value)
+
+
+class EmbeddingsBody(StrictBody):
+    """`POST /v1/embeddings`. `prompt_name`, `normalize` and `chunk` are ours.
+
+    With `chunk`, long texts are read in windows and the answer is their mean.
+    """
+
+    EXAMPLE: ClassVar = {"model": "current", "input": ["A man is playing a guitar.", "Somebody makes music."]}
+    input: Annotated[
+        list[str] | list[list[int]], BeforeValidator(_texts_or_token_ids), WithJsonSchema(TEXTS_OR_TOKEN_IDS)
+    ]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
+    prompt_name: str | None = None
+    normalize: bool | None = True
     chunk: bool | None = False
-    """Ours: read long texts in windows and answer with their mean."""
+    user: Ignored = None
 
 
 class EmbeddingItem(BaseModel):
@@ -63,7 +82,7 @@ class OpenAIErrorAnswer(BaseModel):
     error: OpenAIError
 
 
-_ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 429, 503, 504)
+_ERRORS = describe_errors(OpenAIErrorAnswer, 400, 401, 404, 408, 413, 415, 429, 503, 504)
 
 
 def router(service: EmbeddingService) -> APIRouter:
@@ -74,12 +93,21 @@ def router(service: EmbeddingService) -> APIRouter:
 
     @post(routes, paths, EmbeddingsBody, EmbeddingsAnswer, _ERRORS, summary)
     async def _embeddings(http: Request, body: EmbeddingsBody) -> Response:
-        version, chunk = body.model or http.headers.get(VERSION_HEADER), bool(body.chunk)
-        request = EmbedRequest(body.input, version, dimensions=body.dimensions, chunk=chunk, field="input")
+        request = EmbedRequest(
+            await texts_of(body.input),
+            (body.model, http.headers.get(VERSION_HEADER)),
+            prompt_name=body.prompt_name,
+            normalize=body.normalize is not False,
+            dimensions=body.dimensions,
+            chunk=bool(body.chunk),
+            field="input",
+        )
         result = await service.embed(request, http.receive)
         as_base64 = body.encoding_format == "base64"
         with service.metrics.write_seconds.time():
-            vectors = base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors)
+            vectors = (
+                base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors, service.writing)
+            )
             content = _content(result, vectors)
         return answer(content, result)
 
@@ -87,11 +115,12 @@ def router(service: EmbeddingService) -> APIRouter:
     @routes.get("/models", include_in_schema=False)
     async def _models() -> dict[str, Any]:
         encoders = {"current": versions.get_loaded(None)} | versions.loaded
-        return {"object": "list", "data": [_model(name, encoder) for name, encoder in encoders.items()]}
+        stats = service.stats()
+        return {"object": "list", "data": [_model(name, encoder, stats) for name, encoder in encoders.items()]}
 
     @routes.get("/v1/models/{model}", summary="One version that can be named in `model`", responses=_ERRORS)
     async def _one_model(model: str) -> dict[str, Any]:
-        return _model(model, await versions.get(model))
+        return _model(model, await versions.get(model), service.stats())
 
     return routes
 
@@ -104,6 +133,15 @@ def _content(result: EmbedResult, vectors: list[bytes]) -> bytes:
     return b'{"object":"list","data":%b,%b' % (json_array(items), rest[1:])
 
 
-def _model(name: str, encoder: Encoder) -> dict[str, Any]:
+def _model(name: str, encoder: Encoder, stats: dict[str, float]) -> dict[str, Any]:
+    """OpenAI's fields, and infinity's: what it computes with, what it can do, and how much waits."""
     created = int(encoder.manifest.created.timestamp())
-    return {"id": name, "object": "model", "created": created, "owned_by": "pairwright", "root": encoder.version}
+    model = {"id": name, "object": "model", "created": created, "owned_by": "pairwright", "root": encoder.version}
+    return model | {"backend": encoder.backend, "capabilities": ["embed"], "stats": stats}
+
+
+async def texts_of(inputs: list[str] | list[list[int]]) -> list[str]:
+    """Texts as they are; OpenAI's token ids decoded, where this machine has their table. Raises `InvalidInput`."""
+    if inputs and isinstance(inputs[0], list):
+        return await asyncio.to_thread(decode, inputs)
+    return inputs  # type: ignore[return-value]  # the body's check lets nothing else pass

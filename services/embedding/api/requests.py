@@ -1,67 +1,106 @@
-"""Reading request bodies: strict JSON into strict models, and the `inputs` that both protocols share."""
+"""Reading request bodies: strict JSON into strict models, and the `inputs` that the protocols share."""
 
+import contextlib
+import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic_core
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from services.embedding.api.errors import Responses
+from services.embedding.api.serialization import VERSION_HEADER
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound="StrictBody")
 Handler = Callable[[Request, Body], Awaitable[Response]]
 
 NO_TOKEN_IDS = (
     "token ids are not accepted, because they mean something else in each tokenizer: send text "
     "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
 )
+JSON_TYPES = {
+    list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false", type(None): "null",
+}  # fmt: skip
+VERSION_ID = r"^(|current|previous|pairwright|r[0-9]{6,}-[0-9a-f]{8})$"
+PIN = {
+    "name": VERSION_HEADER, "in": "header", "description": "Which version is to answer; without it, the current one",
+    "schema": {"type": "string", "pattern": VERSION_ID},
+}  # fmt: skip
+NAMES_VERSION = {VERSION_HEADER: {"description": "The version that answered", "schema": {"type": "string"}}}
 
 
-def _as_list(value: Any) -> Any:
-    """A single text as a list of one. Raises ValueError for anything but texts."""
+def check_texts(value: Any) -> Any:
+    """A single text as a list of one. Raises ValueError for anything but texts, by the place of the first of it."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of strings")
-    for position, item in enumerate(value):
-        if isinstance(item, str):
-            continue
-        if isinstance(item, int | list) and not isinstance(item, bool):
-            raise ValueError(NO_TOKEN_IDS)
-        raise ValueError(f"must be a string or a list of strings; item {position} is neither text nor a token id")
+    for place, item in enumerate(value):
+        if not isinstance(item, str):
+            raise ValueError(NO_TOKEN_IDS if are_token_ids(value) else _no_text(place, item))
     return value
 
 
-Texts = Annotated[
-    list[str],
-    BeforeValidator(_as_list),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
+def are_token_ids(value: list[Any]) -> bool:
+    """Whether these are token ids of one text or of several."""
+    rows = value if all(isinstance(row, list) for row in value) else [value]
+    return bool(value) and all(row and all(type(item) is int for item in row) for row in rows)
 
 
-class LenientBody(BaseModel):
-    """Strict about the fields it knows, silent about others: clients send what other servers understand."""
+def _no_text(place: int, item: Any) -> str:
+    return f"must be a string or a list of strings; item {place} is {JSON_TYPES[type(item)]}"
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+
+SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+Texts = Annotated[list[str], BeforeValidator(check_texts), WithJsonSchema(SCHEMA)]
+Ignored = Annotated[Any, Field(description="Ignored: it changes nothing here")]
+
+
+class StrictBody(BaseModel):
+    """Strict about types, and about fields: one that would be ignored is refused, unless the class names it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    EXAMPLE: ClassVar[dict[str, Any]] = {}
 
 
 async def read_json(request: Request) -> Any:
     """The body's JSON. Raises `RequestValidationError`, also for NaN and lone surrogates: they are no JSON."""
-    # Whatever the Content-Type says: some clients send none, or curl's default.
+    # Whatever the Content-Type says: some clients send none, or curl's default. Windows' tools write a mark and UTF-16.
+    body = await request.body()
     try:
-        return pydantic_core.from_json(await request.body(), allow_inf_nan=False)
+        encoding = json.detect_encoding(body)
+        return pydantic_core.from_json(body if encoding == "utf-8" else body.decode(encoding), allow_inf_nan=False)
     except ValueError as error:
-        raise RequestValidationError([{"type": "json_invalid", "loc": (), "ctx": {"error": str(error)}}]) from None
+        reason = f"{error}{_place_of_surrogate(body)}"
+        raise RequestValidationError([{"type": "json_invalid", "loc": (), "ctx": {"error": reason}}]) from None
+
+
+def _place_of_surrogate(body: bytes) -> str:
+    """Which item of which field can't be written in UTF-8; nothing where that isn't what is wrong."""
+    with contextlib.suppress(ValueError, RecursionError):
+        fields = json.loads(body)
+        for field, value in fields.items() if isinstance(fields, dict) else ():
+            for place, item in enumerate(value if isinstance(value, list) else ()):
+                if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
+                    return f" (item {place} of `{field}`)"
+    return ""
 
 
 def parse(body: Any, model: type[Body]) -> Body:
     """A body's JSON as `model`. Raises `RequestValidationError`."""
+    if isinstance(body, dict):  # null asks for nothing, in fields of other servers too
+        body = {name: value for name, value in body.items() if value is not None or name in model.model_fields}
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from None
+        errors = error.errors(include_url=False, include_input=False)
+        for one in errors:
+            if one["type"] == "extra_forbidden":
+                known = ", ".join(model.model_fields) if len(one["loc"]) == 1 else "others"
+                one["msg"] = f"unknown field; there is {known}"
+        raise RequestValidationError(errors) from None
 
 
 def post(
@@ -70,7 +109,7 @@ def post(
     """Routes to a handler of `body` that answers with ready bytes. OpenAPI names the first of `paths` only."""
     schema = body.model_json_schema()
     schema = _inline(schema, schema.pop("$defs", {}))
-    content = {"required": True, "content": {"application/json": {"schema": schema}}}
+    content = {"required": True, "content": {"application/json": {"schema": schema, "example": body.EXAMPLE}}}
 
     def register(handler: Handler[Body]) -> Handler[Body]:
         async def endpoint(request: Request) -> Response:
@@ -82,8 +121,8 @@ def post(
                 name=handler.__name__,
                 summary=summary,
                 response_class=Response,
-                responses={200: {"model": answer}, **errors},
-                openapi_extra={"requestBody": content},
+                responses={200: {"model": answer, "headers": NAMES_VERSION}, **errors},
+                openapi_extra={"requestBody": content, "parameters": [PIN]},
                 include_in_schema=path == paths[0],
             )(endpoint)
         return handler

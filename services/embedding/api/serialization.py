@@ -1,6 +1,7 @@
 """Answers as bytes and headers: vectors as JSON numbers or base64, and what an answer says of itself."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import orjson
@@ -15,14 +16,18 @@ NUMBERS_AT_ONCE = 65_536
 """Numbers formatted before other requests get their turn on the event loop: a millisecond or two."""
 
 
-async def json_vectors(vectors: Vectors) -> list[bytes]:
-    """Each vector as a JSON array, each number with the fewest digits that name its float32. Finite values only."""
+async def json_vectors(vectors: Vectors, writing: asyncio.Lock) -> list[bytes]:
+    """Each vector as a JSON array, each number with the fewest digits that name its float32. Finite values only.
+
+    Large answers are written one after the other, by `writing`: half-written, each would hold its memory twice.
+    """
     parts: list[bytes] = []
     step = max(1, NUMBERS_AT_ONCE // vectors.shape[1])
-    for start in range(0, len(vectors), step):
-        if start:
-            await asyncio.sleep(0)
-        parts.extend(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors[start : start + step])
+    async with writing if len(vectors) > step else contextlib.nullcontext():
+        for start in range(0, len(vectors), step):
+            if start:
+                await asyncio.sleep(0)
+            parts.extend(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in vectors[start : start + step])
     return parts
 
 
@@ -54,6 +59,8 @@ def answer(content: bytes, result: EmbedResult) -> Response:
         "x-queue-time": str(round(result.queued.queue_s * 1000)),
         "x-inference-time": str(round(result.queued.inference_s * 1000)),
     }
+    if result.unknown:
+        headers["x-pairwright-unknown"] = str(result.unknown)
     if result.truncated:
         headers["x-pairwright-truncated"] = str(result.truncated)
     if result.windows:

@@ -15,6 +15,8 @@ Vectors = npt.NDArray[np.float32]
 Side = Literal["left", "right"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
+LONG_CHARS = 8192
+"""A longer text is tokenised apart from others, which would have to wait for it."""
 WARM_UP_TOKENS = (8, 128)
 LEAST_COSINE = 0.99
 """Of vectors computed with less precision than the version was published with, to its own."""
@@ -80,8 +82,12 @@ class Encoder(ABC):
         """`text` in consecutive pieces that are each read whole, cut between words where possible."""
 
     @abstractmethod
-    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        """Every token of each text; nothing is truncated."""
+    def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:
+        """What is pooled: a vector for each token that is read, float32 [tokens.count, dimensions]."""
+
+    @abstractmethod
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool, limit: int) -> list[list[Token]]:
+        """Every token of each text; nothing is truncated. Raises ValueError when there are more than `limit` in all."""
 
     @abstractmethod
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:

@@ -3,10 +3,11 @@
 Importing this module takes seconds, so it is imported by the thread that loads the first version.
 """
 
+import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from transformers.utils import logging as transformers_logging
 
-from services.embedding.models.base import EncodeOptions, Encoder, Precision, Token, Tokens, Vectors
+from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Token, Tokens, Vectors
 from services.embedding.settings import PrecisionSetting
 from shared.manifest import PROBE_SENTENCES, Manifest
 from shared.model_store import BrokenVersion
@@ -67,13 +68,25 @@ class _TorchEncoder(Encoder):
         self._model, self._threads = model, threads
         self._forward: Callable[[dict[str, Any]], Any] = model
         self._thread = threading.local()
-        self._tokenizer_lock = threading.Lock()
+        self._tokenizer_lock, self._list_lock = threading.Lock(), threading.Lock()
         tokenizer = model[0].tokenizer
         self._raw_tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # the `tokenizers` library's own
         self.prompts = {name: prompt or "" for name, prompt in model.prompts.items()}
         self.default_prompt = self.prompts.get(model.default_prompt_name, "")
+        # A text that holds `<|endoftext|>` or `[SEP]` is about them. A version's own prompts may mean them.
+        self._special_is_text = not _name_special_tokens(self.prompts.values(), self._raw_tokenizer)
+        if tokenizer is not self._raw_tokenizer:
+            tokenizer.split_special_tokens = self._special_is_text  # transformers' word for it
+        self._raw_tokenizer.encode_special_tokens = self._special_is_text
 
     def _run(self, features: dict[str, Any]) -> Vectors:
+        return self._to_array(self._compute(features)["sentence_embedding"])
+
+    def _to_array(self, vectors: Any) -> Vectors:
+        array: Vectors = vectors[:, : self._model.truncate_dim].float().cpu().numpy()
+        return array
+
+    def _compute(self, features: dict[str, Any]) -> Any:
         if self._threads and not hasattr(self._thread, "ready"):
             torch.set_num_threads(self._threads)  # OpenMP counts for each thread by itself
             self._thread.ready = True
@@ -81,22 +94,27 @@ class _TorchEncoder(Encoder):
             if isinstance(value, torch.Tensor):
                 features[name] = value.to(self._model.device)
         with torch.inference_mode():
-            vectors = self._forward(features)["sentence_embedding"][:, : self._model.truncate_dim]
-        array: Vectors = vectors.float().cpu().numpy()
-        return array
+            return self._forward(features)
 
-    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool) -> list[list[Token]]:
-        raw = self._raw_tokenizer
-        with self._tokenizer_lock:
-            truncation, padding = raw.truncation, raw.padding
-            raw.no_truncation()
-            raw.no_padding()
-            encodings = raw.encode_batch([prompt + text for text in texts], add_special_tokens=add_special_tokens)
-            if truncation:
-                raw.enable_truncation(**truncation)
-            if padding:
-                raw.enable_padding(**padding)
-        return [_tokens(encoding, text, len(prompt)) for encoding, text in zip(encodings, texts, strict=True)]
+    def list_tokens(self, texts: Sequence[str], prompt: str, add_special_tokens: bool, limit: int) -> list[list[Token]]:
+        listed, count = [], 0
+        for text in texts:
+            with self._list_lock:
+                encoding = self._list_tokenizer.encode(prompt + text, add_special_tokens=add_special_tokens)
+            count += len(encoding)
+            if count > limit:
+                raise ValueError(f"more than {limit} tokens")
+            listed.append(_tokens(encoding, text, len(prompt)))
+        return listed
+
+    @cached_property
+    def _list_tokenizer(self) -> Any:
+        """A copy that cuts and pads nothing, whatever the model's own does meanwhile."""
+        tokenizer = copy.deepcopy(self._raw_tokenizer)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = self._special_is_text  # a copy forgets it
+        return tokenizer
 
     def decode(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
         raw = self._raw_tokenizer
@@ -105,6 +123,11 @@ class _TorchEncoder(Encoder):
             raise ValueError(f"token ids must be from 0 to {size - 1}")
         texts: list[str] = raw.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
         return texts
+
+
+def _name_special_tokens(texts: Iterable[str], tokenizer: Any) -> bool:
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    return any(token in text for text in texts for token in special)
 
 
 def _tokens(encoding: Any, text: str, prompt_length: int) -> list[Token]:
@@ -141,6 +164,9 @@ class StaticEncoder(_TorchEncoder):
         offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
         return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
 
+    def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:  # noqa: ARG002
+        return self._to_array(self._model[0].embedding.weight.detach()[tokens.payload])
+
     def windows(self, text: str, options: EncodeOptions) -> list[str]:  # noqa: ARG002
         return [text]
 
@@ -163,6 +189,7 @@ class TransformerEncoder(_TorchEncoder):
         self.pooling = modes[0] if modes and isinstance(modes[0], str) else "mixed"
         self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
         self.precision, self.backend = precision, "torch"
+        self._long_lock = threading.Lock()
         self._ids_suffice = self._compare_ids()
         if precision == "bfloat16":
             model.bfloat16()
@@ -175,11 +202,10 @@ class TransformerEncoder(_TorchEncoder):
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
-        with self._tokenizer_lock:
-            ids = self._ids(prompted, options.truncation_side, self.max_tokens)
-            # Only those that fill the window may have been cut: they are counted again.
-            full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
-            whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
+        ids = self._ids(prompted, options.truncation_side, self.max_tokens)
+        # Only those that fill the window may have been cut: they are counted again.
+        full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
+        whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
         totals = dict(zip(full, map(len, whole), strict=True))
         return [
             Tokens(len(row), totals.get(place, len(row)), row if self._ids_suffice else texts[place])
@@ -187,19 +213,27 @@ class TransformerEncoder(_TorchEncoder):
         ]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
+        return self._run(self._features(batch, options))
+
+    def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:
+        return self._to_array(self._compute(self._features([tokens], options))["token_embeddings"][0])
+
+    def _features(self, batch: Sequence[Tokens], options: EncodeOptions) -> dict[str, Any]:
         if self._ids_suffice:
-            return self._run(self._pad([tokens.payload for tokens in batch]))
+            return self._pad([tokens.payload for tokens in batch])
         with self._tokenizer_lock:
             self._model.tokenizer.truncation_side = options.truncation_side
-            features = self._model.preprocess([tokens.payload for tokens in batch], prompt=options.prompt or None)
-        return self._run(features)
+            features: dict[str, Any] = self._model.preprocess(
+                [tokens.payload for tokens in batch], prompt=options.prompt or None
+            )
+            return features
 
     def windows(self, text: str, options: EncodeOptions) -> list[str]:
         if self.max_tokens is None:
             return [text]
-        with self._tokenizer_lock:
-            room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
-            encoding = self._model.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
+        with self._long_lock:
+            encoding = self._long_tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
         words = encoding.word_ids()
         if room < 1 or len(words) <= room:
             return [text]
@@ -212,12 +246,19 @@ class TransformerEncoder(_TorchEncoder):
             first, start = last, stop
         return [piece for piece in [*pieces, text[start:]] if piece.strip()]
 
+    @cached_property
+    def _long_tokenizer(self) -> Any:
+        """A copy for long texts: short ones wait for no lock that a long one holds."""
+        return copy.deepcopy(self._model.tokenizer)
+
     def _ids(self, texts: list[str], side: str, limit: int | None) -> list[list[int]]:
-        tokenizer = self._model.tokenizer
-        tokenizer.truncation_side = side
-        ids: list[list[int]] = tokenizer(
-            texts, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        is_long = any(len(text) > LONG_CHARS for text in texts)
+        with self._long_lock if is_long else self._tokenizer_lock:
+            tokenizer = self._long_tokenizer if is_long else self._model.tokenizer
+            tokenizer.truncation_side = side
+            ids: list[list[int]] = tokenizer(
+                texts, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
+            )["input_ids"]
         return ids
 
     def _pad(self, rows: list[list[int]]) -> dict[str, Any]:
@@ -235,8 +276,7 @@ class TransformerEncoder(_TorchEncoder):
         if self._model.tokenizer.pad_token_id is None:
             return False
         for prompt in {"", self.default_prompt, *self.prompts.values()}:
-            with self._tokenizer_lock:
-                ids = self._ids([prompt + text for text in PROBE_SENTENCES], "right", self.max_tokens)
+            ids = self._ids([prompt + text for text in PROBE_SENTENCES], "right", self.max_tokens)
             own = self._run(self._pad(ids))
             theirs = self.encode([Tokens(0, 0, text) for text in PROBE_SENTENCES], EncodeOptions(prompt))
             if not np.allclose(own, theirs, atol=1e-5):

@@ -1,7 +1,8 @@
 """The dispatcher: requests in, batches through the encoder, requests answered.
 
 No waiting window: a batch is cut when a thread is free, so a lone request waits for nobody and a crowd shares batches.
-One thread tokenises; the others compute, a batch each. All bookkeeping stays on the event loop, so it needs no locks.
+Two threads tokenise, one of them long texts; the others compute, a batch each.
+All bookkeeping stays on the event loop, so it needs no locks.
 """
 
 import asyncio
@@ -24,8 +25,6 @@ from services.embedding.settings import EmbeddingSettings
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-TOKENISE_AT_ONCE = 512
-"""Inputs tokenised before batches are cut again: a long backlog must not hold up the batch that could run now."""
 LEAST_SHARE = 128
 """Tokens that are worth a batch of their own: less isn't split over idle threads."""
 MOST_WORKERS = 4
@@ -45,7 +44,9 @@ class Batcher:
         self._admission = Admission(settings, metrics)
         self._idle = 0
         self._queues: dict[tuple[Encoder, EncodeOptions], BatchQueue] = {}
-        self._arrival, self._ready = asyncio.Event(), asyncio.Event()
+        self._arrivals, self._ready = (asyncio.Event(), asyncio.Event()), asyncio.Event()
+        names = ("tokeniser", "long-tokeniser")
+        self._tokenisers = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in names]
 
     def submit(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> QueuedRequest:
         """Queue the texts that neither wait already nor are in the cache. Raises `Overloaded`.
@@ -68,8 +69,8 @@ class Batcher:
                 entry = QueuedInput(text, 0.0, tokens, tokens.count, dequeued=True, vector=cached.vector)
             if entry is None:
                 misses += 1
-                entry = queue.pending[text] = QueuedInput(text, now, count=estimate_tokens(text, encoder))
-                queue.arrivals.append(entry)
+                entry = QueuedInput(text, now, count=estimate_tokens(text, encoder))
+                queue.arrive(entry)
                 self._admission.tokens += entry.count
             entry.references += 1
             if entry.vector is None:
@@ -80,8 +81,9 @@ class Batcher:
         self._metrics.cache_misses.inc(misses)
         if not request.pending:
             request.done.set_result(None)
-        if queue.arrivals:
-            self._arrival.set()
+        for arrivals, event in zip(queue.arrivals, self._arrivals, strict=True):
+            if arrivals:
+                event.set()
         self._drop_if_empty(queue)
         return request
 
@@ -96,17 +98,31 @@ class Batcher:
         elif not request.done.cancelled():
             request.done.exception()  # asyncio complains of an error that nobody looked at
 
+    def stats(self) -> dict[str, float]:
+        """How much waits, by infinity's names."""
+        waiting, most = self._admission.inputs, self._settings.max_queue_inputs
+        pending = sum(len(queue.pending) for queue in self._queues.values())
+        return {"queue_fraction": waiting / most, "queue_absolute": waiting, "results_pending": pending}
+
+    async def run_apart(self, encoder: Encoder, inputs: int, chars: int, work: Callable[[], Result]) -> Result:
+        """Other work on texts, one at a time and counted as what waits. Raises `Overloaded`, and what `work` raises."""
+        self._admission.admit(inputs, chars, encoder)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenisers[True], work)
+        finally:
+            self._admission.release(inputs, chars)
+
     async def run(self) -> None:
         """Work until cancelled."""
-        tokeniser = ThreadPoolExecutor(1, thread_name_prefix="tokeniser")
         inference = ThreadPoolExecutor(self._workers, thread_name_prefix="inference")
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tokenise_arrivals(tokeniser))
+                for is_long in (False, True):
+                    tasks.create_task(self._tokenise_arrivals(is_long))
                 for _ in range(self._workers):
                     tasks.create_task(self._compute_batches(inference))
         finally:
-            for pool in (tokeniser, inference):
+            for pool in (*self._tokenisers, inference):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _drop_if_empty(self, queue: BatchQueue) -> None:
@@ -114,17 +130,16 @@ class Batcher:
         if not queue.pending:
             self._queues.pop((queue.encoder, queue.options), None)
 
-    async def _tokenise_arrivals(self, pool: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
+    async def _tokenise_arrivals(self, is_long: bool) -> None:
+        loop, arrival, pool = asyncio.get_running_loop(), self._arrivals[is_long], self._tokenisers[is_long]
         while True:
-            queues = [queue for queue in self._queues.values() if queue.arrivals]
+            queues = [queue for queue in self._queues.values() if queue.arrivals[is_long]]
             if not queues:
-                self._arrival.clear()
-                await self._arrival.wait()
+                arrival.clear()
+                await arrival.wait()
                 continue
-            queue = min(queues, key=lambda queue: queue.arrivals[0].queued_at)
-            inputs = [queue.arrivals.popleft() for _ in range(min(len(queue.arrivals), TOKENISE_AT_ONCE))]
-            if not (inputs := self._without_unreferenced(queue, inputs)):
+            queue = min(queues, key=lambda queue: queue.arrivals[is_long][0].queued_at)
+            if not (inputs := self._without_unreferenced(queue, queue.take_arrivals(is_long))):
                 continue
             tokens, seconds = await loop.run_in_executor(pool, _attempt, _tokenise, queue, inputs)
             self._metrics.tokenise_seconds.observe(seconds)

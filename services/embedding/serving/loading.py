@@ -67,10 +67,12 @@ class VersionLoader:
 
     def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
         failure = self.failures.setdefault(version, LoadFailure(Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)))
-        failure.reason, failure.retry_at, retry = str(error), math.inf, ""
+        # Callers read it too, and have no business with the folders of this machine.
+        reason = str(error).replace(f"{self.store.root}/", "")
+        failure.reason, failure.retry_at, retry = reason, math.inf, ""
         if not isinstance(error, BrokenVersion | NoVersion):  # anything but damage (memory, disk, a device) may pass
             wait = failure.backoff.next_s()
-            failure.reason, failure.retry_at = f"{type(error).__name__}: {error}", time.monotonic() + wait
+            failure.reason, failure.retry_at = f"{type(error).__name__}: {reason}", time.monotonic() + wait
             retry = f"; next try in {wait:.0f} s"
         self._metrics.quarantined.inc()
         serves = serving.version if serving else "nothing"

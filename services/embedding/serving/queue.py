@@ -9,7 +9,10 @@ from operator import attrgetter
 
 import numpy as np
 
-from services.embedding.models.base import EncodeOptions, Encoder, Tokens, Vectors
+from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Tokens, Vectors
+
+TOKENISE_INPUTS, TOKENISE_CHARS = 512, 128 * 1024
+"""Tokenised together at most, or a single longer text."""
 
 by_count = attrgetter("count")
 
@@ -73,7 +76,8 @@ class BatchQueue:
     def __init__(self, encoder: Encoder, options: EncodeOptions) -> None:
         self.encoder, self.options = encoder, options
         self.pending: dict[str, QueuedInput] = {}  # every text that has no vector yet
-        self.arrivals: deque[QueuedInput] = deque()  # not tokenised yet, oldest first
+        # Not tokenised yet, oldest first; long texts are tokenised apart.
+        self.arrivals: tuple[deque[QueuedInput], deque[QueuedInput]] = (deque(), deque())
         self.tokens = 0  # of what is ready
         self._by_count: list[QueuedInput] = []
         self._by_age: deque[QueuedInput] = deque()  # those that left the queue are skipped
@@ -84,6 +88,19 @@ class BatchQueue:
         while self._by_age and self._by_age[0].dequeued:
             self._by_age.popleft()
         return self._by_age[0] if self._by_age else None
+
+    def arrive(self, entry: QueuedInput) -> None:
+        """Take in an input that is to be tokenised."""
+        self.pending[entry.text] = entry
+        self.arrivals[len(entry.text) > LONG_CHARS].append(entry)
+
+    def take_arrivals(self, is_long: bool) -> list[QueuedInput]:
+        """What is tokenised next, together: many inputs, but few characters, so that batches wait for nothing long."""
+        arrivals, inputs, chars = self.arrivals[is_long], list[QueuedInput](), 0
+        while arrivals and len(inputs) < TOKENISE_INPUTS and chars < TOKENISE_CHARS:
+            chars += len(arrivals[0].text)
+            inputs.append(arrivals.popleft())
+        return inputs
 
     def add(self, inputs: Sequence[QueuedInput]) -> None:
         """Take in tokenised inputs, oldest first."""

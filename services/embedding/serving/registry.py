@@ -11,7 +11,7 @@ import logging
 from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
 from services.embedding.resources import free_memory
-from services.embedding.serving.errors import NotReady, VersionNotServed
+from services.embedding.serving.errors import InvalidInput, NotReady, VersionNotServed
 from services.embedding.serving.loading import VersionLoader
 from services.embedding.settings import EmbeddingSettings
 from shared.backoff import pause
@@ -21,6 +21,8 @@ from shared.model_store import BrokenVersion, NoVersion
 log = logging.getLogger(__name__)
 
 SERVING_NAMES = ("current", "pairwright")
+LATEST = ":latest"
+"""Ollama's clients put it behind a name without a tag."""
 RETRY_AFTER_S = 2
 SPARE_BYTES = 256 * 1024 * 1024
 """Memory that must stay free: no version is loaded, or kept beside the serving one, at its cost."""
@@ -37,33 +39,56 @@ class VersionRegistry:
         self._loader, self._metrics = loader, metrics
         self._poll_s, self._max_versions = settings.poll_seconds, settings.max_versions
         self._targets: tuple[str, ...] = ()  # what the pointers name, the current version first
+        self._previous: str | None = None
         self._lock = asyncio.Lock()
         self._wakeup = asyncio.Event()
         metrics.loaded.set_function(lambda: len(self.loaded))
         metrics.degraded.set_function(lambda: bool(self._target_failures()))
 
     def get_loaded(self, name: str | None) -> Encoder:
-        """The encoder for a loaded id or a name of the serving version. Raises `NotReady` or `VersionNotServed`."""
+        """The encoder for a loaded version's name. Raises `NotReady` or `VersionNotServed`."""
         if self.serving is None:
             raise NotReady(self._why_not_ready(), retry_after=RETRY_AFTER_S)
-        if not name or name in SERVING_NAMES:
+        version = self._pinned_by(name)
+        if version is None:
             return self.serving
-        if name not in self.loaded:
+        if version not in self.loaded:
             raise self._not_served(f"{name!r} isn't loaded; ")
-        self.loaded[name] = self.loaded.pop(name)
-        return self.loaded[name]
+        self.loaded[version] = self.loaded.pop(version)
+        return self.loaded[version]
 
     async def get(self, name: str | None) -> Encoder:
         """As `get_loaded`, but a published version that isn't loaded is loaded, if there is room for it."""
         try:
             return self.get_loaded(name)
-        except VersionNotServed as error:
-            if name is None or not await self._is_published(name):
-                raise VersionNotServed(f"{error}{await self._others()}", "model") from None
+        except VersionNotServed:
+            version = self._pinned_by(name)
+            if version is None or not await self._is_published(version):
+                nothing = self._not_served(f"there is no version {name!r}; ")
+                raise VersionNotServed(f"{nothing}{await self._others()}", "model") from None
         async with self._lock:
-            if name not in self.loaded:
-                await self._load_pinned(name)
-        return self.get_loaded(name)
+            if version not in self.loaded:
+                await self._load_pinned(version)
+        return self.get_loaded(version)
+
+    async def choose(self, *names: str | None) -> Encoder:
+        """The version of a request that can name it in several places. Raises `InvalidInput` where they disagree."""
+        pins = {version: name for name in names if (version := self._pinned_by(name)) is not None}
+        if len(pins) > 1:
+            detail = f"{' and '.join(map(repr, pins.values()))} are two versions: name one, in the body or the header"
+            raise InvalidInput(detail, "model", "conflicting_versions")
+        return await self.get(next(iter(pins), None))
+
+    def _pinned_by(self, name: str | None) -> str | None:
+        """The id that a name stands for; None for whatever serves. Raises `VersionNotServed`."""
+        name = (name or "").removesuffix(LATEST)
+        if not name or name in SERVING_NAMES:
+            return None
+        if name != "previous":
+            return name
+        if self._previous is None:
+            raise self._not_served("there is no previous version; ")
+        return self._previous
 
     def state(self) -> str:
         """For `/readyz`: begins with "ok" while a version serves, and names what is quarantined."""
@@ -115,6 +140,7 @@ class VersionRegistry:
 
     async def _refresh(self) -> None:
         current, previous = self.store.current(), self.store.previous()
+        self._previous = previous
         # The version before is loaded too: pinned callers need it, and it serves when the current one is damaged.
         pointers = (current, previous if self.serving is None or self._max_versions > 1 else None)
         self._targets = tuple(dict.fromkeys(version for version in pointers if version is not None))
@@ -201,7 +227,8 @@ class VersionRegistry:
             gc.collect()
 
     def _not_served(self, reason: str) -> VersionNotServed:
-        return VersionNotServed(f"{reason}there is {', '.join(['current', *self.loaded])}", "model")
+        names = ["current", *(["previous"] if self._previous else []), *self.loaded]
+        return VersionNotServed(f"{reason}there is {', '.join(names)}", "model")
 
     async def _is_published(self, name: str) -> bool:
         try:
@@ -223,4 +250,4 @@ class VersionRegistry:
             return failures
         if self._targets:
             return f"loading {self._targets[0]}"
-        return f"no version is published in {self.store.root} yet"
+        return f"no version of dataset {self.store.root.name!r} is published yet"

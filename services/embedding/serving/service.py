@@ -1,8 +1,9 @@
 """What both protocols ask for: texts in, vectors of one version out. Refusals are the errors of `errors`."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
 
+ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""A role and the names of its prompt, as sentence-transformers looks for them."""
 WaitForLeaving = Callable[[], Awaitable[Any]]
 """Returns when the caller has left."""
 
@@ -26,7 +29,7 @@ class EmbedRequest:
     """Texts, and how they are read. `field` is its protocol's name for them."""
 
     texts: list[str]
-    version: str | None = None  # an id; None for the version that serves
+    versions: tuple[str | None, ...] = ()  # what the caller names, in several places; nothing: the one that serves
     prompt_name: str | None = None
     normalize: bool = True
     truncate: bool = True
@@ -44,6 +47,7 @@ class EmbedResult:
     version: str
     tokens: int  # that were read, counted for every text of the request
     truncated: int  # texts that were longer than the version reads
+    unknown: int  # texts without a token that the version knows: their vectors are zero
     windows: int  # that were read, where the caller asked for them; otherwise 0
     total_s: float
     queued: QueuedRequest  # has the other times
@@ -56,13 +60,20 @@ class EmbeddingService:
         self, versions: VersionRegistry, batcher: Batcher, settings: EmbeddingSettings, metrics: Metrics
     ) -> None:
         self.versions, self.metrics, self._batcher = versions, metrics, batcher
+        self.writing = asyncio.Lock()  # of whoever writes a large answer
         self._max_inputs, self._request_s = settings.max_client_inputs, settings.request_seconds
 
     async def embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
         """The vectors. Raises `EmbeddingError`, or `CallerLeft`: then nothing more is computed."""
+        async with self.deadline():
+            return await self._embed(request, wait_for_leaving)
+
+    @contextlib.asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """What a request may take. Raises `DeadlineExceeded`."""
         try:
             async with asyncio.timeout(self._request_s):
-                return await self._embed(request, wait_for_leaving)
+                yield
         except TimeoutError:
             self.metrics.expired.inc()
             detail = f"Not answered within {self._request_s:g} s. Send fewer or shorter inputs, or try again later."
@@ -70,26 +81,23 @@ class EmbeddingService:
 
     async def _embed(self, request: EmbedRequest, wait_for_leaving: WaitForLeaving) -> EmbedResult:
         started_at = time.monotonic()
-        if not request.texts or not all(request.texts):
-            raise EmptyInput(f"`{request.field}` cannot be empty, nor contain an empty string", request.field)
-        self.check_size(request.texts, request.field)
+        self.check_texts(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
-        encoder = await self.versions.get(request.version)
-        dimensions = _dimensions(request, encoder)
-        prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
-        options = EncodeOptions(prompt, request.truncation_side)
+        encoder = await self.versions.choose(*request.versions)
+        dimensions, options = _dimensions(request, encoder), options_of(request, encoder)
         texts, sizes = request.texts, [1] * len(request.texts)
         if request.chunk:
-            windows = await asyncio.to_thread(lambda: [encoder.windows(text, options) for text in request.texts])
+            windows = await self._batcher.run_apart(
+                encoder, len(texts), sum(map(len, texts)), lambda: [encoder.windows(text, options) for text in texts]
+            )
             texts, sizes = [window for of_text in windows for window in of_text], list(map(len, windows))
         with span("encode", inputs=len(texts), version=encoder.version):
             queued = await self._compute(encoder, texts, options, wait_for_leaving)
         vectors, tokens = queued.vectors, queued.tokens
-        truncated = [text.total for text in tokens if text.total > text.count]
+        truncated = [place for place, text in enumerate(tokens) if text.total > text.count]
         self.metrics.truncated.inc(len(truncated))
         if truncated and not request.truncate:
-            limit = f"must have at most {encoder.max_tokens} tokens each; given: {max(truncated)}."
-            raise InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
+            raise _too_long(request, encoder, truncated[0], tokens[truncated[0]].total)
         counts = [text.count for text in tokens]
         if len(texts) > len(request.texts):
             vectors = _mean(vectors, counts, sizes)
@@ -98,6 +106,7 @@ class EmbeddingService:
             version=encoder.version,
             tokens=sum(counts),
             truncated=len(truncated),
+            unknown=len(vectors) - int(np.count_nonzero(vectors.any(axis=1))),
             windows=len(texts) if request.chunk else 0,
             total_s=time.monotonic() - started_at,
             queued=queued,
@@ -121,6 +130,17 @@ class EmbeddingService:
                 left.cancel()
             self._batcher.release(queued)
 
+    def stats(self) -> dict[str, float]:
+        """How much waits, by infinity's names."""
+        return self._batcher.stats()
+
+    def check_texts(self, texts: Sequence[str], field: str) -> None:
+        """Raises `EmptyInput` or `InvalidInput`."""
+        self.check_size(texts, field)
+        if not all(texts):
+            which = f": item {next(place for place, text in enumerate(texts) if not text)} is" if len(texts) > 1 else ""
+            raise EmptyInput(f"`{field}` cannot be empty, nor contain an empty string{which}", field)
+
     def check_size(self, inputs: Sequence[object], field: str) -> None:
         """Raises `EmptyInput` or `InvalidInput`."""
         if not inputs:
@@ -130,13 +150,31 @@ class EmbeddingService:
             raise InvalidInput(detail, field, "too_many_inputs")
 
 
+def options_of(request: EmbedRequest, encoder: Encoder) -> EncodeOptions:
+    """How a version reads the request's texts. Raises `InvalidInput`."""
+    prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
+    return EncodeOptions(prompt, request.truncation_side)
+
+
 def find_prompt(encoder: Encoder, name: str) -> str:
     """A version's prompt by its name. Raises `InvalidInput`."""
     if name not in encoder.prompts:
-        names = ", ".join(sorted(encoder.prompts)) or "none"
-        detail = f"`prompt_name` {name!r} is unknown to {encoder.version}; it has: {names}"
+        # The list is text-embeddings-inference's: its clients look for it.
+        names = ", ".join(f'"{own}"' for own in sorted(encoder.prompts))
+        detail = f"`prompt_name` {name!r} is unknown to {encoder.version}. Available prompts: [{names}]"
         raise InvalidInput(detail, "prompt_name", "unknown_prompt")
     return encoder.prompts[name]
+
+
+def prompt_for(encoder: Encoder, role: str) -> str | None:
+    """The name of a version's prompt for a `query` or a `document`; None where it has none of its own."""
+    return next((name for name in ROLES[role] if encoder.prompts.get(name)), None)
+
+
+def _too_long(request: EmbedRequest, encoder: Encoder, place: int, tokens: int) -> InvalidInput:
+    which = f" (item {place})" if len(request.texts) > 1 else ""
+    limit = f"must have at most {encoder.max_tokens} tokens each; given: {tokens}{which}."
+    return InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
 
 
 def _dimensions(request: EmbedRequest, encoder: Encoder) -> int:

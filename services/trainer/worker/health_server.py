@@ -36,7 +36,11 @@ async def health_server(
     async def checks() -> dict[str, str]:
         return metrics.states
 
-    about: dict[str, Any] = {"title": "Pairwright trainer", "description": "", "docs_url": None, "openapi_url": None}
+    about: dict[str, Any] = {
+        "title": "Pairwright trainer",
+        "description": "Its health and metrics, and the deletion of pairs.",
+        "openapi_url": None,
+    }
     app = create_app(checks=checks, keys=keys, registry=metrics.registry, max_body_bytes=1024, **about)
     if router is not None:
         app.include_router(router)

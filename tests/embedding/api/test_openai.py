@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
 from tests.support.embedding import LiveService
-from tests.support.versions import DIMENSIONS, publish
+from tests.support.versions import DIMENSIONS, publish, static_student
 
 TEXTS = ["A man is playing a guitar.", "a dog", "the stock market fell on monday"]
 
@@ -82,6 +82,60 @@ def test_token_ids_are_refused_with_the_remedy(service: LiveService, tokens: lis
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as error:
         client(service).embeddings.create(model="current", input=tokens)
     assert error.value.param == "input"
+
+
+@pytest.mark.parametrize("header", [None, "current", "pairwright"])
+def test_a_version_is_pinned_by_body_or_header(
+    store: ModelStore, static_one: SentenceTransformer, start: Start, header: str | None
+) -> None:
+    old, new = publish(store, static_one, 0).id, publish(store, static_student(seed=5), 1).id
+    url = start().url + "/v1/embeddings"
+
+    def ask(model: str | None, pin: str | None) -> httpx.Response:
+        headers = {} if pin is None else {"x-pairwright-version": pin}
+        return httpx.post(url, json={"input": "a dog"} | ({} if model is None else {"model": model}), headers=headers)
+
+    for model in (None, "", "current", "pairwright"):
+        assert ask(model, old).json()["model"] == old, "the header pins"
+        assert ask(model, "previous").json()["model"] == old
+        assert ask(model, header).json()["model"] == new
+    for name in (old, "previous", "previous:latest"):
+        assert ask(name, header).json()["model"] == old
+    assert ask("previous", old).json()["model"] == old
+    for model, pin in ((old, new), (new, "previous")):
+        answer = ask(model, pin)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "conflicting_versions")
+        assert model in answer.json()["error"]["message"]
+
+
+def test_what_does_not_exist_is_said_not_to(service: LiveService) -> None:
+    for model in ("previous", "r000009-01234567", "text-embedding-3-small"):
+        answer = httpx.post(service.url + "/v1/embeddings", json={"input": "a", "model": model})
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"].startswith("there is no ")
+        assert "current" in answer.json()["error"]["message"]
+
+
+def test_prompts_and_normalisation(transformer_service: LiveService) -> None:
+    url = transformer_service.url
+    raw = httpx.post(url + "/v1/embeddings", json={"input": "a dog", "normalize": False}).json()["data"][0]["embedding"]
+    assert raw == httpx.post(url + "/embed", json={"inputs": "a dog", "normalize": False}).json()[0]
+    assert httpx.post(url + "/v1/embeddings", json={"input": "a", "prompt_name": "query"}).status_code == 200
+    answer = httpx.post(url + "/v1/embeddings", json={"input": "a", "prompt_name": "x"})
+    assert "Available prompts" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("field", ["truncate_prompt_tokens", "normalise", "input_type"])
+def test_a_field_that_would_do_nothing_is_refused(service: LiveService, field: str) -> None:
+    answer = httpx.post(service.url + "/v1/embeddings", json={"input": "a", field: "x", "user": "me"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+
+
+def test_models_say_how_much_waits(service: LiveService) -> None:
+    model = httpx.get(service.url + "/v1/models").json()["data"][0]
+    assert model["stats"] == {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0}
+    assert (model["backend"], model["capabilities"]) == ("static", ["embed"])
 
 
 def test_dimensions(service: LiveService) -> None:

@@ -1,11 +1,15 @@
 """text-embeddings-inference's protocol, on the wire."""
 
+import gzip
+from pathlib import Path
+
 import httpx
 import huggingface_hub
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from tests.embedding.conftest import Start
 from tests.support.embedding import LiveService
 from tests.support.versions import DIMENSIONS, MAX_TOKENS
 
@@ -42,12 +46,28 @@ def test_a_single_text_gives_a_nested_list_too(service: LiveService) -> None:
     assert np.shape(embed(service, "a dog").json()) == (1, DIMENSIONS)
 
 
-def test_nulls_and_unknown_fields_mean_nothing(service: LiveService) -> None:
-    fields = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions")
+def test_nulls_and_what_clients_send_to_every_server_mean_nothing(service: LiveService) -> None:
+    fields = ("normalize", "truncate", "truncation_direction", "prompt_name", "dimensions", "user", "unknown")
     nulls: dict[str, object] = dict.fromkeys(fields)
-    body = {"inputs": "a dog", "model": "x", "user": None, "dims": [1, {}]} | nulls
+    body = {"inputs": "a dog", "model": "x", "options": {"wait_for_model": True}} | nulls
     answer = httpx.post(service.url + "/embed", json=body)
     assert answer.json() == embed(service, "a dog").json()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/embed", {"inputs": "a dog", "normalise": True}, "normalise"),
+        ("/embed", {"inputs": "a dog", "dims": [1, {}]}, "dims"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"], "top": 3}}, "inputs.top"),
+        ("/tokenize", {"inputs": "a dog", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
+        ("/rerank", {"query": "a", "texts": ["b"], "top_n": 3}, "top_n"),
+    ],
+)
+def test_a_field_that_would_do_nothing_is_refused(service: LiveService, path: str, body: object, field: str) -> None:
+    answer = httpx.post(service.url + path, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(f"{field}: unknown field; there is ")
 
 
 def test_the_answer_names_its_version(service: LiveService) -> None:
@@ -188,9 +208,131 @@ def test_decode_is_the_way_back(transformer_service: LiveService) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/"])
-def test_every_way_to_ask_for_health(service: LiveService, path: str) -> None:
-    answer = httpx.get(service.url + path)
-    assert (answer.status_code, answer.content) == (200, b"")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_every_way_to_ask_for_health(service: LiveService, path: str, method: str) -> None:
+    answer = httpx.request(method, service.url + path)
+    assert answer.status_code == 200
+    assert answer.headers["x-pairwright-version"] == service.serving()
+    assert (answer.content == b"") == (path != "/" or method == "HEAD")
+
+
+def test_a_service_without_a_version_says_so_without_paths(start: Start, tmp_path: Path) -> None:
+    service = start(ready=False)
+    for path in ("/health", "/", "/readyz"):
+        answer = httpx.get(service.url + path)
+        assert answer.status_code == 503
+        assert "no version of dataset 'default' is published yet" in answer.text
+        assert str(tmp_path) not in answer.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_as_windows_writes_it(service: LiveService, encoding: str) -> None:
+    answer = httpx.post(service.url + "/embed", content='{"inputs": "a café dog"}'.encode(encoding))
+    assert answer.json() == embed(service, "a café dog").json()
+
+
+def test_compressed_json(service: LiveService) -> None:
+    body = gzip.compress(b'{"inputs": "a dog"}')
+    answer = httpx.post(service.url + "/embed", content=body, headers={"Content-Encoding": "gzip"})
+    assert answer.json() == embed(service, "a dog").json()
+    answer = httpx.post(service.url + "/embed", content=body, headers={"Content-Encoding": "br"})
+    assert answer.status_code == 415
+    assert "br" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ([["a dog"]], "item 0 is a list"),
+        (["a", {"text": "b"}], "item 1 is an object"),
+        (["a", None], "item 1 is null"),
+        (["a", 1], "item 1 is a number"),
+        (["a", True], "item 1 is true or false"),
+        ([[1, 2], [3]], "token ids are not accepted"),
+        ([1, 2], "token ids are not accepted"),
+        (["a", "b", ""], "item 2 is"),
+    ],
+)
+def test_what_is_wrong_with_inputs_and_where(service: LiveService, inputs: object, reason: str) -> None:
+    assert reason in embed(service, inputs).json()["error"]
+
+
+def test_where_a_lone_surrogate_is(service: LiveService) -> None:
+    answer = httpx.post(service.url + "/embed", content=b'{"inputs": ["a", "b", "\\ud800 c"]}')
+    assert answer.status_code == 400
+    assert "(item 2 of `inputs`)" in answer.json()["error"]
+
+
+def test_which_input_is_too_long(transformer_service: LiveService) -> None:
+    answer = embed(transformer_service, ["a dog", "dog " * 40], truncate=False)
+    assert "given: 42 (item 1)" in answer.json()["error"]
+
+
+def test_an_unknown_prompt_lists_those_that_there_are(service: LiveService) -> None:
+    answer = httpx.post(service.url + "/tokenize", json={"inputs": "a", "prompt_name": "nothing"})
+    assert 'Available prompts: ["document", "query"]' in answer.json()["error"]
+
+
+def test_names_of_special_tokens_are_text(transformer_service: LiveService) -> None:
+    url, body = transformer_service.url + "/tokenize", {"inputs": "a [SEP] dog", "add_special_tokens": False}
+    words = httpx.post(url, json=body).json()[0]
+    special = httpx.post(url, json={"inputs": "a"}).json()[0][-1]["id"]
+    assert special not in [token["id"] for token in words]
+    assert [token["text"] for token in words] == ["a", "[", "SEP", "]", "dog"]
+    with_name, plain = embed(transformer_service, ["a [SEP] dog", "a ( SEP ) dog"]).json()
+    np.testing.assert_allclose(with_name, plain, atol=1e-5)
+
+
+def test_texts_without_a_known_token_are_told(service: LiveService) -> None:
+    assert embed(service, ["zzz", "a dog", "😀"]).headers["x-pairwright-unknown"] == "2"
+    assert "x-pairwright-unknown" not in embed(service, ["zzz a", "a dog"]).headers
+
+
+# ---- other kinds of models' routes
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_rerank_by_cosines(service: LiveService, static_one: SentenceTransformer, raw: bool) -> None:
+    texts = TEXTS[:3]
+    body = {"query": "a man", "texts": texts, "raw_scores": raw, "return_text": True}
+    answer = httpx.post(service.url + "/rerank", json=body)
+    vectors = static_one.encode(["a man", *texts], normalize_embeddings=True)
+    cosines = vectors[1:] @ vectors[0]
+    order = np.argsort(-cosines).tolist()
+    assert [rank["index"] for rank in answer.json()] == order
+    assert [rank["text"] for rank in answer.json()] == [texts[place] for place in order]
+    expected = cosines[order] if raw else (1 + cosines[order]) / 2
+    np.testing.assert_allclose([rank["score"] for rank in answer.json()], expected, atol=1e-6)
+    assert answer.headers["x-pairwright-scores"] == "bi-encoder cosine"
+    assert "bi-encoder" in httpx.get(service.url + "/info").json()["rerank"]
+
+
+def test_rerank_refuses_what_is_empty(service: LiveService) -> None:
+    for body in ({"query": "a", "texts": []}, {"query": "", "texts": ["a"]}, {"query": "a", "texts": ["a", ""]}):
+        assert httpx.post(service.url + "/rerank", json=body).status_code in (400, 422)
+
+
+def test_a_vector_for_each_token(service: LiveService, static_one: SentenceTransformer) -> None:
+    answer = httpx.post(service.url + "/embed_all", json={"inputs": ["a dog", "a"]}).json()
+    assert [np.shape(rows) for rows in answer] == [(2, DIMENSIONS), (1, DIMENSIONS)]
+    np.testing.assert_allclose(np.mean(answer[0], axis=0), static_one.encode("a dog"), atol=1e-6)
+
+
+def test_a_vector_for_each_token_of_a_transformer(
+    transformer_service: LiveService, transformer: SentenceTransformer
+) -> None:
+    answer = httpx.post(transformer_service.url + "/embed_all", json={"inputs": ["a dog", "no " * 50]}).json()
+    assert np.shape(answer[1]) == (MAX_TOKENS, DIMENSIONS)
+    expected = transformer.encode("a dog", output_value="token_embeddings").numpy()
+    np.testing.assert_allclose(answer[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/embed_sparse"])
+def test_what_this_model_is_not(service: LiveService, path: str) -> None:
+    answer = httpx.post(service.url + path, json={"inputs": "a"})
+    assert answer.status_code == 424
+    assert answer.json()["error_type"] == "Backend"
+    assert path in answer.json()["error"]
 
 
 # ---- long inputs

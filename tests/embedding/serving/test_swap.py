@@ -185,7 +185,7 @@ def test_before_the_first_version(store: ModelStore, static_one: SentenceTransfo
     service = start(ready=False)
     ready = httpx.get(service.url + "/readyz")
     assert ready.status_code == 503
-    assert "no version is published" in ready.json()["checks"]["version"]
+    assert "no version of dataset 'default' is published yet" in ready.json()["checks"]["version"]
     assert httpx.get(service.url + "/livez").status_code == 200
     for path, field in (("/embed", "inputs"), ("/v1/embeddings", "input")):
         answer = httpx.post(service.url + path, json={field: "a"})

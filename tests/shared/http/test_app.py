@@ -155,12 +155,49 @@ def test_our_own_problems_carry_their_headers_and_members(serve: Serve) -> None:
     assert response.headers["retry-after"] == "3"
 
 
-def test_unknown_paths_and_methods(serve: Serve) -> None:
+def test_unknown_paths_and_methods_name_what_there_is(serve: Serve) -> None:
     client = serve()
-    assert problem(client.get("/nowhere"))["status"] == 404
+    assert "GET /items/{item}, GET /bug" in str(problem(client.get("/nowhere"))["detail"])
     response = client.delete("/ask")
     assert problem(response)["status"] == 405
     assert response.headers["allow"] == "POST"
+    assert client.post("/items/1").headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/items/1", "/half"])
+def test_head_is_get_without_the_body(serve: Serve, path: str) -> None:
+    client = serve()
+    head = client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    if path not in ("/half", "/metrics"):
+        assert head.headers["content-length"] == client.get(path).headers["content-length"]
+    assert client.get("/livez").status_code == 200, "the connection is as before"
+
+
+def test_the_first_page_says_what_this_is(serve: Serve) -> None:
+    client = serve()
+    listed = client.get("/").json()
+    assert (listed["service"], listed["documentation"]) == ("Example", "/docs")
+    assert {"method": "GET", "path": "/livez", "summary": "The process answers"} in listed["routes"]
+    page = client.get("/", headers={"Accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<code>/items/{item}</code>" in page.text
+    assert 'href="docs"' in page.text
+
+
+def test_documentation_needs_no_internet_and_no_key_but_says_how_to_send_one(serve: Serve) -> None:
+    client = serve(keys=("one",))
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    for asset in ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon.png"):
+        assert asset in page
+        assert len(client.get(asset).content) > 1000
+    assert client.get("/docs/passwd", headers={"Authorization": "Bearer one"}).status_code == 404
+    document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["security"] == [{"bearer": []}]
+    assert serve().get("/openapi.json").json()["security"] == [{}, {"bearer": []}]
 
 
 def test_a_bug_is_our_fault_and_its_internals_stay_in_the_log(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
