@@ -183,9 +183,11 @@ class RoundRunner:
         if (self.round.base, self.common.teacher) != ("default", name):
             neighbours = encoder.load(locate.locate("default", name, cache), ESTIMATE_TEACHER)
             students.append(partial(encoder.encode, neighbours))
+        train = self.folder / "rows" / split.TRAIN
         kept = self.common.dataset_dir / f"mutual-information-{locate.identity(source)}.npz"
         return build.estimators(
-            embedding_cache.first_sentences(self.folder / "rows" / split.TRAIN),
+            embedding_cache.column(train, 0),
+            embedding_cache.column(train, 1),
             rows.dev,
             students,
             build.LanguageModel(partial(Likelihood, source, ESTIMATE_TEACHER), kept),

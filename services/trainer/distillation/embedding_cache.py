@@ -42,9 +42,9 @@ def sample_texts(rows: Path, most: int) -> list[str]:
     return [sample[key] for key in sorted(sample)[:most]]
 
 
-def first_sentences(rows: Path) -> Iterator[str]:
-    """The first column of a file of training rows."""
-    return (row[0] for portion in portions(rows) for row in portion)
+def column(rows: Path, number: int) -> Iterator[str]:
+    """A column of a file of training rows."""
+    return (row[number] for portion in portions(rows) for row in portion)
 
 
 def encode_cached(

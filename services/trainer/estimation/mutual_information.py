@@ -49,6 +49,17 @@ SAME_MEANING = Question(
     symmetric=True,
 )
 
+QUERY = Question(
+    Prompt(
+        opening='Text: "The museum opens at nine and closes at five, and children under twelve pay nothing."\n'
+        'A search that finds this text: "opening hours and prices of the museum"\n\nText: "',
+        between='"\nA search that finds this text: "',
+        closing='"',
+    ),
+    neutral="It was a nice day and people went for a walk.",
+    symmetric=False,
+)
+
 
 def measure_cached(
     pairs: Sequence[Pair],

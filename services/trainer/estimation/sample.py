@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from services.trainer.evaluation.sts import Row, unit
+from services.trainer.evaluation.sts import Encode, Row, unit
 from services.trainer.models.static import Embeddings
 
 Places = npt.NDArray[np.int64]
@@ -23,6 +23,8 @@ ANCHORS = 150
 RANKS, RANDOM = (1, 2, 4, 8, 16, 32, 64, 128), 2
 """Partners of an anchor: its nearest text, the second nearest and so on, and random ones. A student that is harmed
 loses the middle distance first: what means the same in other words."""
+POSITIVE, PASSAGE_RATIO = 0.75, 2.0
+"""The score from which a query and a passage belong together, and how much longer passages are."""
 LONGEST = 2_000
 """Characters of a text that are used."""
 
@@ -47,6 +49,21 @@ class TextPairs(NamedTuple):
         """Of each pair, [pairs], from the vectors of `texts`."""
         left, right = unit(vectors[self.pairs[:, 0]]), unit(vectors[self.pairs[:, 1]])
         return np.asarray(np.einsum("ij,ij->i", left, right), np.float64)
+
+
+class Search(NamedTuple):
+    """Queries against passages."""
+
+    queries: list[str]
+    passages: list[str]
+    own: Places
+    """Of each query: the place of the passage that it belongs to; -1 where that is not among them."""
+    pairs: Places
+    """[pairs, 2]: places of a query and of a passage that is not its own."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The pairs as texts."""
+        return [(self.queries[one], self.passages[other]) for one, other in self.pairs.tolist()]
 
 
 def sample_texts(texts: Iterable[str], most: int = MOST_TEXTS) -> list[str]:
@@ -87,6 +104,37 @@ def own_and_others(dev: Sequence[Row]) -> TextPairs:
         shift = 1 + len(same) // 2  # the partner of a sentence that is half the list away
         pairs |= {(place[row[0]], place[same[(n + shift) % len(same)][1]]) for n, row in enumerate(same)}
     return _without_unused(texts, sorted((one, other) for one, other in pairs if one != other))
+
+
+def queries_and_passages(rows: Sequence[Row], corpus: Iterable[str], students: Sequence[Encode]) -> Search | None:
+    """Held-out queries and the passages of a corpus; None where sentences are no queries and passages.
+
+    `rows`: pairs that are not trained on. Queries are the shorter side of positives, passages the longer side.
+    """
+    positives = {one: other for one, other, score in rows if score >= POSITIVE}
+    lengths = [(len(one), len(other)) for one, other in positives.items()]
+    if not lengths or not np.median([other / max(1, one) for one, other in lengths]) >= PASSAGE_RATIO:
+        return None
+    queries = sample_texts(positives, ANCHORS)
+    passages = sample_texts([*positives.values(), *corpus])
+    return search(queries, [positives.get(query, "") for query in queries], passages, students)
+
+
+def search(queries: list[str], own: list[str], passages: list[str], students: Sequence[Encode]) -> Search:
+    """Queries, each with its own passage, against a corpus: partners of a query are as in `near_and_far`."""
+    random = np.random.default_rng(0)
+    place = {text: number for number, text in enumerate(passages)}
+    own_places = np.array([place.get(text[:LONGEST], -1) for text in own], np.int64)
+    pairs = {
+        (query, int(other)) for query in range(len(queries)) for other in random.integers(len(passages), size=RANDOM)
+    }
+    for encode in students:
+        similarities = unit(encode(queries)) @ unit(encode(passages)).T
+        similarities[np.arange(len(queries))[own_places >= 0], own_places[own_places >= 0]] = -np.inf
+        ranked = np.argsort(-similarities, axis=1)[:, [rank - 1 for rank in RANKS if rank < len(passages)]]
+        pairs |= {(query, other) for query in range(len(queries)) for other in ranked[query].tolist()}
+    pairs = {(query, other) for query, other in pairs if other != own_places[query]}
+    return Search(queries, passages, own_places, np.array(sorted(pairs), np.int64))
 
 
 def _without_unused(texts: list[str], pairs: list[tuple[int, int]]) -> TextPairs:

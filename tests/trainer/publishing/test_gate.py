@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from services.trainer.estimation.estimate import Estimator
+from services.trainer.estimation.estimate import Estimator, RankEstimator
 from services.trainer.estimation.sample import TextPairs
 from services.trainer.evaluation.sts import Encode
 from services.trainer.publishing.gate import Decision, Gate, Student, Verdict
@@ -31,7 +31,7 @@ def estimator(anchors: int) -> Estimator:
     random = np.random.default_rng(1)
     pairs = np.array([(one, other) for one in range(anchors) for other in random.integers(anchors, 200, 8)])
     gaps = [abs(float(TEXTS[one]) - float(TEXTS[other])) for one, other in pairs]
-    return Estimator("grouping", TextPairs(TEXTS, pairs), -np.array(gaps) + random.normal(size=len(pairs)))
+    return RankEstimator("grouping", TextPairs(TEXTS, pairs), -np.array(gaps) + random.normal(size=len(pairs)))
 
 
 def decide(candidate: Encode, base: Encode, *more: Encode, anchors: int = 100, gate: Gate = GATE) -> Verdict:
