@@ -77,7 +77,7 @@ class TrainerSettings(BaseSettings):
     gate_margin: Annotated[float, Field(ge=0, le=200, allow_inf_nan=False)] = 0.2
     """Points of the label-free estimate by which a new version may be worse than the base and the current one."""
     gate_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """How sure the bootstrap must be that it is worse by more, for the gate to reject it."""
+    """How sure the bootstrap must be that it is worse by more for the gate to reject it, or better to publish it."""
     keep_versions: Annotated[int, Field(ge=1)] = 5
     """The newest versions that are kept, beside current, previous and best; and as many rejected candidates."""
     hub_repo: str | None = None

@@ -1,16 +1,20 @@
-"""From a dataset's texts and pairs to estimators: choose pairs of texts, and ask a language model."""
+"""From a dataset's texts and pairs to estimators: choose pairs of texts, and ask a language model.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+Similarity has no estimator: on generated pairs the likelihood ranks students no better than their labels do, which rise
+for a placebo (docs/quality.md).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from services.trainer.estimation.estimate import Estimator, RankEstimator, SearchEstimator
-from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, measure_cached
+from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, Numbers, measure_cached
 from services.trainer.estimation.sample import (
-    TextPairs,
     near_and_far,
-    own_and_others,
     queries_and_passages,
     sample_texts,
 )
@@ -19,6 +23,8 @@ from services.trainer.models.likelihood import Likelihood
 
 FEWEST_TEXTS = 40
 """Fewer different texts are no evidence."""
+RELATED, RELATED_SHARE = 1.0, 0.5
+"""Mutual information, in nats a token, that related texts have, and the share of texts that must have such a partner."""
 
 
 class LanguageModel(NamedTuple):
@@ -41,23 +47,21 @@ def estimators(
     `texts`, `passages`: the first and the second sentences of pairs. `dev`: pairs that are not trained on. `students`:
     base students, who say what is near. Raises what loading the language model does, and OSError.
     """
-    load = cache(language_model.load)  # once for all kinds
-    file = language_model.file
-    estimators_: list[Estimator] = [
-        RankEstimator(kind, pairs, measure_cached(pairs.rows(), SAME_MEANING, file, load, on_progress))
-        for kind, pairs in _pairs(texts, dev, students)
-    ]
-    searched = queries_and_passages(dev, passages, students)
-    if searched is not None and len(searched.queries) >= FEWEST_TEXTS:
-        information = measure_cached(searched.rows(), QUERY, file, load, on_progress)
-        estimators_.append(SearchEstimator(searched, information))
+    load, file = cache(language_model.load), language_model.file  # loaded once for all kinds
+    estimators_, sample = list[Estimator](), sample_texts(texts)
+    if len(sample) >= FEWEST_TEXTS:
+        pairs = near_and_far(sample, [encode(sample) for encode in students])
+        information = measure_cached(pairs.rows(), SAME_MEANING, file, load, on_progress)
+        if _are_related(pairs.anchors, information):
+            estimators_.append(RankEstimator("grouping", pairs, information))
+    search = queries_and_passages(dev, passages, students)
+    if search is not None and len(search.queries) >= FEWEST_TEXTS:
+        information = measure_cached(search.rows(), QUERY, file, load, on_progress)
+        estimators_.append(SearchEstimator(search, information))
     return estimators_
 
 
-def _pairs(texts: Iterable[str], dev: Sequence[Row], students: Sequence[Encode]) -> Iterator[tuple[str, TextPairs]]:
-    sample = sample_texts(texts)
-    if len(sample) >= FEWEST_TEXTS:
-        yield "grouping", near_and_far(sample, [encode(sample) for encode in students])
-    own = own_and_others(dev)
-    if len(own.texts) >= FEWEST_TEXTS:
-        yield "similarity", own
+def _are_related(anchors: Places, information: Numbers) -> bool:
+    """Whether most texts have a partner of their own meaning: among strangers, likelihood knows style alone."""
+    best = [information[anchors == anchor].max() for anchor in np.unique(anchors)]
+    return float(np.mean([value >= RELATED for value in best])) >= RELATED_SHARE

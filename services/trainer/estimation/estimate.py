@@ -36,7 +36,7 @@ class Estimator(ABC):
     """Measures students on one kind of task."""
 
     kind: str
-    """`similarity`, `grouping` or `retrieval`."""
+    """`grouping` or `retrieval`."""
 
     @abstractmethod
     def cosines(self, encode: Encode) -> Numbers:
@@ -55,8 +55,8 @@ class Estimator(ABC):
         """The new student against the old one."""
         (before, old_samples), (after, new_samples) = self.measure(old), self.measure(new)
         changes = new_samples - old_samples
-        worse = round(float((changes < -margin).mean()), 4)
-        return Difference(round(after - before, 2), *_interval(changes), worse=worse)
+        worse, better = (round(float(some.mean()), 4) for some in (changes < -margin, changes > 0))
+        return Difference(round(after - before, 2), *_interval(changes), worse=worse, better=better)
 
 
 @dataclass(frozen=True)

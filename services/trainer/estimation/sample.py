@@ -86,26 +86,6 @@ def near_and_far(texts: list[str], students: Sequence[Embeddings]) -> TextPairs:
     return _without_unused(texts, sorted((one, other) for one, other in pairs if one != other))
 
 
-def own_and_others(dev: Sequence[Row]) -> TextPairs:
-    """Some first sentences of pairs, each with its own second sentences and with those of others.
-
-    Of each score, the others are as many as the own: what the teacher writes for a score has a style, and a student
-    that has learnt the style alone must not look better for it.
-    """
-    groups: dict[str, list[Row]] = {}
-    for row in dev:
-        groups.setdefault(row[0], []).append(row)
-    chosen = [row for one in sample_texts(groups, ANCHORS) for row in groups.get(one, [])]
-    texts = list(dict.fromkeys(text for row in chosen for text in row[:2]))
-    place = {text: number for number, text in enumerate(texts)}
-    pairs = {(place[one], place[other]) for one, other, _ in chosen}
-    for score in sorted({row[2] for row in chosen}):
-        same = [row for row in chosen if row[2] == score]
-        shift = 1 + len(same) // 2  # the partner of a sentence that is half the list away
-        pairs |= {(place[row[0]], place[same[(n + shift) % len(same)][1]]) for n, row in enumerate(same)}
-    return _without_unused(texts, sorted((one, other) for one, other in pairs if one != other))
-
-
 def queries_and_passages(rows: Sequence[Row], corpus: Iterable[str], students: Sequence[Encode]) -> Search | None:
     """Held-out queries and the passages of a corpus; None where sentences are no queries and passages.
 

@@ -22,6 +22,8 @@ class Difference:
     high: float
     worse: float
     """The share of the samples in which the new one is worse by more than the margin."""
+    better: float = 0.0
+    """The share in which it is better."""
 
 
 def interval(gold: Sequence[float], cosines: Numbers, groups: Sequence[object] | None = None) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """Whether a candidate may become the current version: sanity checks, then the label-free estimate against others.
 
-A candidate is rejected when it is estimated to be no better than the untrained base, or when the paired bootstrap is
-sure that it is worse than the base, the current or the best version on any kind of task. Without evidence it is held:
-docs/decisions/0050-believe-the-teachers-likelihood.md.
+A candidate is published when the paired bootstrap is sure that it is better than the untrained base, and not sure that
+it is worse than the base, the current or the best version on any kind of task. It is rejected when it is estimated to
+be worse, and held for a person otherwise: docs/decisions/0050-publish-what-is-sure-to-be-better.md.
 """
 
 import timeit
@@ -25,6 +25,8 @@ SLOWER, SLACK_S, TIMINGS, TIMED_TEXTS = 2.0, 0.05, 5, 256
 CANDIDATE, BASE = "candidate", "base"
 Differences = Mapping[str, Mapping[str, float]]
 """By kind of task."""
+
+NO_EVIDENCE = "there is no evidence: the dataset has too few different texts, or they are too unlike one another"
 
 Decision = StrEnum("Decision", ["PUBLISH", "REJECT", "HOLD"])
 
@@ -60,7 +62,7 @@ class Gate:
     margin: float
     """Points by which it may be worse."""
     confidence: float
-    """How sure the bootstrap must be that it is worse by more."""
+    """How sure the bootstrap must be that it is worse by more, or better."""
     is_off: bool = False
     """Whether soundness is enough."""
 
@@ -74,7 +76,7 @@ class Gate:
         if self.is_off:
             return Verdict(Decision.PUBLISH, "the gate is off (PAIRWRIGHT_TRAINER_GATE)")
         if not estimators:
-            return Verdict(Decision.HOLD, "there is no evidence: the dataset has too few different texts to measure on")
+            return Verdict(Decision.HOLD, NO_EVIDENCE)
         cosines = {}
         for student in (candidate, *references):
             try:
@@ -101,30 +103,21 @@ class Gate:
             }
             for name, values in cosines.items()
         }
-        reason = self._find_loss(compared) or _find_no_gain(compared.get(BASE, {}))
-        if reason is not None:
-            return Verdict(Decision.REJECT, reason, compared, estimates)
-        gains = _all_points(compared.get(BASE, {}))
-        return Verdict(Decision.PUBLISH, f"it is estimated to be better than {BASE}: {gains}", compared, estimates)
+        decision, reason = self._decide_on(compared)
+        return Verdict(decision, reason, compared, estimates)
 
-    def _find_loss(self, compared: Mapping[str, Differences]) -> str | None:
-        """Where the bootstrap is sure that the candidate is worse."""
+    def _decide_on(self, compared: Mapping[str, Differences]) -> tuple[Decision, str]:
         for name, differences in compared.items():
             for kind, change in differences.items():
                 if change["worse"] >= self.confidence:
-                    return f"it is estimated to be worse than {name}: {_points(change)} at {kind}"
-        return None
-
-
-def _find_no_gain(differences: Differences) -> str | None:
-    """A round promises to make the base better."""
-    if differences and np.mean([change["value"] for change in differences.values()]) <= 0:
-        return f"it is estimated to be no better than {BASE}: {_all_points(differences)}"
-    return None
-
-
-def _all_points(differences: Differences) -> str:
-    return ", ".join(f"{_points(change)} at {kind}" for kind, change in differences.items())
+                    return Decision.REJECT, f"it is estimated to be worse than {name}: {_points(change)} at {kind}"
+        gains = compared.get(BASE, {})  # a round promises to make the base better
+        told = ", ".join(f"{_points(change)} at {kind}" for kind, change in gains.items())
+        if gains and np.mean([change["value"] for change in gains.values()]) <= 0:
+            return Decision.REJECT, f"it is estimated to be no better than {BASE}: {told}"
+        if gains and max(change["better"] for change in gains.values()) < self.confidence:
+            return Decision.HOLD, f"it isn't sure to be better than {BASE}: {told}"
+        return Decision.PUBLISH, f"it is estimated to be better than {BASE}: {told}"
 
 
 def _points(change: Mapping[str, float]) -> str:

@@ -59,6 +59,11 @@ def test_a_round_promises_a_gain_over_the_base_but_not_over_every_version() -> N
         "it is estimated to be no better than base",
     )
     assert decide(noisy(5, seed=2), noisy(20), noisy(5)).decision is Decision.PUBLISH, "noise is no reason"
+    unsure = [decide(noisy(10, seed=seed), noisy(10), anchors=20) for seed in range(2, 12)]
+    held = [verdict for verdict in unsure if verdict.decision is Decision.HOLD]
+    assert not [verdict for verdict in unsure if verdict.decision is Decision.PUBLISH]
+    assert all(verdict.reason.startswith("it isn't sure to be better than base: +") for verdict in held)
+    assert held
     assert decide(noisy(15), noisy(30), noisy(1)).reason.startswith("it is estimated to be worse than r0: -")
 
 
