@@ -28,8 +28,8 @@ Written by `python -m scripts.metrics_page` from the code; a test fails when it 
 
 Each service answers `GET /metrics` in Prometheus' text format: generation on port 8001, embedding on 8002, the trainer
 on 8003 (`PAIRWRIGHT_TRAINER_PORT`). A name says who counts: `pairwright_SERVICE_...`, or `pairwright_http_...` for the
-HTTP edge of each. Times are in seconds. A `_created` series stands beside each counter and histogram. `process_...` is
-what Prometheus' own client tells of any process.
+HTTP edge of each; `te_...` are text-embeddings-inference's names. Times are in seconds. A `_created` series stands
+beside each counter and histogram. `process_...` is what Prometheus' own client tells of any process.
 """
 
 

@@ -9,9 +9,28 @@ TOKENS = tuple(2**power for power in range(3, 18))
 SECONDS = tuple(base * 10.0**power for power in range(-4, 1) for base in (1, 2, 5))
 
 
+class TeiMetrics:
+    """What text-embeddings-inference counts too, by its names: for dashboards and autoscalers that have them.
+
+    Its counters are missing: this client would add `_total` to their names.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, namespace="te", registry=registry)
+        seconds = partial(histogram, buckets=SECONDS)
+        queue = "Inputs that are tokenised and in no batch yet, each distinct text once."
+        self.queue_size = Gauge("queue_size", queue, namespace="te", registry=registry)
+        self.batch_next_size = histogram("batch_next_size", "As pairwright_embedding_batch_inputs.", buckets=SIZES)
+        self.batch_next_tokens = histogram("batch_next_tokens", "As pairwright_embedding_batch_tokens.", buckets=TOKENS)
+        self.request_duration = seconds("request_duration", "Time to a request's vectors: x-total-time.")
+        self.tokenization_duration = seconds("request_tokenization_duration", "Of it in the tokeniser.")
+        self.queue_duration = seconds("request_queue_duration", "Of it waiting for the first batch.")
+        self.inference_duration = seconds("request_inference_duration", "Of it from first batch to last.")
+
+
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+        self.registry, self.tei = registry, TeiMetrics(registry)
         counter = partial(Counter, namespace="pairwright", subsystem="embedding", registry=registry)
         gauge = partial(Gauge, namespace="pairwright", subsystem="embedding", registry=registry)
         histogram = partial(Histogram, namespace="pairwright", subsystem="embedding", registry=registry)

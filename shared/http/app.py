@@ -37,7 +37,7 @@ def create_app(
     has_index: bool = True,
     **options: Any,
 ) -> FastAPI:
-    """An app with everything both services share; the service adds its routes.
+    """An app with everything the services share; each adds its routes.
 
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come

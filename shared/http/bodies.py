@@ -38,9 +38,8 @@ class BodyLimit:
             return await self._app(scope, receive, send)
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
-        problem = self._refusal(
-            int(headers.get(b"content-length", b"0")), encoding
-        )  # the server has checked the number
+        announced = int(headers.get(b"content-length", b"0"))  # the server has checked that it is a number
+        problem = self._refusal(announced, encoding)
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)
         body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None)

@@ -97,6 +97,8 @@ class Edge:
             except Exception:
                 # The traceback goes to the log; the caller gets no internals.
                 log.exception("request %s %s %s failed", request_id, method, scope["path"])
+                if status and method == "HEAD":  # its answer is whole
+                    return
                 if status:  # half an answer is out already: only closing the connection shows it
                     raise
                 detail = f"This is our fault; the log has the details under request id {request_id}."

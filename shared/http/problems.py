@@ -7,6 +7,8 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from shared.errors import validation_message
+
 
 class Problem(Exception):
     """An error for the caller: what is wrong and what to do. `extra` members join the problem details."""
@@ -36,7 +38,7 @@ def invalid(error: RequestValidationError) -> Problem:
             field, message = "", f"the body is not valid JSON: {one['ctx']['error']}"
         else:
             field = ".".join(str(part) for part in one["loc"] if part != "body")
-            message = one["msg"].removeprefix("Value error, ")
+            message = validation_message(one)
         errors.append({"field": field or "body", "message": message})
     status = 400 if error.errors() and error.errors()[0]["type"] == "json_invalid" else 422
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in errors[:5])

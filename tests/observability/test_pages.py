@@ -42,7 +42,7 @@ def test_the_page_of_metrics_is_what_the_code_declares() -> None:
 
 def test_one_vocabulary() -> None:
     for name, kind in used_on_the_page().items():
-        assert re.match(r"pairwright_(http|generation|trainer|embedding)_|process_", name)
+        assert re.match(r"pairwright_(http|generation|trainer|embedding)_|process_|te_", name)
         assert name.endswith("_total") == (kind == "counter")
 
 

@@ -4,7 +4,7 @@ import re
 
 from scripts.metrics_page import PAGE
 
-NAME = re.compile(r"\b(?:pairwright|process)_[a-z0-9_]+\b")
+NAME = re.compile(r"\b(?:pairwright|process|te)_[a-z0-9_]+\b")
 
 
 def used_on_the_page() -> dict[str, str]:

@@ -11,6 +11,7 @@ from services.embedding.api.requests import Ignored, StrictBody, Texts, post
 from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, json_vectors
 from services.embedding.serving.service import EmbeddingService, EmbedRequest
 from shared import __version__
+from shared.manifest import Manifest
 
 
 class OllamaBody(StrictBody):
@@ -98,7 +99,7 @@ def router(service: EmbeddingService) -> APIRouter:
     return routes
 
 
-def _tag(name: str, manifest: Any) -> dict[str, Any]:
+def _tag(name: str, manifest: Manifest) -> dict[str, Any]:
     size = sum(entry.size for entry in manifest.files.values())
     details = {"format": "safetensors", "family": "pairwright", "embedding_length": manifest.dimensions}
     modified = manifest.created.isoformat()

@@ -99,7 +99,7 @@ def parse(body: Any, model: type[Body]) -> Body:
         for one in errors:
             if one["type"] == "extra_forbidden":
                 known = ", ".join(model.model_fields) if len(one["loc"]) == 1 else "others"
-                one["msg"] = f"unknown field; there is {known}"
+                one["type"], one["msg"] = "unknown_field", f"unknown field; there is {known}"
         raise RequestValidationError(errors) from None
 
 

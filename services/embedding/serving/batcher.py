@@ -46,6 +46,7 @@ class Batcher:
         self._queues: dict[tuple[Encoder, EncodeOptions], BatchQueue] = {}
         self._arrivals, self._ready = (asyncio.Event(), asyncio.Event()), asyncio.Event()
         names = ("tokeniser", "long-tokeniser")
+        metrics.tei.queue_size.set_function(lambda: sum(queue.ready_inputs for queue in self._queues.values()))
         self._tokenisers = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in names]
 
     def submit(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> QueuedRequest:
@@ -229,6 +230,8 @@ class Batcher:
         metrics.encode_seconds.observe(seconds)
         metrics.batch_inputs.observe(len(counts))
         metrics.batch_tokens.observe(computed)
+        metrics.tei.batch_next_size.observe(len(counts))
+        metrics.tei.batch_next_tokens.observe(computed)
         metrics.padding_tokens.inc(computed - total)
         metrics.tokens.inc(total)
         self._admission.observe_speed(total * self._workers / max(seconds, 1e-6))

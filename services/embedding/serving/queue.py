@@ -83,6 +83,11 @@ class BatchQueue:
         self._by_age: deque[QueuedInput] = deque()  # those that left the queue are skipped
 
     @property
+    def ready_inputs(self) -> int:
+        """How many inputs are tokenised and in no batch yet."""
+        return len(self._by_count)
+
+    @property
     def oldest(self) -> QueuedInput | None:
         """What is ready and waits longest."""
         while self._by_age and self._by_age[0].dequeued:

@@ -1,4 +1,4 @@
-"""What both protocols ask for: texts in, vectors of one version out. Refusals are the errors of `errors`."""
+"""What the protocols ask for: texts in, vectors of one version out. Refusals are the errors of `errors`."""
 
 import asyncio
 import contextlib
@@ -101,7 +101,7 @@ class EmbeddingService:
         counts = [text.count for text in tokens]
         if len(texts) > len(request.texts):
             vectors = _mean(vectors, counts, sizes)
-        return EmbedResult(
+        result = EmbedResult(
             vectors=_shape(vectors, dimensions, request.normalize),
             version=encoder.version,
             tokens=sum(counts),
@@ -111,6 +111,15 @@ class EmbeddingService:
             total_s=time.monotonic() - started_at,
             queued=queued,
         )
+        self._observe(result)
+        return result
+
+    def _observe(self, result: EmbedResult) -> None:
+        tei, queued = self.metrics.tei, result.queued
+        tei.request_duration.observe(result.total_s)
+        tei.tokenization_duration.observe(queued.tokenise_s)
+        tei.queue_duration.observe(queued.queue_s)
+        tei.inference_duration.observe(queued.inference_s)
 
     async def _compute(
         self, encoder: Encoder, texts: list[str], options: EncodeOptions, wait_for_leaving: WaitForLeaving

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.embedding.models.base import Encoder, Token, Vectors
+from services.embedding.models.base import EncodeOptions, Encoder, Token, Vectors
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.errors import InvalidInput
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt, options_of
@@ -67,18 +67,17 @@ class TokenService:
             raise _too_much(request.field, f"at most {MAX_CHARS} characters; given: {chars}")
         async with self._service.deadline():
             encoder = await self._service.versions.choose(*request.versions)
-            options_of(request, encoder)
+            options = options_of(request, encoder)
             try:
                 return encoder, await self._batcher.run_apart(
-                    encoder, len(request.texts), chars, lambda: _token_vectors(encoder, request)
+                    encoder, len(request.texts), chars, lambda: _token_vectors(encoder, request, options)
                 )
             except ValueError as error:
                 raise _too_much(request.field, str(error)) from None
 
 
-def _token_vectors(encoder: Encoder, request: EmbedRequest) -> list[Vectors]:
+def _token_vectors(encoder: Encoder, request: EmbedRequest, options: EncodeOptions) -> list[Vectors]:
     """Raises ValueError for more numbers than one answer may have."""
-    options = options_of(request, encoder)
     tokens = encoder.tokenise(request.texts, options)
     for place, text in enumerate(tokens):
         if text.total > text.count and not request.truncate:

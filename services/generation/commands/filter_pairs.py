@@ -52,22 +52,22 @@ def filter_pairs(options: FilterOptions, task_dir: Path | None) -> dict[str, Any
     if options.task not in tasks:
         raise Fatal(f"--task: there is no task {options.task!r}; known: {', '.join(sorted(tasks))}")
     task, pairs, counts = tasks[options.task], 0, Counter[str]()
-    kept, fallen = [], []
+    kept, rejected = [], []
     for row, pair in _read(options.file):
         pairs += 1
         if reason := _reason(task, pair, options.is_sentence1_filtered):
             counts[reason] += 1
-            fallen.append({**row, "reason": reason})
+            rejected.append({**row, "reason": reason})
         else:
             kept.append(row)
-    for target, rows in ((options.out, kept), (options.rejected, fallen)):
+    for target, rows in ((options.out, kept), (options.rejected, rejected)):
         if target is not None:
             _write(target, rows)
     return {"pairs": pairs, "rejected": counts.total(), "rejected_by_reason": dict(counts.most_common())}
 
 
 def _reason(task: TaskSpec, pair: Pair, is_sentence1_filtered: bool) -> str | None:
-    """Why a pair falls; a reason of its first sentence begins with `sentence1:`."""
+    """Why a pair is rejected; a reason of its first sentence begins with `sentence1:`."""
     everything = range(MAX_EXEMPLARS)
     if is_sentence1_filtered and task.sentence1 is not None:
         prompt = topical_prompt(task, "", "", everything)

@@ -68,7 +68,7 @@ def _one_by_one(arguments: Sequence[str]) -> Iterator[str]:
 
 @app.callback()
 def _program() -> None:
-    """Without a command: serve HTTP."""
+    """Without a command: serve HTTP. Settings are environment variables (.env.example)."""
 
 
 def _option(metavar: str | None, text: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import Fatal
+from shared.errors import Fatal, validation_message
 from shared.pairs import Score, Sentence
 
 X1, TOPIC, GENRE = "<X1>", "<TOPIC>", "<GENRE>"
@@ -166,4 +166,4 @@ def load_task(file: Path) -> TaskSpec:
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The first of a validation's errors: the place, its parts joined by dots ("" for the whole), and the message."""
     first = error.errors(include_input=False, include_url=False)[0]
-    return ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+    return ".".join(str(part) for part in first["loc"]), validation_message(first)

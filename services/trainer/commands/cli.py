@@ -25,7 +25,10 @@ DETAILS_HELP = "in the JSON too: intervals, subsets, alignment, uniformity"
 
 def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
     """All commands. `start` is called without one, and for `train`; its flag says whether for one round."""
-    app = group("Pairs in, student versions out. Without a command: collect and train until told to stop.")
+    app = group(
+        "Pairs in, student versions out. Without a command: collect and train until told to stop."
+        " Settings are environment variables (.env.example)."
+    )
 
     @app.callback(invoke_without_command=True)
     def _without_command(context: typer.Context) -> None:

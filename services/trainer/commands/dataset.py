@@ -132,9 +132,9 @@ def import_(
 @app.command()
 def delete(
     job: Annotated[str | None, typer.Option(help="the job that wrote them")] = None,
-    task: str | None = None,
-    label: str | None = None,
-    score: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    task: Annotated[str | None, typer.Option(help="the task, `import` for pairs of files that name none")] = None,
+    label: Annotated[str | None, typer.Option(help="the task's label")] = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="the score, from 0 to 1")] = None,
     text: Annotated[str | None, typer.Option(help=TEXT_HELP)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only count them")] = False,
 ) -> None:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 PORTION = 1024  # texts between two steps of the bar
 SILENCE = 30.0  # seconds without a line where there is no terminal
-Kind = Callable[..., Any]
+EncodeMethod = Callable[..., Any]
 
 
 class ObservedEncoder:
@@ -47,7 +47,7 @@ class ObservedEncoder:
         """The same under the student's prompt for documents, if it has one."""
         return self._encode(self.model.encode_document, texts)
 
-    def _encode(self, kind: Kind, texts: Sequence[str]) -> Embeddings:
+    def _encode(self, method: EncodeMethod, texts: Sequence[str]) -> Embeddings:
         """Longest first: batches pad little, and the time that is left is never more than it seems."""
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
         vectors = np.zeros((len(texts), encoder.dimensions(self.model)), np.float32)
@@ -59,7 +59,7 @@ class ObservedEncoder:
             for first in range(0, len(order), PORTION):
                 places = order[first : first + PORTION]
                 portion = [texts[place] for place in places]
-                vectors[places] = kind(portion, batch_size=encoder.ENCODE_BATCH, show_progress_bar=False)
+                vectors[places] = method(portion, batch_size=encoder.ENCODE_BATCH, show_progress_bar=False)
                 done, now = first + len(places), time.monotonic()
                 display.update(task, completed=done)
                 if not shown and now - told > SILENCE:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from shared import tables
-from shared.errors import Fatal
+from shared.errors import Fatal, validation_message
 from shared.pairs import Pair, PairRecord, Provenance
 from shared.tables import BadRow, by_folded_name, find, missing, place, text_of
 
@@ -97,7 +97,7 @@ def parse_row(
         pair = Pair.model_validate(sentences | {"score": _score(label, *scale)})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise BadRow(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise BadRow(f"{first['loc'][0]}: {validation_message(first)}") from None
     defaults: Row = IMPORTED | {"label": label, "teacher": source}
     origin = {name: given.get(name, value) for name, value in defaults.items()}
     seed = _seed(origin.pop("seed"))

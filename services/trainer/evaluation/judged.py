@@ -7,6 +7,7 @@ from typing import Any
 
 from services.trainer.dataset.files import our_columns, read
 from shared.errors import Fatal
+from shared.tables import place
 
 SPLITS = ("test", "dev", "validation", "train")
 
@@ -91,10 +92,10 @@ def read_pairs(file: Path, option: str) -> PairSet:
     for number, row in read(file):
         one, other, label = our_columns(row).values()
         if not isinstance(one, str) or not isinstance(other, str):
-            raise Fatal(f"{file}, row {number}: has no sentence1 and sentence2")
+            raise Fatal(f"{file}, {place(file, number)}: has no sentence1 and sentence2")
         value = _number(label, "label", file, number)
         if value not in (0, 1):
-            raise Fatal(f"{file}, row {number}: the label {label!r} is neither 0 nor 1; --data takes scores")
+            raise Fatal(f"{file}, {place(file, number)}: the label {label!r} is neither 0 nor 1; --data takes scores")
         found.sentence1.append(one)
         found.sentence2.append(other)
         found.same.append(value == 1)
@@ -129,7 +130,7 @@ def _document(row: Any, file: Path, number: int) -> str:
 def _field(row: Any, name: str, file: Path, number: int) -> str:
     value = row.get(name)
     if value is None:
-        raise Fatal(f"{file}, row {number}: has no {name!r}")
+        raise Fatal(f"{file}, {place(file, number)}: has no {name!r}")
     return str(value)
 
 
@@ -137,7 +138,7 @@ def _number(value: Any, name: str, file: Path, number: int) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise Fatal(f"{file}, row {number}: the {name} {value!r} is not a number") from None
+        raise Fatal(f"{file}, {place(file, number)}: the {name} {value!r} is not a number") from None
 
 
 def _rank(split: str) -> int:

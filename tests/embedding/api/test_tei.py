@@ -1,6 +1,7 @@
 """text-embeddings-inference's protocol, on the wire."""
 
 import gzip
+import re
 from pathlib import Path
 
 import httpx
@@ -113,6 +114,25 @@ def test_large_requests_are_split_inside(transformer_service: LiveService, trans
     answer = httpx.post(transformer_service.url + "/embed", json={"inputs": texts}, timeout=60)
     np.testing.assert_allclose(answer.json(), transformer.encode(texts, normalize_embeddings=True), atol=1e-5)
     assert transformer_service.metric("batch_inputs_count") > before + 1
+
+
+def test_metrics_of_batches_and_requests_have_the_protocols_names_too(service: LiveService) -> None:
+    def values() -> dict[str, float]:
+        lines = httpx.get(service.url + "/metrics").text.splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    before = values()
+    assert embed(service, ["a text that no other test has", "and another one"]).status_code == 200
+    after = values()
+    parts = ("tokenization", "queue", "inference")
+    for name in ("request_duration", *(f"request_{part}_duration" for part in parts)):
+        assert after[f"te_{name}_count"] == before[f"te_{name}_count"] + 1
+    times = {name: after[name] - before[name] for name in after if re.match(r"te_request_.*_sum", name)}
+    assert 0 < sum(times[f"te_request_{part}_duration_sum"] for part in parts) <= times["te_request_duration_sum"]
+    for theirs, ours in (("size", "inputs"), ("tokens", "tokens")):
+        assert after[f"te_batch_next_{theirs}_sum"] == after[f"pairwright_embedding_batch_{ours}_sum"]
+    assert after["te_batch_next_size_sum"] == before["te_batch_next_size_sum"] + 2
+    assert after["te_queue_size"] == 0
 
 
 def test_too_many_inputs(service: LiveService) -> None:

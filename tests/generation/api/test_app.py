@@ -235,7 +235,7 @@ NASTY: list[tuple[bytes, int, str]] = [
     (b'{"inputs": ["a b"], "decoding": {"top_p": 0}}', 422, "decoding.top_p: "),
     (b'{"inputs": ["a b"], "decoding": {"max_tokens": 5000}}', 422, "decoding.max_tokens: "),
     (b'{"inputs": ["a b"], "seed": -1}', 422, "seed: "),
-    (b'{"inputs": ["a b"], "typo": 1}', 422, "typo: "),
+    (b'{"inputs": ["a b"], "typo": 1}', 422, "typo: unknown field"),
     (b"[", 400, "body: the body is not valid JSON"),
     (b"[]", 422, "body: "),
     (b"\xff\xfe", 400, "body"),

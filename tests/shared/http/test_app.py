@@ -21,7 +21,7 @@ LIMIT = 10_000
 Serve = Callable[..., httpx.Client]
 
 
-class Question(BaseModel):
+class Question(BaseModel, extra="forbid"):
     """A body with something to get wrong."""
 
     text: str
@@ -105,13 +105,14 @@ def problem(response: httpx.Response) -> dict[str, object]:
 
 
 def test_a_wrong_body_names_every_wrong_field_and_no_value(serve: Serve) -> None:
-    response = serve().post("/ask", json={"text": 5_551_234, "count": 99, "weights": [1, "heavy-hunter2"]})
+    response = serve().post("/ask", json={"text": 5_551_234, "count": 99, "weights": [1, "heavy-hunter2"], "colour": 1})
     body = problem(response)
     assert response.status_code == 422
     assert body["errors"] == [
         {"field": "text", "message": "Input should be a valid string"},
         {"field": "count", "message": "Input should be less than or equal to 10"},
         {"field": "weights.1", "message": "Input should be a valid number, unable to parse string as a number"},
+        {"field": "colour", "message": "unknown field"},
     ]
     assert "hunter2" not in response.text
     assert "5551234" not in response.text

@@ -154,11 +154,11 @@ def test_a_wrong_judgement_is_said_before_anything_is_encoded(judged: Path, stat
         ("--beir", "bare", "corpus.jsonl'; a BEIR folder has corpus.jsonl and queries.jsonl"),
         ("--labelled", "none.tsv", "--labelled: there is no file"),
         ("--labelled", "lines.tsv", "lines.tsv, line 2: is not label<tab>text"),
-        ("--pairs", "graded.jsonl", "row 1: the label 0.5 is neither 0 nor 1; --data takes scores"),
+        ("--pairs", "graded.jsonl", "graded.jsonl, line 1: the label 0.5 is neither 0 nor 1; --data takes scores"),
     ):
         assert message in failure(judged, "evaluate", static_student, option, judged / name)
     (judged / "search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\tyes\n")
-    expected = "test.tsv, row 2: the score 'yes' is not a number"
+    expected = "test.tsv, line 2: the score 'yes' is not a number"
     assert expected in failure(judged, "evaluate", static_student, "--beir", judged / "search")
 
 
