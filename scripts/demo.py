@@ -35,7 +35,7 @@ from shared.settings import Settings, load
 
 Result = TypeVar("Result")
 REPORT_EVERY_S = 5.0
-QUERIES = ("My telephone is too hot.", "Where is the train station?", "The lawyer has read the documents.")
+QUERIES = ("My room is freezing.", "Which bus goes to the centre?", "May I bring a puppy?")
 
 
 class Demo:
