@@ -1,5 +1,6 @@
 """`python -m experiments`: write sets of pairs, run trials on them, and show what came out."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +75,41 @@ def table(
 def draw(results: Path, file: Path, only: Only = None, title: str = "Label-free score") -> None:
     """Draw the label-free scores of a file of results."""
     picture.draw(by_name(results, only or []), title, file)
+
+
+@app.command()
+def estimate(
+    domains: Annotated[list[Path], typer.Argument(help="folders of domains that people have judged")],
+    pairs: Annotated[Path, typer.Option(help="a folder with DOMAIN.txt and the pairs written for it, DOMAIN.jsonl")],
+    transformer: Annotated[Path, typer.Option(help="the folder of a transformer student, beside the default one")],
+    seed: Annotated[list[int] | None, typer.Option(help="may be repeated; by default 1")] = None,
+    results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "estimates.jsonl",
+) -> None:
+    """Compare the label-free estimate with what people say of good and harmful candidates."""
+    from experiments import estimates  # takes seconds: torch, sentence-transformers
+    from services.trainer.students import locate
+
+    settings = load(Settings)
+    located = Path(teacher.locate(settings.teacher, settings.cache_dir))
+    students = {
+        "static": locate.locate("default", settings.teacher, settings.cache_dir),
+        "transformer": str(transformer),
+    }
+    cache = settings.cache_dir / "experiments"
+    cache.mkdir(parents=True, exist_ok=True)
+    bench = estimates.Bench(located, students, pairs, cache)
+    names = [folder.name for folder in domains]
+    rows = [
+        row
+        for folder, other in zip(domains, [*names[1:], names[0]], strict=True)
+        for one in seed or [1]
+        for row in estimates.run(folder, other, one, bench)
+    ]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in names:
+        some = estimates.unique([row for row in rows if row["domain"] == name])
+        print(f"## {name}\n\n{estimates.markdown(some)}\n\n{json.dumps(estimates.agreement(some))}\n")
 
 
 @app.command()

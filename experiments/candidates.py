@@ -31,6 +31,7 @@ from services.trainer.training.recipe import CLASSES, Recipe
 
 STEPS = 32
 """Of a transformer's training, which takes a second each on two cores."""
+SEEDLESS = ("base", "mean removed")
 NO_CHECKPOINTS_S = 1e9
 TEXTS_EMBEDDED = 1_000
 
@@ -198,7 +199,7 @@ def vectors(
     """Of each candidate, its vectors of some lists of texts, each [texts, dimensions]; made where not in the cache."""
     made: dict[str, dict[str, Embeddings]] = {}
     for name, make in Maker(base, domain, seed).candidates().items():
-        own_seed = 0 if name in ("base", "mean removed") else seed
+        own_seed = 0 if name in SEEDLESS else seed
         file = cache / f"{domain.name}-{base.name}-{name.replace(' ', '-')}-{own_seed}.npz"
         if not file.is_file():
             # A transformer is trained and read in bfloat16, at twice the speed: all candidates alike.

@@ -80,6 +80,8 @@ class Demo:
             trainer = asyncio.run(self._trainer_status())
             step = f": step {trainer['step']} of {trainer['steps']}" if trainer.get("steps") else ""
             self._report(status, f"trainer: {trainer.get('state', 'no word yet')}{step}")
+            if refused := self.store.rejected():
+                raise Fatal(f"the gate did not publish {refused[-1].id}: {refused[-1].rejection}")
             current = self.store.current()
             manifest = self.store.manifest(current) if current else None
             return manifest if manifest is not None and manifest.round > 0 else None
@@ -154,10 +156,12 @@ class Demo:
 
 def scores_table(manifest: Manifest, before: dict[str, float], after: dict[str, float]) -> Table:
     """Spearman x 100 before and after training."""
-    table = Table("set", title="Spearman x 100", title_justify="left")
+    table = Table("measure", title="Spearman x 100", title_justify="left")
     for column in ("before", "after", "gain"):
         table.add_column(column, justify="right")
-    rows = [("synthetic dev", manifest.scores.get("dev_before"), manifest.scores.get("dev_after"))]
+    rows = [("generated dev pairs", manifest.scores.get("dev_before"), manifest.scores.get("dev_after"))]
+    own, base = (manifest.estimates.get(student, {}) for student in ("candidate", "base"))
+    rows += [(f"label-free estimate: {kind}", base[kind].value, one.value) for kind, one in own.items() if kind in base]
     for name, old, new in [*rows, *((name, old, after.get(name)) for name, old in before.items())]:
         if old is None or new is None:
             table.add_row(name, "-", "-", "-")
@@ -185,6 +189,7 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
         demo.wait_for_swap(manifest.id)
         marks.append(time.monotonic())
         console.print(f"Version {manifest.id}, trained on {manifest.pairs} pairs, answers /embed.")
+        console.print(f"Why the gate published it: {manifest.gate.get('reason')}.", highlight=False)
         base = next(version.id for version in demo.store.versions() if version.round == 0)
         evaluate = ["-m", "services.trainer", "evaluate", "--sts", str(sts and sts.resolve()), "--json"]
         before, after = (

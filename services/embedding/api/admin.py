@@ -13,7 +13,7 @@ from services.embedding.api.serialization import VERSION_HEADER
 from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from shared.http.middleware import KeySet
 from shared.http.problems import Problem
-from shared.manifest import Int8, Manifest
+from shared.manifest import Estimate, Int8, Manifest
 from shared.model_store import BrokenVersion, NoVersion
 
 State = Literal["current", "previous", "published", "quarantined"]
@@ -37,13 +37,29 @@ class VersionInfo(BaseModel):
     dimensions: int
     matryoshka: list[int]  # what `dimensions` may ask for beside the native size
     scores: dict[str, float]
+    estimates: dict[str, dict[str, Estimate]]  # label-free, by student (`candidate`: this version) and kind of task
+    gate: str | None  # why the gate published it, or would not have
     int8: Int8 | None  # how true its int8 export is; None when it has none
+
+
+class CandidateInfo(BaseModel):
+    """A candidate that is not served: the gate rejected it, or holds it for a person to decide."""
+
+    id: str
+    state: Literal["rejected", "held"]
+    reason: str
+    round: int
+    created: datetime
+    base: str
+    pairs: int
+    estimates: dict[str, dict[str, Estimate]]
 
 
 class VersionList(BaseModel):
     """All of them, oldest round first."""
 
     versions: list[VersionInfo]
+    candidates: list[CandidateInfo] = []
 
 
 class Activation(BaseModel):
@@ -81,7 +97,9 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
     # Not async: they read manifests from disk.
     @routes.get("/versions", summary="Every published version, its scores and its state", responses=_errors(401))
     def _versions() -> VersionList:
-        return VersionList(versions=[_info(versions, manifest) for manifest in versions.store.versions()])
+        candidates = [_candidate(manifest) for manifest in versions.store.rejected()]
+        published = [_info(versions, manifest) for manifest in versions.store.versions()]
+        return VersionList(versions=published, candidates=candidates)
 
     @routes.get("/versions/{id}", summary="One version, or `current`, or `previous`", responses=_errors(401, 404))
     def _version(id: str) -> VersionInfo:
@@ -125,12 +143,20 @@ def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) 
         return Activation(version=version, previous=before)
 
 
+def _candidate(manifest: Manifest) -> CandidateInfo:
+    names = ("id", "round", "created", "base", "pairs", "estimates")
+    state: Literal["rejected", "held"] = "held" if manifest.held else "rejected"
+    facts = {name: getattr(manifest, name) for name in names}
+    return CandidateInfo(state=state, reason=manifest.rejection or "", **facts)
+
+
 def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
     failure, serving = versions.failures.get(manifest.id), versions.serving
     loaded = versions.loaded.get(manifest.id)
     pointers: dict[str | None, State] = {versions.store.previous(): "previous", versions.store.current(): "current"}
     return VersionInfo(
-        **manifest.model_dump(include=set(VersionInfo.model_fields)),
+        **manifest.model_dump(include=set(VersionInfo.model_fields) - {"gate"}),
+        gate=manifest.gate.get("reason"),
         state="quarantined" if failure else pointers.get(manifest.id, "published"),
         reason=failure.reason if failure else None,
         serving=serving is not None and serving.version == manifest.id,
