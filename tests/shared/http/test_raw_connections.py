@@ -286,7 +286,7 @@ def test_compressed_bodies_are_read(service: Service, encoding: str) -> None:
     [
         ("gzip", gzip.compress(b"x" * (LIMIT + 1)), 413),
         ("gzip", gzip.compress(b"x" * 100_000_000), 413),
-        ("gzip", gzip.compress(b"text")[:-3], 400),
+        ("gzip", gzip.compress(b"text", mtime=0)[:-3], 400),
         ("gzip", b"text", 400),
         ("deflate", b"text", 400),
         ("br", b"text", 415),

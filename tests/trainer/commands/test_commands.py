@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from services.trainer.dataset.store import open_dataset
-from shared.manifest import Card
+from shared.manifest import Card, Estimate
 from shared.model_store import ModelStore
 from shared.pairs import Pair
 from shared.queue import EmbeddedServer
@@ -237,10 +237,14 @@ def test_parquet_columns_are_the_pair_s_and_its_provenance(command: Commands, tm
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def publish(command: Commands, round_: int, dev: float, reject: str | None = None) -> str:
+def publish(command: Commands, round_: int, estimate: float, reject: str | None = None) -> str:
     with command.store.staging() as staged:
         write_model(staged)
-        card = Card(base="b", round=round_, pairs=9, dimensions=2, scores={"dev_after": dev})
+        estimates = {
+            student: {"grouping": Estimate(value=value, low=value - 1, high=value + 1)}
+            for student, value in (("candidate", estimate), ("base", 60))
+        }
+        card = Card(base="b", round=round_, pairs=9, dimensions=2, estimates=estimates)
         if reject is not None:
             return command.store.reject(staged, card, [[0.0]] * 4, reject).id
         return command.store.publish(staged, card, [[0.0]] * 4).id
@@ -254,7 +258,9 @@ def test_versions_are_listed_shown_activated_and_deleted(command: Commands) -> N
         json.loads(line)["id"]: json.loads(line)["state"] for line in command("versions", "list", "--json").splitlines()
     }
     assert listed == {first: "best", second: "previous", third: "current", bad: "rejected: 74.00 points worse"}
-    assert [line.split()[0] for line in command("versions", "list").splitlines()[1:]] == [first, second, third, bad]
+    lines = command("versions", "list").splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [first, second, third, bad]
+    assert "grouping 80.0 (79.0 to 81.0; base 60.0)  best" in lines[0]
     assert json.loads(command("versions", "show", "previous"))["id"] == second
     assert json.loads(command("versions", "show", bad))["rejection"] == "74.00 points worse"
 
@@ -269,6 +275,8 @@ def test_versions_are_listed_shown_activated_and_deleted(command: Commands) -> N
     command("versions", "activate", bad, "--rejected")
     assert command.store.current() == bad
     assert command.store.verify(bad).rejection == "74.00 points worse"
+    [line] = [line for line in command("versions", "list").splitlines() if line.startswith(bad)]
+    assert line.endswith("  current, by hand, against the gate: 74.00 points worse")
     assert command.store.rejected() == []
     assert command.fails("versions", "show", "r000009-00000000").startswith("there is no version 'r000009-00000000'")
 

@@ -111,5 +111,5 @@ def test_the_service_and_sentence_transformers_read_the_same(tmp_path: Path) -> 
     texts = [change(text) for change in (SPACING | CHARACTERS | CASE).values() for text in TEXTS]
     vectors = ours.encode(ours.tokenise(texts, options), options)
     np.testing.assert_allclose(vectors, encoder.encode(theirs, texts), atol=1e-6)
-    [tokens] = ours.list_tokens(["A \u00a0MAN"], "", True)
+    [tokens] = ours.list_tokens(["A \u00a0MAN"], "", True, 10)
     assert [(token.text, token.start, token.stop) for token in tokens] == [("A", 0, 1), ("\u00a0MAN", 2, 6)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.publishing.retention import repair, retain
+from shared.manifest import Estimate
 from shared.model_store import ModelStore
 from tests.support.publisher import card, write_model
 
@@ -15,10 +16,11 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path)
 
 
-def publish(store: ModelStore, round_: int, dev: float = 50.0, reject: bool = False) -> str:
+def publish(store: ModelStore, round_: int, estimate: float = 50.0, reject: bool = False) -> str:
     with store.staging() as staged:
         write_model(staged)
-        its = card(round_).model_copy(update={"scores": {"dev_after": dev}})
+        value = Estimate(value=estimate, low=estimate - 1, high=estimate + 1)
+        its = card(round_).model_copy(update={"estimates": {"candidate": {"grouping": value}}})
         return (store.reject(staged, its, [], "worse") if reject else store.publish(staged, its, [])).id
 
 
@@ -55,7 +57,7 @@ def test_a_current_version_that_is_gone_gives_way_too(store: ModelStore) -> None
 
 
 def test_current_previous_best_and_the_last_are_kept(store: ModelStore) -> None:
-    ids = [publish(store, number, dev=90 if number == 2 else number) for number in range(1, 10)]
+    ids = [publish(store, number, estimate=90 if number == 2 else number) for number in range(1, 10)]
     rejected = [publish(store, number, reject=True) for number in range(10, 14)]
     store.activate(ids[3])  # rolled back: current is an old one now, previous the newest
     gone = retain(store, newest=2)
