@@ -1,0 +1,66 @@
+"""The gate on real texts, with the default student and the default teacher's likelihood."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.candidates import shuffle_partners
+from services.trainer.distillation.corpus import SENTENCES
+from services.trainer.evaluation.sts import Row
+from services.trainer.progress import Progress
+from shared.manifest import Manifest
+from shared.pairs import Pair
+from tests.support.pairs import plan, records
+from tests.support.trainer_homes import Home
+
+PAIRS = Path(__file__).parents[1] / "data" / "hotel_pairs.jsonl"
+"""What the default teacher wrote for the demo's sentences."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate")]
+
+
+def rows() -> list[Row]:
+    lines = map(json.loads, PAIRS.read_text(encoding="utf-8").splitlines())
+    return [(line["sentence1"], line["sentence2"], line["score"]) for line in lines]
+
+
+def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifest]:
+    """A round in a fresh home: there is no version yet, and the base is the reference."""
+    home.dataset.add(records([Pair(sentence1=one, sentence2=other, score=score) for one, other, score in pairs]))
+    last = home.run(plan(home.dataset, 1, "default"), gate="estimate", **own)[-1]
+    [manifest] = [*home.store.versions(), *home.store.rejected()]
+    return last, manifest
+
+
+def test_a_round_that_helps_is_published_and_says_why(home: Home) -> None:
+    last, manifest = run(home, rows(), teacher_embeddings=300)
+    assert last.outcome == "published", manifest.gate
+    assert manifest.gate["reason"].startswith("it is estimated to be better than base: +")
+    own, base = manifest.estimates["candidate"]["grouping"], manifest.estimates["base"]["grouping"]
+    assert base.value < own.value
+    assert own.low < own.value < own.high
+    assert last.estimates["candidate"]["grouping"] == own.value
+    report = (home.store.path(manifest.id) / "report" / "report.md").read_text()
+    assert "## Label-free estimate" in report
+    assert manifest.gate["reason"] in report
+
+
+def test_a_placebo_is_rejected_although_its_dev_score_may_rise(home: Home) -> None:
+    last, manifest = run(home, shuffle_partners(rows(), 1), teacher_embeddings=0)
+    assert last.outcome == "rejected", manifest.gate
+    assert manifest.estimates["candidate"]["grouping"].value < manifest.estimates["base"]["grouping"].value
+    assert home.store.current() is None
+
+
+def test_texts_that_have_nothing_to_do_with_each_other_are_no_evidence(home: Home) -> None:
+    texts = SENTENCES.read_text(encoding="utf-8").splitlines()[::150][:120]
+    pairs = [(one, other, 1.0) for one, other in zip(texts[::2], texts[1::2], strict=True)]
+    last, manifest = run(home, pairs, teacher_embeddings=0)
+    assert last.outcome == "held"
+    assert "no evidence" in (manifest.rejection or "")
+    assert manifest.held
+    assert manifest.estimates == {}
+    assert home.store.current() is None
