@@ -47,7 +47,7 @@ class Bench:
 
 def run(folder: Path, other: str, seed: int, bench: Bench) -> list[dict[str, Any]]:
     """One row a candidate: what people and the estimate say of it, and how sure the estimate is against its base."""
-    domain, texts, judge = _read(folder, other, bench)
+    domain, texts, by_people = _read(folder, other, bench)
     longest = 160 if "queries" in texts else 64
     rows = []
     made = {
@@ -62,7 +62,7 @@ def run(folder: Path, other: str, seed: int, bench: Bench) -> list[dict[str, Any
             change = estimator.compare(cosines["base"], cosines[name], 0.0)
             row = {"domain": domain.name, "student": student, "candidate": name, "seed": seed}
             estimate = estimator.estimate(cosines[name])._asdict()
-            rows.append(row | {"people": judge(own), "estimate": estimate, "against_base": asdict(change)})
+            rows.append(row | {"people": by_people(own), "estimate": estimate, "against_base": asdict(change)})
     return rows
 
 

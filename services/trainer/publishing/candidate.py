@@ -53,6 +53,8 @@ class Candidate:
     """The untrained base in memory; None in round 0, which publishes it."""
     estimators: list[Estimator] = field(default_factory=list)
     """What it is measured by without labels; [] where there is no evidence."""
+    teacher: str = "default"
+    """Whose table or layers the base was made of, if it was made."""
     share: float = 1.0
     """Of the trained student's weights in `model`; the rest is the base's."""
 

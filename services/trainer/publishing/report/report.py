@@ -15,15 +15,17 @@ from services.trainer.dataset.store import Origin
 from services.trainer.evaluation.sts import Row
 from services.trainer.publishing.candidate import Candidate, StudentScores
 from services.trainer.publishing.report import plots
+from services.trainer.students.names import MADE
+from shared import teacher
 from shared.manifest import Card
 
 WORST, MOST_ORIGINS, MOST_LABELS = 12, 20, 5
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 HEAD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, pairwright]
----
 """
 
 USE = """```python
@@ -56,7 +58,7 @@ def write_report(folder: Path, candidate: Candidate, card: Card, after: StudentS
     text = _report(candidate, card, rejection, disagreement, pictures)
     (target / "report.md").write_text(text, encoding="utf-8")
     (target / "report.html").write_text(_html(text, target), encoding="utf-8")
-    (folder / "README.md").write_text(_model_card(card, candidate.origins), encoding="utf-8")
+    (folder / "README.md").write_text(_head(candidate) + _model_card(card, candidate.origins), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         training = card.training
         speed = f", {training['pairs_s']} rows/s" if "pairs_s" in training else ""
         facts.append(("training took", f"{training['seconds']:.1f} s{speed}, at most {training['peak_mib']} MiB"))
+        if count := training.get("teacher_embeddings"):
+            facts.append(("before it", f"{training['teacher_embeddings_s']:.1f} s for {count} teacher embeddings"))
         if training.get("resumed_at") is not None:
             facts.append(("resumed", f"at step {training['resumed_at']}, after a death"))
     return facts
@@ -196,11 +200,23 @@ def _estimates(card: Card) -> list[tuple[str, str, str]]:
 
 
 def _origins(origins: Sequence[Origin]) -> str:
-    rows = [(*map(_escape, (one.teacher, one.task, one.label)), str(one.pairs)) for one in origins[:MOST_ORIGINS]]
+    rows = [
+        (*map(_escape, (teacher.public_name(one.teacher), one.task, one.label)), str(one.pairs))
+        for one in origins[:MOST_ORIGINS]
+    ]
     if len(origins) > MOST_ORIGINS:
         rest = origins[MOST_ORIGINS:]
         rows.append((f"{len(rest)} more", "", "", str(sum(origin.pairs for origin in rest))))
     return _table(("teacher", "task", "label", "pairs"), rows)
+
+
+def _head(candidate: Candidate) -> str:
+    """What the hub reads of a card: the base, where it is on the hub, and the licence, where we know it."""
+    made = candidate.round.base in MADE
+    base = teacher.public_name(candidate.teacher) if made else candidate.round.base
+    lines = [f"base_model: {base}"] if HUB_ID.fullmatch(base) and not Path(base).exists() else []
+    lines += [f"license: {teacher.LICENCE}"] if made and candidate.teacher == "default" else []
+    return "\n".join([HEAD.rstrip(), *lines, "---\n\n"])
 
 
 def _model_card(card: Card, origins: Sequence[Origin]) -> str:
@@ -214,7 +230,7 @@ def _model_card(card: Card, origins: Sequence[Origin]) -> str:
         source = "Every pair names its teacher; what came from elsewhere was imported."
         parts += ["## The data", source, _origins(origins)]
     parts.append("Plots and the worst pairs: `report/report.html`. Licences of base and teacher apply.")
-    return HEAD + "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
