@@ -22,7 +22,7 @@ from shared.manifest import Manifest
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 30
+PATIENCE_S = 120  # torch takes long to load beside other tests
 
 
 def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
