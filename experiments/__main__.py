@@ -83,7 +83,7 @@ def estimate(
     pairs: Annotated[Path, typer.Option(help="a folder with DOMAIN.txt and the pairs written for it, DOMAIN.jsonl")],
     transformer: Annotated[Path, typer.Option(help="the folder of a transformer student, beside the default one")],
     seed: Annotated[list[int] | None, typer.Option(help="may be repeated; by default 1")] = None,
-    results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "estimates.jsonl",
+    results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "estimates.json",
 ) -> None:
     """Compare the label-free estimate with what people say of good and harmful candidates."""
     from experiments import estimates  # takes seconds: torch, sentence-transformers
@@ -106,7 +106,7 @@ def estimate(
         for row in estimates.run(folder, other, one, bench)
     ]
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results.write_text(json.dumps(rows, indent=0) + "\n")
     for name in names:
         some = estimates.unique([row for row in rows if row["domain"] == name])
         print(f"## {name}\n\n{estimates.markdown(some)}\n\n{json.dumps(estimates.agreement(some))}\n")

@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-SENTENCES = Path("scripts/demo_sentences.txt").read_text(encoding="utf-8").splitlines()
+SENTENCES = Path("tests/data/everyday_sentences.txt").read_text(encoding="utf-8").splitlines()
 END = "<|end|>"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 FORMS: dict[str, Callable[[], Any]] = {

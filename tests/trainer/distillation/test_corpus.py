@@ -76,7 +76,7 @@ def test_the_default_student_is_the_one_that_was_measured_and_orders_unseen_sent
     np.testing.assert_allclose(cosines(encoder.encode(student, TEXTS)), COSINES, atol=0.01)
     table, tokenizer = encoder.token_table(teacher), encoder.tokenizer(teacher)
     plain = encoder.static_student(tokenizer, table)
-    unseen = sorted(set(Path("scripts/demo_sentences.txt").read_text().splitlines()) - set(own.texts))
+    unseen = sorted(set(Path("tests/data/everyday_sentences.txt").read_text().splitlines()) - set(own.texts))
     adapter = default_encoder().adapter
     assert adapter is not None
     target = default_encoder().encode(unseen[:80]) - adapter.centre.numpy()
