@@ -13,7 +13,7 @@ from shared.http.problems import Problem, Renderer
 
 ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 ENCODINGS = ("gzip", "x-gzip", "deflate")
-BODIES_AT_ONCE, LEAST_HELD_BYTES = 16, 64 * 1024 * 1024
+BODIES_AT_ONCE, LEAST_HELD_BYTES = 8, 64 * 1024 * 1024
 """Bodies and answers that are held at one time: so many of a body's greatest size together, or so many bytes."""
 SLICE_BYTES = 256 * 1024
 """Of an answer, handed to the connection at a time. A caller that takes no slice in time is dropped by the protocol."""
