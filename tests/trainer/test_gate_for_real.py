@@ -35,7 +35,7 @@ def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifes
     if KEPT:  # the same texts need to be read once
         (home.settings.dataset_dir / KEPT[0]).write_bytes(KEPT[1])
     home.dataset.add(records([Pair(sentence1=one, sentence2=other, score=score) for one, other, score in pairs]))
-    last = home.run(plan(home.dataset, 1, "default"), gate="estimate", **own)[-1]
+    last = home.run_apart(plan(home.dataset, 1, "default"), gate="estimate", **own)[-1]
     if not KEPT:
         [file] = home.settings.dataset_dir.glob("mutual-information-*.npz")
         KEPT.extend([file.name, file.read_bytes()])
