@@ -6,8 +6,6 @@ a second.
 """
 
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from sentence_transformers.sentence_transformer import losses
 
-from experiments import pair_sets
+from experiments.fine_tuning import fine_tune, make_recipe
 from services.trainer.distillation import embedding_cache, ridge
 from services.trainer.evaluation.sts import Row
 from services.trainer.models import encoder
@@ -26,13 +24,10 @@ from services.trainer.models.averaging import average
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.models.static import Embeddings
 from services.trainer.students import locate
-from services.trainer.training import fit, split
-from services.trainer.training.recipe import CLASSES, Recipe
 
 STEPS = 32
 """Of a transformer's training, which takes a second each on two cores."""
 SEEDLESS = ("base", "mean removed")
-NO_CHECKPOINTS_S = 1e9
 TEXTS_EMBEDDED = 1_000
 
 
@@ -125,34 +120,20 @@ class Maker:
         epochs: int = 0,
     ) -> Any:
         """As a round does it; `loss` None trains on no pairs."""
-        static = self._base.static
-        recipe = Recipe(
-            preset="experiment",
-            teacher_embeddings=0,
-            loss=CLASSES[loss or "cosine"],
-            matryoshka=(),
-            epochs=epochs,
+        static, model = self._base.static, self._base.load()
+        recipe = make_recipe(
+            loss or "cosine",
+            rate or (1e-3 if static else 5e-5),
+            epochs,
+            self._seed,
             max_steps=None if static else STEPS,
-            learning_rate=rate or (1e-3 if static else 5e-5),
-            batch_size=32,
-            gradient_accumulation=1,
-            most_per_label=None,
-            evaluate_every=None,
-            early_stop=None,
-            seed=self._seed,
         )
-        model, folder = self._base.load(), Path(tempfile.mkdtemp(prefix="pairwright-candidate-"))
-        try:
-            prepared = split.prepare(pair_sets.stored(rows), recipe, folder / "rows")
-            file = folder / "rows" / split.TRAIN
+
+        def fit_to_teacher(file: Path) -> None:
             if teacher_embeddings:
                 self._fit_to_teacher(model, embedding_cache.sample_texts(file, TEXTS_EMBEDDED))
-            if loss is not None:
-                dev = prepared.eval_pairs if select else []
-                inputs = fit.TrainingInputs(file, dev, folder / "checkpoints", NO_CHECKPOINTS_S)
-                fit.train(model, recipe.for_rows(prepared.stats.train, static), inputs, lambda _: None)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+        fine_tune(model, recipe, rows, select=select, before=fit_to_teacher, has_pairs=loss is not None)
         return model
 
     def _fit_to_teacher(self, model: Any, texts: list[str]) -> None:

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ import numpy as np
 
 from experiments import adapter, agreement, pair_sets
 from experiments.configuration import Trial
+from experiments.fine_tuning import fine_tune, make_recipe
 from services.trainer.distillation import embedding_cache, ridge, similarity
 from services.trainer.distillation.corpus import corpus_of
 from services.trainer.evaluation.sts import Encode, Row, StsFile, score
@@ -23,11 +22,8 @@ from services.trainer.models.adapter import adapter_of
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.models.static import Embeddings
 from services.trainer.students import locate, names
-from services.trainer.training import fit, split
-from services.trainer.training.recipe import CLASSES, Recipe
 from shared.errors import Fatal
 
-NO_CHECKPOINTS_S = 1e9
 CORPUS_ORDER = 5
 """Seed of the order in which parts of the corpus are taken."""
 
@@ -142,44 +138,20 @@ def _fit_to_teacher(model: Any, texts: Sequence[str], embeddings: Embeddings) ->
 
 
 def _fine_tune(model: Any, trial: Trial, train: list[Row], bench: Bench) -> tuple[list[Row], int]:
-    """Train in place, as a round does; the dev side and the number of steps."""
-    recipe = _recipe(trial)
-    folder = Path(tempfile.mkdtemp(prefix="pairwright-trial-"))
-    try:
-        prepared = split.prepare(pair_sets.stored(train), recipe, folder / "rows")
-        file = folder / "rows" / split.TRAIN
+    def fit_to_teacher(file: Path) -> None:
         if trial.teacher_embeddings:
             texts = embedding_cache.sample_texts(file, trial.teacher_embeddings)
             _fit_to_teacher(model, texts, bench.teacher_embeddings(texts))
-        if not trial.epochs:
-            return [], 0
-        inputs = fit.TrainingInputs(
-            train=file,
-            eval_pairs=prepared.eval_pairs if trial.select == "dev" else [],
-            folder=folder / "checkpoints",
-            checkpoint_s=NO_CHECKPOINTS_S,
-        )
-        return prepared.dev, fit.train(model, recipe, inputs, lambda _: None).steps
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
-
-def _recipe(trial: Trial) -> Recipe:
-    return Recipe(
-        preset="experiment",
+    recipe = make_recipe(
+        trial.loss,
+        trial.learning_rate,
+        trial.epochs,
+        trial.seed,
         teacher_embeddings=trial.teacher_embeddings,
-        loss=CLASSES[trial.loss],
-        matryoshka=(),
-        epochs=trial.epochs,
-        max_steps=None,
-        learning_rate=trial.learning_rate,
         batch_size=trial.batch_size,
-        gradient_accumulation=1,
-        warm_up=0.1,
         smoothing=trial.smoothing,
         random_pairs=trial.random_pairs,
-        most_per_label=None,
-        evaluate_every=None,
-        early_stop=None,
-        seed=trial.seed,
     )
+    select, has_pairs = trial.select == "dev", trial.epochs > 0
+    return fine_tune(model, recipe, train, select=select, before=fit_to_teacher, has_pairs=has_pairs)

@@ -42,6 +42,11 @@ def never_end_a_body(connection: socket.socket) -> None:
     send(connection, request("/embed", b" " * BODY_LIMIT)[:-1])
 
 
+def pipeline(connection: socket.socket) -> None:
+    """Ask for the next before the last is answered, and read nothing."""
+    send(connection, request("/embed", b'{"inputs": "a dog"}') * 20_000)
+
+
 def ask_for_tokens(connection: socket.socket) -> None:
     send(connection, request("/tokenize", LONG))
 
@@ -58,7 +63,9 @@ def nest_lists(connection: socket.socket) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("misuse", [read_nothing, never_end_a_body, ask_for_tokens, send_endless_trailers, nest_lists])
+@pytest.mark.parametrize(
+    "misuse", [read_nothing, never_end_a_body, pipeline, ask_for_tokens, send_endless_trailers, nest_lists]
+)
 def test_memory_is_bounded(tmp_path: Path, misuse: Callable[[socket.socket], None]) -> None:
     publish(ModelStore(tmp_path / "models" / "default"), static_student(seed=1, dimensions=512), 0)
     port = free_port()

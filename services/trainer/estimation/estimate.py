@@ -15,7 +15,7 @@ from scipy.stats import rankdata, spearmanr
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from services.trainer.estimation.sample import Search, TextPairs
-from services.trainer.evaluation.bootstrap import SAMPLES, Difference
+from services.trainer.evaluation.bootstrap import SAMPLES
 from services.trainer.evaluation.sts import SAME, Encode, Undefined, unit
 
 Numbers = npt.NDArray[np.float64]
@@ -30,6 +30,20 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The measure of a new student minus that of an old one, on the same resamples of anchors."""
+
+    value: float
+    low: float
+    """The 95 % interval's ends."""
+    high: float
+    worse: float
+    """The share of the resamples in which the new one is worse by more than a margin."""
+    better: float
+    """The share in which it is better."""
 
 
 class Estimator(ABC):

@@ -1,1 +1,1 @@
-"""Scores: STS sets, bootstrap, metrics, the gate. May import shared only."""
+"""What people judged, measures of it, and the bootstrap. May import shared only."""

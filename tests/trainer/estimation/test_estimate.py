@@ -57,6 +57,8 @@ def test_a_student_is_not_better_for_spelling_alike() -> None:
     assert all(estimate.low < estimate.value < estimate.high for estimate in values.values())
     change = one.compare(one.cosines(student(1, 0, 2)), one.cosines(student(1)), 0.2)
     assert (change.low > 0, change.worse, change.better) == (True, 0.0, 1.0)
+    same = one.compare(cosines["meaning"], cosines["meaning"], 0.2)
+    assert (same.value, same.low, same.high, same.worse, same.better) == (0, 0, 0, 0, 0)
 
 
 def test_vectors_that_say_nothing_are_undefined() -> None:
