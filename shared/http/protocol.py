@@ -34,6 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes, self._in_head, self._refused, self._offers_upgrade = 0, True, False, False
         self._unread = memoryview(b"")
+        self._running: RequestResponseCycle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -44,6 +45,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._unread = memoryview(b"")
+        self.pipeline.clear()
+        # uvicorn tells the request that was parsed last. The one that runs would go on and write to what is closed.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)  # it resumes writing, which stops the other timer
         self.resume_writing()
 
@@ -129,6 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.url) + headers > self.max_head_bytes:
             self._refuse()
         else:
+            self._running = cycle
             super()._start_asgi_task(cycle, app)
 
     # ---- writing

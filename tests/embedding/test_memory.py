@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from shared.model_store import ModelStore
-from tests.support.embedding import PATIENCE_S, LiveService, is_ready, spawn
+from tests.support.embedding import LOG, PATIENCE_S, LiveService, is_ready, spawn
 from tests.support.ports import free_port
 from tests.support.versions import publish, static_student
 
@@ -90,6 +90,7 @@ def test_memory_is_bounded(tmp_path: Path, misuse: Callable[[socket.socket], Non
         assert httpx.post(url + "/embed", json={"inputs": "a dog"}, timeout=PATIENCE_S).status_code == 200
         print(f"{misuse.__name__}: {most / 1e6:.0f} MB")
         assert most < MOST_BYTES
+        assert "Traceback" not in (tmp_path / LOG).read_text()
     finally:
         process.kill()
-        process.communicate()
+        process.wait()

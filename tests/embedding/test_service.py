@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
-from tests.support.embedding import Gatekeeper, LiveService, is_ready, spawn
+from tests.support.embedding import LOG, Gatekeeper, LiveService, is_ready, spawn
 from tests.support.ports import free_port
 from tests.support.versions import publish
 
@@ -34,8 +34,7 @@ def test_sigterm_finishes_what_is_in_flight(tmp_path: Path, store: ModelStore, s
         connection.sendall(body[5:])
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
     assert process.wait(30) == 0
-    assert process.stderr is not None
-    lines = process.stderr.read().splitlines()
+    lines = (tmp_path / LOG).read_text().splitlines()
     assert lines
     assert [line for line in lines if " INFO services.embedding" not in line] == []
 
@@ -45,8 +44,8 @@ def test_an_occupied_port_is_one_line(tmp_path: Path) -> None:
         occupied.bind(("127.0.0.1", 0))
         occupied.listen()
         process = spawn(tmp_path, occupied.getsockname()[1])
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+        assert process.wait(60) == 1
+    errors = (tmp_path / LOG).read_text()
     assert errors.count("\n") == 1
     assert "PAIRWRIGHT_EMBEDDING_PORT" in errors
 
@@ -57,8 +56,8 @@ def test_an_occupied_port_is_one_line(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, variable: str, value: str) -> None:
     process = spawn(tmp_path, 1, **{variable: value})
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.wait(60) == 1
+    errors = (tmp_path / LOG).read_text()
     assert errors.count("\n") == 1
     assert variable in errors
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.embedding.api import openai_tokens
+from services.embedding.serving.errors import InvalidInput
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.settings import GenerationSettings
 from shared.model_store import ModelStore
@@ -52,6 +54,19 @@ def test_openai(example_python: str, variables: dict[str, str], embedding: LiveS
     first, models = run([example_python, str(EXAMPLES / "with_openai.py")], variables)
     assert first == f"{embedding.serving()} [{DIMENSIONS}, {DIMENSIONS}]"
     assert embedding.serving() in models
+
+
+@pytest.mark.slow
+def test_token_ids_are_text_with_the_table_that_llama_index_brings(
+    example_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table,) = Path(example_python).parents[1].glob("lib/*/site-packages/llama_index/core/_static/tiktoken_cache")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(table))
+    openai_tokens._table.cache_clear()
+    assert openai_tokens.decode([[64, 5679], [6]]) == ["a dog", "'"]
+    with pytest.raises(InvalidInput, match="not all cl100k_base's"):
+        openai_tokens.decode([[10**6]])
+    openai_tokens._table.cache_clear()
 
 
 @pytest.mark.slow

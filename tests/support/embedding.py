@@ -22,15 +22,17 @@ from shared.manifest import Manifest
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+LOG = "embedding.log"
 PATIENCE_S = 120  # torch takes long to load beside other tests
 
 
 def spawn(home: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
-    """`python -m services.embedding` in a process of its own."""
+    """`python -m services.embedding` in a process of its own, whose log is `LOG` in `home`."""
     environment = os.environ | {"PAIRWRIGHT_HOME": str(home), "PAIRWRIGHT_EMBEDDING_PORT": str(port)} | settings
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    with (home / LOG).open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.embedding"], cwd=ROOT, env=environment, stderr=log, text=True
+        )
 
 
 def is_ready(url: str) -> bool:

@@ -155,6 +155,20 @@ def test_pipelined_requests_are_answered_in_order_whatever_they_offer(service: S
     assert numbers == list(range(2000))
 
 
+def test_a_caller_that_leaves_is_no_error(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the request that is being answered fails, nor are those behind it answered."""
+    head, body = post(b"x" * 1000)
+    connection = service.connect()
+    connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" + (head + body) * 1000)
+    connection.recv(1000)
+    connection.close()
+    wait_until(lambda: service.connections() == 0, "the connection's end")
+    time.sleep(0.5)
+    assert httpx.get(f"http://127.0.0.1:{service.address[1]}/numbers/1").status_code == 200
+    assert service.seen == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_few_pipelined_requests_wait_at_one_time(service: Service) -> None:
     """A megabyte of small requests behind one that isn't answered yet is left where it is: in the caller's hands."""
     head, _ = post(b"x" * 1000)
