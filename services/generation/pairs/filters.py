@@ -58,7 +58,8 @@ META_TEXT = re.compile(
 A_SOURCE = "passage|text|article|paper|document|abstract|excerpt|paragraph|page|study|report"
 META_QUERY = re.compile(
     rf"\b(this|these) ({A_SOURCE}|work|authors?)s?\b|\bthe (passage|excerpt|paragraph|abstract|authors?)\b|"
-    rf"\b(above|following|given|present|provided) ({A_SOURCE})s?\b|\b(according to|in|from|of|by) the ({A_SOURCE})\b|"
+    rf"\b(above|following|given|present|provided) ({A_SOURCE})s?\b|"
+    r"\b(according to|in|from|of|by) the (text|article|paper|document)\b|"
     r"\b(described|mentioned|stated|shown|discussed) (above|here|below)\b|"
     r"\b(diese[rsmn]?|im|laut) (text|abschnitt|artikel|textes|dokument)\b|"
     r"\b(ce|cet|cette) (texte|passage|article|document|étude)\b|\best[ea] (texto|pasaje|artículo|documento|estudio)\b",

@@ -105,6 +105,7 @@ def test_a_corpus_of_a_script_without_spaces_has_words() -> None:
         ("The ferry to the island leaves at nine", "copy"),
         ("What is the main idea of the passage?", "meta_text"),
         ("what did the authors of this study find about ferries", "meta_text"),
+        ("results of the study of ferries", None),
         ("Where do ferries go, as described above?", "meta_text"),
     ],
 )
