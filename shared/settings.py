@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     teacher's token table) or `teacher` (its lower layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
+    trainer_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['trainer']}"
+    """Where the trainer answers: the generation service reads its passages, and passes questions about documents on."""
     keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
     """How long a connection without a request stays open. Longer than a load balancer's own limit, often 60."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
