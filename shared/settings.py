@@ -159,6 +159,7 @@ def _check_names(settings: type[BaseSettings], secrets: str | None) -> None:
     files = [name.upper() for name in os.listdir(secrets)] if secrets and os.access(secrets, os.R_OK) else []
     for name in sorted({*os.environ, *files}):
         of_other = prefix == PREFIX and name.startswith(tuple(f"{PREFIX}{service.upper()}_" for service in PORTS))
+        of_other = of_other or name.removeprefix(PREFIX).lower() in Settings.model_fields  # as PAIRWRIGHT_TRAINER_URL
         if not name.startswith(prefix) or name in known or of_other or name in NO_SETTINGS or SERVICE_LINK.search(name):
             continue
         nearest = _nearest(name, sorted(known - retired))

@@ -126,9 +126,9 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _piece(title: str, start: int, text: str) -> _Piece | None:
-    """A piece without the white space at its ends; None if nothing is left."""
+    """A piece without the white space at its ends; None without a letter or digit, as a rule or a fence is."""
     folded, before = one_line(text), len(text) - len(text.lstrip())
-    if not folded:
+    if not any(map(str.isalnum, folded)):
         return None
     return _Piece(title, start + before, start + len(text.rstrip()), folded)
 
@@ -163,7 +163,7 @@ def _sections(title: str, text: str) -> tuple[str, list[_Section]]:
     sections = [_Section("", 0, text[: ends[0]])]
     for (_, last, heading), end in zip(headings, ends[1:], strict=True):
         sections.append(_Section(heading, last, text[last:end]))
-    if not any(section.text.strip() for section in sections):
+    if not any(any(map(str.isalnum, section.text)) for section in sections):
         sections = [_Section("", 0, text)]
     return title, sections
 

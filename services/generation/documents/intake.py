@@ -60,7 +60,7 @@ class Intake:
         """The document as the dataset should have it; None if nothing of it is left. Raises `BadRow`."""
         cut = self._cutter.cut(text)
         if cut is None:
-            raise BadRow("text is empty")
+            raise BadRow("text is empty: it has no letter and no digit")
         document, counts = cut.document, self.counts
         if self._ids.setdefault(hash(document.id), hash(document.digest)) != hash(document.digest):
             raise BadRow(f"the id {document.id[:80]!r} has come before, with another text: ids must differ")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.documents import MAX_DOCUMENT_CHARS
-from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing
+from shared.tables import TEXT, BadRow, Row, by_folded_name, find, fold, missing
 
 COLUMNS = (TEXT, "body", "content", "passage", "document", "abstract")
 """Which columns hold a document's text; `text` is BEIR's."""
@@ -31,14 +31,18 @@ def from_row(row: Row | BadRow, column: str | None = None, source: str = "") -> 
     if isinstance(row, BadRow):
         raise row
     values, names = by_folded_name(row), COLUMNS if column is None else (column,)
-    if (text := find(values, names)) is None:
+    title = one_line(_field(values, ("title",), MAX_DOCUMENT_CHARS))
+    text = find(values, names)
+    if text is None and column is None and {fold(str(name)) for name in row} & {*names}:
+        text, title = title or None, ""  # a document may be a title alone
+    if text is None:
         raise missing(row, names, "--column NAME" if source else "the field `text`")
     if not isinstance(text, str):
         raise BadRow(f"{names[0]}: {str(text)[:40]!r} is no text")
     return Text(
         check_text(text),
         id=_field(values, ("_id", "id"), MAX_FIELD_CHARS),
-        title=one_line(_field(values, ("title",), MAX_DOCUMENT_CHARS))[:MAX_TITLE_CHARS],
+        title=title[:MAX_TITLE_CHARS],
         url=_field(values, ("url",), MAX_FIELD_CHARS * 4),
         source=source,
     )
@@ -48,8 +52,8 @@ def check_text(text: str) -> str:
     """`text` with control characters as spaces, so that places in it stay the same. Raises `BadRow`."""
     if len(text) > MAX_DOCUMENT_CHARS:
         raise BadRow(f"has {len(text)} characters, and a document may have {MAX_DOCUMENT_CHARS}: split it")
-    if not text.strip():
-        raise BadRow("text is empty")
+    if not any(map(str.isalnum, text)):
+        raise BadRow("text is empty: it has no letter and no digit")
     return CONTROLS.sub(" ", text)
 
 

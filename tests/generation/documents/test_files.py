@@ -72,7 +72,7 @@ def test_a_pdf_and_a_word_document(tmp_path: Path) -> None:
 
 
 def test_each_row_of_a_table_is_a_document(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"_id": "7", "title": "Pool", "text": "It is\nclosed.", "metadata": {}},
         {"_id": 8, "text": "b"},
         {"_id": 9},
@@ -117,6 +117,15 @@ def test_an_encoding_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("Frühstück".encode("latin-1"))
     assert one(tmp_path / "a.txt", "latin-1").text == "Frühstück"
     assert "is unknown" in problem(tmp_path / "a.txt", "latin-99")
+
+
+def test_a_title_alone_is_a_document_and_nothing_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"_id": "1", "title": "Pool", "text": ""}\n{"_id": "2", "title": "", "text": ""}'
+    )
+    (_, first), (_, second) = read(tmp_path / "a.jsonl")
+    assert first == Text("Pool", "1", "", "", "a.jsonl")
+    assert "text is empty" in str(second)
 
 
 def test_a_scan_and_a_file_of_gigabytes_are_told(tmp_path: Path) -> None:
