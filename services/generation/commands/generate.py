@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
-from services.generation.commands.journal import Journal
+from services.generation.commands.journal import Journal, last_passage
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.corpus import Corpus
+from services.generation.pairs.corpus_source import CorpusSource, NoCorpus
 from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.languages import language_warning, teacher_languages
@@ -39,7 +39,8 @@ async def main(arguments: Sequence[str]) -> None:
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
     configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")
-    plan, journal = prepare(options, common, own)
+    passages = CorpusSource(common.trainer_url, common.keys)
+    plan, journal = prepare(options, common, own, passages)
     with journal:
         progress = JobProgress(plan)
         for result in journal.results:
@@ -54,11 +55,12 @@ async def main(arguments: Sequence[str]) -> None:
             try:
                 generator = PairGenerator(engine)
                 generator.check_form(plan)
-                corpus = Corpus(plan.inputs or ()) if plan.task.writes_queries else None
-                job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=corpus)
+                job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=passages.corpus(plan))
                 await write(job, progress, generator, journal, with_bar=common.log_format == "human")
             except InvalidPlan as error:
                 raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
+            except NoCorpus as error:
+                raise Fatal(f"--queries: {error}") from None
             finally:
                 engine.stop()
     try:
@@ -69,14 +71,30 @@ async def main(arguments: Sequence[str]) -> None:
     print(json.dumps(summary), file=stdout, flush=True)
 
 
-def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
+def prepare(
+    options: Options, common: Settings, own: GenerationSettings, passages: CorpusSource
+) -> tuple[ResolvedPlan, Journal]:
     """The plan and its open journal. Raises `Fatal` for whatever can be wrong before the engine starts."""
     plan = make_plan(options, own.task_dir)
+    if plan.queries is not None:
+        plan = _with_last_passage(plan, options.out, passages)
     if options.push_to_hub and not huggingface_hub.get_token():  # better before hours of work than after
         raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
     if options.rejected is not None and not options.rejected.resolve().parent.is_dir():
         raise Fatal(f"--rejected: there is no folder {options.rejected.parent}")
     return plan, Journal.open(options.out, plan, common.teacher)
+
+
+def _with_last_passage(plan: ResolvedPlan, out: Path, passages: CorpusSource) -> ResolvedPlan:
+    """The plan with the dataset's last passage, as the journal has it, else as it is now. Raises `Fatal`."""
+    if (last := last_passage(out)) is not None:
+        return plan.model_copy(update={"last_passage": last})
+    try:
+        return passages.pin(plan)
+    except NoCorpus as error:
+        raise Fatal(f"--queries: the dataset's passages can't be read: {error}") from None
+    except InvalidPlan as error:
+        raise Fatal(f"--queries: {error.message}") from None
 
 
 async def write(job: Job, progress: JobProgress, generator: PairGenerator, journal: Journal, with_bar: bool) -> None:
@@ -90,7 +108,7 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
         try:
             while not progress.done:
                 for result in await writer.take(1):
-                    result = result.without_surplus(progress.room).without_known(hashes)
+                    result = progress.acceptable(result).without_known(hashes)
                     result = result.with_few_texts(progress.rejected)
                     journal.add(result)
                     progress.record(result)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.generation.pairs.comparison import normalised
+from services.generation.pairs.seeds import sample_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +36,20 @@ class Corpus:
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # its own level is DEBUG
         self.passages = list(dict.fromkeys(passages))
         self._places = {text: place for place, text in enumerate(self.passages)}
+        self._order, self._order_of = list[str](), (-1, -1)
         self._index = bm25s.BM25()
         self._index.index([list(_words(text)) for text in self.passages], show_progress=False)
+
+    def drawn(self, seed: int, number: int) -> str:
+        """Passage `number` of an endless list: all of them again and again, each time in another order of the seed's.
+
+        The order of the others stays when a passage is taken out.
+        """
+        turn, place = divmod(number, len(self.passages))
+        if self._order_of != (seed, turn):
+            self._order = sorted(self.passages, key=lambda text: sample_seed(seed, "passage", turn, text))
+            self._order_of = (seed, turn)
+        return self._order[place]
 
     def neighbour(self, passage: str) -> str | None:
         """The other passage that is most like this one; None if no other shares a word with it."""
