@@ -129,7 +129,7 @@ class PairGenerator:
         plan, task = job.plan, job.plan.task
         seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
         pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
-        neighbour = job.corpus.neighbour(given) if plan.contrast and job.corpus else None
+        neighbour = await asyncio.to_thread(job.corpus.neighbour, given) if plan.contrast and job.corpus else None
         lanes = prompts.lanes_for(task, label, given, self._exemplars(job, pool, item.number), neighbour)
         return seed, await self._draft(job, lanes, seed, plan.decoding, given, task.labels[label].score)
 
