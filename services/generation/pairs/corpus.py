@@ -72,6 +72,9 @@ class Corpus:
         self._order, self._order_of = list[str](), (-1, -1)
         self._index = Bm25(self.passages)
 
+    def __contains__(self, passage: str) -> bool:
+        return passage in self._places
+
     def drawn(self, seed: int, number: int) -> str:
         """Passage `number` of an endless list: all of them again and again, each time in another order of the seed's.
 

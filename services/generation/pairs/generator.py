@@ -71,8 +71,8 @@ class PairGenerator:
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
         """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
         result = WorkItemResult()
-        if job.plan.task.writes_queries and job.corpus:
-            result.sentence2 = item.given or job.corpus.drawn(job.plan.seed, item.number)
+        if job.plan.task.writes_queries:
+            result.sentence2 = _passage(job, item)
         else:
             result.sentence1 = item.given or await self._sentence1(job, item, result)
         given = result.given
@@ -183,6 +183,14 @@ class PairGenerator:
         """Which exemplars a prompt shows: places in a pool."""
         seed = sample_seed(job.plan.seed, job.plan.task.task_name, "exemplars", number // SAME_EXEMPLARS)
         return tuple(random.Random(seed).sample(range(pool), min(job.plan.exemplars, pool)))
+
+
+def _passage(job: Job, item: WorkItem) -> str | None:
+    """What a query is asked for; None if it has been deleted from the dataset since it was drawn."""
+    if job.corpus is None:
+        return item.given
+    passage = item.given or job.corpus.drawn(job.plan.seed, item.number)
+    return passage if passage in job.corpus else None
 
 
 def _rejection(job: Job, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:

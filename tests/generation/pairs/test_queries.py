@@ -176,6 +176,14 @@ async def test_a_query_is_sentence_1_and_contrast_changes_it(tmp_path: Path) -> 
     engine.stop()
 
 
+@pytest.mark.anyio
+async def test_nothing_is_written_for_a_passage_that_is_gone(tmp_path: Path) -> None:
+    generator = PairGenerator(TransformersEngine(str(tmp_path), GenerationSettings()))  # never started
+    job, item = Job(plan(), corpus=Corpus(PASSAGES[1:])), JobProgress(plan()).work_item(0)
+    result = await generator.write(job, item)
+    assert (result.given, result.pairs, result.samples) == (None, {}, 0)
+
+
 def test_inputs_of_queries_are_titles_and_texts(tmp_path: Path) -> None:
     file = tmp_path / "corpus.jsonl"
     rows = [
