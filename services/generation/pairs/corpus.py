@@ -53,6 +53,10 @@ class Bm25:
             weights = rarity * counts_of_word / (counts_of_word + norms[np.frombuffer(places, np.int32)])
             self._weights[word] = array("f", weights.astype(np.float32).tobytes())
 
+    def has_word(self, word: str) -> bool:
+        """Whether any text has it."""
+        return word in self._places
+
     def scores(self, text: str) -> npt.NDArray[np.float32]:
         """Of every text for this one: [texts] float32, 0 where they share no word."""
         scores = np.zeros(self._size, np.float32)
@@ -74,6 +78,10 @@ class Corpus:
 
     def __contains__(self, passage: str) -> bool:
         return passage in self._places
+
+    def has_word(self, word: str) -> bool:
+        """Whether any passage has a word, in `normalised` form."""
+        return self._index.has_word(word)
 
     def drawn(self, seed: int, number: int) -> str:
         """Passage `number` of an endless list: all of them again and again, each time in another order of the seed's.

@@ -96,6 +96,8 @@ SHARED_WORDS = 5
 LOW_SCORE = 0.5
 """Below it a number or a negation that changes is what the label asks for."""
 FIRST_WORDS = 3
+LONG_WORD = 5
+"""Letters of a word that says what an exemplar is about."""
 COPIED_RUN, COPIED_SHARE = 4, 0.5
 """A query is a copy if this share of its runs of so many words is its passage's. Shorter queries may be names of
 things."""
@@ -155,10 +157,17 @@ def _is_of_an_exemplar(draft: Draft) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _exemplar_words(exemplars: tuple[Exchange, ...]) -> tuple[set[str], set[tuple[str, ...]]]:
+def _exemplar_words(exemplars: tuple[Exchange, ...], run: int = SHARED_WORDS) -> tuple[set[str], set[tuple[str, ...]]]:
     """The exemplars' sentences, normalised, and the runs of words in them, both sentences of each."""
     sentences = [text for one in exemplars for text in (one.sentence, one.given) if text]
-    return set(map(normalised, sentences)), {run for text in sentences for run in word_runs(text, SHARED_WORDS)}
+    return set(map(normalised, sentences)), {words for text in sentences for words in word_runs(text, run)}
+
+
+def words_of_exemplars(draft: Draft) -> set[str]:
+    """The text's longer words that an exemplar has too, and its own given sentence has not."""
+    _, runs = _exemplar_words(draft.prompt.exemplars, 1)
+    words = set(normalised(draft.text).split()) - set(normalised(draft.given).split())
+    return {word for word in words if len(word) >= LONG_WORD and (word,) in runs}
 
 
 def _is_in_another_script(draft: Draft) -> bool:

@@ -13,7 +13,7 @@ from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, 
 from services.generation.pairs import prompts
 from services.generation.pairs.comparison import normalised, words_of
 from services.generation.pairs.corpus import Corpus
-from services.generation.pairs.filters import ALL, Draft, reject
+from services.generation.pairs.filters import ALL, Draft, reject, words_of_exemplars
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
 from services.generation.pairs.seeds import in_turn, sample_seed
@@ -212,6 +212,8 @@ def _rejection(job: Job, draft: Draft | None, label: str = "", accepted: Sequenc
 
 
 def _rejection_by_corpus(plan: ResolvedPlan, draft: Draft, corpus: Corpus) -> str | None:
+    if plan.asks("exemplar") and not all(map(corpus.has_word, words_of_exemplars(draft))):
+        return "exemplar"
     better, as_good = corpus.standing(draft.text, draft.given)
     if plan.asks("round_trip") and better >= plan.round_trip_k:
         return "round_trip"

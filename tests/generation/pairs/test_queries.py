@@ -11,7 +11,7 @@ from services.generation.commands.options import make_plan, parse
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.corpus import Corpus, Standing
-from services.generation.pairs.filters import Draft, reject
+from services.generation.pairs.filters import Draft, reject, words_of_exemplars
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import lanes_for
@@ -140,6 +140,16 @@ def test_queries_are_filtered_as_queries(query: str, reason: str | None) -> None
     passage = "In this paper: " + PASSAGES[0]
     assert reject(Draft(query, "quote", passage, is_query=True)) == reason
     assert reject(Draft(query, "quote", passage)) is None
+
+
+def test_words_of_an_exemplar_are_known_from_those_of_the_passages() -> None:
+    [lane] = lanes_for(RETRIEVAL, "claim", PASSAGES[2], [0, 3])
+    draft = Draft("Vinegar removes the passengers of a ferry.", "quote", PASSAGES[2], prompt=lane, is_query=True)
+    assert words_of_exemplars(draft) == {"vinegar", "removes", "passengers"}
+    # What the own passage says is no evidence, and neither are short words.
+    assert words_of_exemplars(Draft("a ticket in three days", "quote", PASSAGES[2], prompt=lane)) == set()
+    corpus = Corpus([*PASSAGES, "Passengers wait on the pier."])
+    assert [corpus.has_word(word) for word in ("vinegar", "passengers")] == [False, True]
 
 
 async def written(engine: TransformersEngine, plan: ResolvedPlan, corpus: Corpus) -> list[WorkItemResult]:
