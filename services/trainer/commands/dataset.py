@@ -183,6 +183,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     return {
         "pairs": pairs,
         "new_pairs": dataset.count_new(),
+        **dataset.corpus_size()._asdict(),
         "hash": dataset.hash(),
         **dataset.sentences(),
         "scores": {f"{score:g}": count for score, count in dataset.scores().items()},
@@ -195,6 +196,7 @@ def _text(name: str, facts: dict[str, Any]) -> str:
     origins = facts["origins"]
     lines = [
         f"dataset {name}: {facts['pairs']} pairs, {facts['new_pairs']} since the last round",
+        f"{facts['documents']} documents, {facts['passages']} passages; {facts['duplicates']} more were duplicates",
         f"hash {facts['hash']}",
         f"{facts['different_sentence1']} different sentence1; {facts['mean_characters']:.0f} characters a sentence",
         "pairs by score",

@@ -50,7 +50,7 @@ class Service:
 
         app = create_app(
             title="Example", description="", checks=checks, keys=(), registry=CollectorRegistry(), max_body_bytes=LIMIT,
-            body_seconds=2.0,
+            body_seconds=2.0, streamed=("/streamed",),
         )  # fmt: skip
 
         @app.post("/echo")
@@ -58,6 +58,10 @@ class Service:
             body = await request.body()
             self.seen.append("echo")
             return Response(body, headers={"offered": request.headers.get("upgrade", "nothing")})
+
+        @app.post("/streamed")
+        async def _streamed(request: Request) -> Response:
+            return Response(str(sum([len(piece) async for piece in request.stream()])))
 
         @app.get("/large")
         async def _large() -> Response:
@@ -356,3 +360,24 @@ def test_answers_of_all_callers_together_are_bounded(monkeypatch: pytest.MonkeyP
     url = f"http://127.0.0.1:{service.address[1]}/large"
     wait_until(lambda: httpx.get(url).status_code == 200, "the room that the others left")
     service.stop()
+
+
+def test_a_body_that_is_taken_as_it_comes_may_have_any_size(service: Service) -> None:
+    url = f"http://127.0.0.1:{service.address[1]}/streamed"
+    body = b"x" * (5 * LIMIT)
+    assert httpx.post(url, content=body).text == str(len(body))
+    packed = httpx.post(url, content=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    assert packed.text == str(len(body))
+    assert httpx.post(url, content=b"no gzip", headers={"Content-Encoding": "gzip"}).status_code == 400
+
+
+def test_each_piece_of_such_a_body_must_come_in_time_and_not_the_whole(service: Service) -> None:
+    with service.connect() as connection:
+        connection.sendall(b"POST /streamed HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        for _ in range(4):
+            time.sleep(0.7)
+            connection.sendall(b"x")
+        connection.sendall(b"x")
+        assert b"200 OK" in receive(connection, until=b"\r\n\r\n")
+        connection.sendall(b"POST /streamed HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nx")
+        assert b"408" in receive(connection, until=b"within 2 s")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.commands.dataset import stats
 from services.trainer.dataset.document_rows import DocumentSelection
 from services.trainer.dataset.store import Dataset, open_dataset
 from shared.pairs import PairRecord
@@ -28,6 +29,7 @@ def test_a_passage_is_kept_once_and_counted_wherever_else_it_is(pairs_dataset: D
     assert (added.new, added.replaced, added.pairs) == (2, 0, [])
     assert pairs_dataset.corpus_size() == (2, 3, 2)
     assert pairs_dataset.count_passages() == 3
+    assert {"documents": 2, "passages": 3, "duplicates": 2}.items() <= stats(pairs_dataset).items()
     assert [(one.document, one.text) for one in pairs_dataset.passages()] == [
         ("a", POOL),
         ("a", TOWELS),
