@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.trainer.evaluation.sts import unit
 from services.trainer.models import encoder
 from shared.errors import Fatal
 from shared.manifest import PROBE_SENTENCES
-from tests.support.pairs import make_pairs, plan, records
+from tests.support.documents import make_document
+from tests.support.pairs import NOUNS, SYNONYMS, make_pairs, plan, records
 from tests.support.trainer_homes import Home
 
 
@@ -121,3 +123,28 @@ def test_a_full_disk_leaves_the_old_version(home: Home, static_student: Path, mo
 def test_a_student_that_is_gone_is_named(home: Home, tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: there is no folder"):
         home.run(home.dataset.plan_base(1, str(tmp_path / "gone")))
+
+
+def test_a_corpus_is_enough_for_a_round(home: Home, static_student: Path) -> None:
+    """Each document is about two nouns of its own, and its queries name one of them: the corpus' terms tell."""
+    words = [f"the {one} near a {SYNONYMS[one]} sees the {other}" for one, other in zip(NOUNS, NOUNS[7:], strict=False)]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(words)])
+    round_ = plan(home.dataset, 1, str(static_student))
+    told = home.run(round_)
+    manifest = home.published(told)
+    assert "reading the corpus" in [progress.state for progress in told]
+    assert (manifest.pairs, manifest.round, manifest.dataset_hash) == (0, 1, None)
+    assert manifest.training.items() >= {"passages": len(words), "corpus_terms": len(words), "titles": True}.items()
+    folder = home.store.path(manifest.id)
+    assert f"from {len(words)} passages" in (folder / "report" / "report.md").read_text()
+    assert "a corpus, without a pair" in (folder / "README.md").read_text()
+    queries = [f"a {noun}" for noun in NOUNS[: len(words)]]
+    before, after = (_rank_of_own(Path(one), queries, words) for one in (static_student, folder))
+    assert after > before + 0.1
+
+
+def _rank_of_own(student: Path, queries: list[str], passages: list[str]) -> float:
+    """The mean reciprocal rank of the passage with a query's number."""
+    model = encoder.load(str(student), "test")
+    cosines = unit(encoder.encode(model, queries)) @ unit(encoder.encode(model, passages)).T
+    return float(np.mean(1 / (1 + (cosines > np.diag(cosines)[:, None]).sum(axis=1))))

@@ -137,4 +137,4 @@ def test_mutual_information_is_symmetric_for_texts_of_one_kind(tiny: Likelihood)
 def test_too_few_texts_are_no_evidence(tiny: Likelihood, tmp_path: Path) -> None:
     model = build.LanguageModel(lambda: tiny, tmp_path / "kept.npz")
     few = TEXTS[: build.FEWEST_TEXTS - 1]
-    assert build.estimators(few, [], [], [student(1)], model, lambda _done, _all: None) == []
+    assert build.estimators(few, [], [], None, [student(1)], model, lambda _done, _all: None) == []
