@@ -26,7 +26,7 @@ from services.trainer.publishing.retention import repair
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.students import locate
 from services.trainer.students.names import SETTING
-from services.trainer.training import fit, preparation, retrieval, split
+from services.trainer.training import fit, preparation, queries, retrieval, split
 from services.trainer.training.distributed import ProcessGroup
 from services.trainer.training.fit import ReportProgress
 from services.trainer.training.recipe import Recipe, recipe_for
@@ -159,6 +159,9 @@ class RoundRunner:
             train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
             inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
             outcome = fit.train(model, recipe, inputs, self.report_progress)
+        if not static and corpus is not None:
+            workplace = queries.Workplace(self.folder, self.own.checkpoint_seconds, self.processes)
+            prepared |= queries.learn(model, recipe, corpus, workplace, self.report_progress)
         mixture = mix(base, model, estimators)
         return self._candidate(
             mixture.model,

@@ -1,6 +1,7 @@
 """A round, in this process: real training, a real version."""
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from services.trainer.evaluation.sts import unit
 from services.trainer.models import encoder
 from shared.errors import Fatal
 from shared.manifest import PROBE_SENTENCES
-from tests.support.documents import make_document
+from tests.support.documents import make_document, retrieval
 from tests.support.pairs import NOUNS, SYNONYMS, make_pairs, plan, records
 from tests.support.trainer_homes import Home
 
@@ -148,3 +149,23 @@ def _rank_of_own(student: Path, queries: list[str], passages: list[str]) -> floa
     model = encoder.load(str(student), "test")
     cosines = unit(encoder.encode(model, queries)) @ unit(encoder.encode(model, passages)).T
     return float(np.mean(1 / (1 + (cosines > np.diag(cosines)[:, None]).sum(axis=1))))
+
+
+@pytest.mark.slow
+def test_a_transformer_learns_queries(home: Home, plain_encoder: Path) -> None:
+    contents = [f"the {SYNONYMS[one]} near a {SYNONYMS[other]}" for one, other in itertools.combinations(NOUNS[:20], 2)]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(contents)])
+    asked = [(f"a {one} sees the {other}", text) for (one, other), text in
+             zip(itertools.combinations(NOUNS[:20], 2), contents, strict=True)]  # fmt: skip
+    home.dataset.add([retrieval(query, text) for query, text in asked])
+    round_ = plan(home.dataset, 1, str(plain_encoder))
+    told = home.run(round_, learning_rate=1e-3)
+    manifest = home.published(told)
+    assert [state for state, _ in itertools.groupby(progress.state for progress in told)] == [
+        "preparing", "mining negatives", "training", "publishing",
+    ]  # fmt: skip
+    training = manifest.training
+    assert training["queries"] == training["held_out"] + training["query_rows"] == len(asked)
+    assert not training["titles"]
+    assert manifest.split["train"] == 0
+    assert "with mined negatives" in (home.store.path(manifest.id) / "report" / "report.md").read_text()

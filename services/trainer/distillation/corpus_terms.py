@@ -27,6 +27,7 @@ RARITY, GENERAL = 0.75, 5.0
 takes from that power."""
 TERMS_GENERAL = 0.3
 """How much the frequency in general text takes from a token's weight in the corpus' own dimensions."""
+POWER = 2  # iterations of the randomized SVD: one gives the same ranks
 LEAST = 0.05
 """Inverse document frequency of a token that every passage has."""
 
@@ -56,7 +57,7 @@ def add_corpus_terms(table: Table, passages: Any, general: Any) -> Table:
 
 def _latent_vectors(passages: Any, weights: Array, components: int) -> Array:
     """Of each token of the corpus, [tokens, components]."""
-    _, _, axes = randomized_svd(normalize(passages @ diags(weights)), components, random_state=0)
+    _, _, axes = randomized_svd(normalize(passages @ diags(weights)), components, n_iter=POWER, random_state=0)
     return np.asarray(axes.T * weights[:, None], np.float64)
 
 

@@ -55,9 +55,9 @@ class Corpus:
         )
         return _sample(rows, most)
 
-    def searched(self) -> Iterator[str]:
-        """The passages as held-out queries are asked of them."""
-        rows = _rows(self.folder / PASSAGES)
+    def searched(self, held_out_too: bool = True) -> Iterator[str]:
+        """The passages as queries are asked of them: without their titles where these are the queries."""
+        rows = (row for row in _rows(self.folder / PASSAGES) if held_out_too or not row[2])
         return (text if self.stats.titles else _content(title, text) for title, text, _ in rows)
 
     def queries(self, held_out: bool) -> list[tuple[str, str]]:

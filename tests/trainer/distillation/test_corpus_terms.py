@@ -64,7 +64,7 @@ def test_tokens_of_no_passage_have_no_terms() -> None:
     better = add_corpus_terms(table, passages, general)
     old, new = (unit(some[360:]) for some in (table, better))
     pairs = np.triu_indices(len(old), k=1)
-    assert np.corrcoef((old @ old.T)[pairs], (new @ new.T)[pairs])[0, 1] > 0.7
+    assert np.corrcoef((old @ old.T)[pairs], (new @ new.T)[pairs])[0, 1] > 0.6
 
 
 def test_fewer_passages_than_dimensions_take_fewer_dimensions() -> None:
