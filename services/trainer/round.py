@@ -192,9 +192,13 @@ class RoundRunner:
             students.append(partial(encoder.encode, neighbours))
         train = self.folder / "rows" / split.TRAIN
         kept = self.common.dataset_dir / f"mutual-information-{locate.identity(source)}.npz"
-        held_out = build.HeldOut(corpus.queries(held_out=True), corpus.searched()) if corpus is not None else None
+        held_out, texts = None, embedding_cache.column(train, 0)
+        if corpus is not None:
+            held_out = build.HeldOut(corpus.queries(held_out=True), corpus.searched())
+            if not rows.stats.train:  # queries are as short as the texts of pairs, and as near to one another
+                texts = (query for side in (True, False) for query, _ in corpus.queries(side))
         return build.estimators(
-            embedding_cache.column(train, 0) if rows.stats.train or corpus is None else corpus.searched(),
+            texts,
             embedding_cache.column(train, 1),
             rows.dev,
             held_out,

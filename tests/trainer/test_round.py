@@ -165,7 +165,8 @@ def test_a_transformer_learns_queries(home: Home, plain_encoder: Path) -> None:
         "preparing", "mining negatives", "training", "publishing",
     ]  # fmt: skip
     training = manifest.training
-    assert training["queries"] == training["held_out"] + training["query_rows"] == len(asked)
+    assert training["queries"] == len(asked)
+    assert 150 <= training["held_out"] + training["query_rows"] <= len(asked)  # a few have no passage that is unlike
     assert not training["titles"]
     assert manifest.split["train"] == 0
     assert "with mined negatives" in (home.store.path(manifest.id) / "report" / "report.md").read_text()

@@ -55,7 +55,7 @@ def estimators(
 ) -> list[Estimator]:
     """One for each kind of task that there is evidence for.
 
-    `texts`: the first sentences of pairs, or passages. `passages`: the second sentences of pairs. `dev`: pairs that are
+    `texts`: the first sentences of pairs, or queries. `passages`: the second sentences of pairs. `dev`: pairs that are
     not trained on. `held_out`: a corpus and its queries, where there is one. `students`: base students, who say what is
     near. Raises what loading the language model does, and OSError.
     """
