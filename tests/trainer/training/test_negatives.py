@@ -29,7 +29,7 @@ def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def mined(folder: Path, queries: Sequence[tuple[str, str]], passages: Sequence[str]) -> list[tuple[str, ...]]:
     written = write_triplets(queries, passages, encode, folder / "rows.arrow")
-    rows = [tuple(row) for row in _rows(folder / "rows.arrow")]
+    rows = [tuple(map(str, row)) for row in _rows(folder / "rows.arrow")]
     assert written == len(rows)
     return rows
 
