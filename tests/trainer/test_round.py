@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.trainer.dataset.document_rows import DocumentSelection
 from services.trainer.evaluation.sts import unit
 from services.trainer.models import encoder
 from shared.errors import Fatal
@@ -142,6 +143,19 @@ def test_a_corpus_is_enough_for_a_round(home: Home, static_student: Path) -> Non
     queries = [f"a {noun}" for noun in NOUNS[: len(words)]]
     before, after = (_rank_of_own(Path(one), queries, words) for one in (static_student, folder))
     assert after > before + 0.1
+
+
+@pytest.mark.slow
+def test_a_killed_round_keeps_the_passages_that_it_began_with(home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(600)))
+    texts = [f"the {one} near a {SYNONYMS[one]}" for one in NOUNS]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(texts)])
+    round_ = plan(home.dataset, 1, str(static_student))
+    home.kill_at(5, round_, epochs=100)
+    home.dataset.remove_documents(home.dataset.find_documents(DocumentSelection(text="noun1")))
+    assert home.dataset.count_passages() < len(NOUNS)
+    manifest = home.published(home.run(round_, epochs=100))
+    assert manifest.training["passages"] == manifest.training["corpus_terms"] == len(NOUNS)
 
 
 def _rank_of_own(student: Path, queries: list[str], passages: list[str]) -> float:
