@@ -144,7 +144,7 @@ class RoundRunner:
         if rows is None or not (rows.stats.train or corpus):
             raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
         recipe = recipe.for_rows(rows.stats.train, static)
-        if rows.dev_problem is not None:
+        if rows.dev_problem is not None and rows.stats.train:
             log.warning("round %d has no dev scores: %s", self.round.id, rows.dev_problem)
         eval_pairs, selected_by = self._eval_pairs(rows)
         before = score_student(model, rows, self.human) if self.processes.is_first else StudentScores()

@@ -237,7 +237,8 @@ class RoundScheduler:
         with log_context(round=round_.id), tracing.span(
             "round", parent=parent, links=[] if parent else sources, round=round_.id, pairs=round_.pairs
         ), self._metrics.running.track_inprogress():  # fmt: skip
-            size = f"{round_.pairs} pairs" if round_.id else "the untrained base"
+            passages = await self._dataset.run(Dataset.count_passages)
+            size = f"{round_.pairs} pairs, {passages} passages" if round_.id else "the untrained base"
             log.info("round %d starts: %s", round_.id, size)
             last = await self._run_round(round_.id, self._epoch, self._follow)
             self._metrics.observe_round(last, time.monotonic() - began)

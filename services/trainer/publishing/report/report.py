@@ -151,7 +151,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("vectors", f"{card.dimensions} dimensions"),
         ("code", f"Pairwright {card.code_version}"),
     ]
-    if card.split:
+    if card.split and card.pairs:
         split = card.split
         facts.append(("training rows", f"{split['train']}, of which {split['random']} with random partners"))
         facts.append(("held out by sentence1", f"{split['held_out']} pairs, {split['dev']} of them measured"))
