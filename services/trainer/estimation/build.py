@@ -66,10 +66,10 @@ def estimators(
         information = measure_cached(pairs.rows(), SAME_MEANING, file, load, on_progress)
         if _are_related(pairs.anchors, information):
             estimators_.append(RankEstimator("grouping", pairs, information))
-    if held_out is None:
-        search = queries_and_passages(dev, passages, students)
-    else:
+    if held_out is not None and len(held_out.queries) >= FEWEST_TEXTS:
         search = held_out_search(held_out.queries, held_out.passages, students)
+    else:
+        search = queries_and_passages(dev, passages, students)
     if search is not None and len(search.queries) >= FEWEST_TEXTS:
         information = measure_cached(search.rows(), QUERY, file, load, on_progress)
         estimators_.append(SearchEstimator(search, information))

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from services.trainer.estimation import build
+from services.trainer.estimation import build, mutual_information
 from services.trainer.estimation.estimate import RankEstimator, SearchEstimator
 from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, measure, measure_cached
-from services.trainer.estimation.sample import RANKS, near_and_far, queries_and_passages, sample_texts, search
+from services.trainer.estimation.sample import (
+    RANKS,
+    held_out_search,
+    near_and_far,
+    queries_and_passages,
+    sample_texts,
+    search,
+)
 from services.trainer.evaluation.sts import Encode, Undefined
 from services.trainer.models.likelihood import Likelihood
 from tests.support.tiny_teacher import make_tiny_teacher
@@ -124,6 +131,31 @@ def test_mutual_information_is_kept_and_damage_is_overcome(tiny: Likelihood, tmp
     file.write_bytes(file.read_bytes()[:100])
     np.testing.assert_allclose(measure_cached(pairs, SAME_MEANING, file, load, lambda _a, _b: None), first, atol=1e-6)
     assert len(loads) == 2
+
+
+def test_a_reading_that_is_killed_goes_on(tiny: Likelihood, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutual_information, "PORTION", 8)
+    pairs, file, told = list(zip(TEXTS[:20], TEXTS[20:40], strict=True)), tmp_path / "kept.npz", list[int]()
+
+    def end(done: int, _all: int) -> None:
+        told.append(done)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_cached(pairs, QUERY, file, lambda: tiny, end)
+    whole = measure_cached(pairs, QUERY, file, lambda: tiny, lambda done, count: told.extend([done, count]))
+    assert told == [8, 16, 4, 4]
+    np.testing.assert_allclose(whole, measure(pairs, QUERY, tiny), atol=1e-4)
+
+
+def test_held_out_queries_are_searched_for_in_the_corpus() -> None:
+    queries = [(text, f"{text} and more") for text in TEXTS[:60]]
+    corpus = [f"{text} and more" for text in TEXTS]
+    found = held_out_search(queries, corpus, [student(1)])
+    assert sorted(found.queries) == sorted(set(TEXTS[:60]))
+    assert sorted(found.passages) == sorted(corpus)
+    assert all(found.passages[own] == f"{query} and more" for query, own in zip(found.queries, found.own, strict=True))
 
 
 def test_mutual_information_is_symmetric_for_texts_of_one_kind(tiny: Likelihood) -> None:
