@@ -59,11 +59,14 @@ def evaluate(
     against: Annotated[str | None, typer.Option(metavar="MODEL", help=AGAINST_HELP)] = None,
     as_json: AsJson = False,
     details: Annotated[bool, typer.Option("--details", help=DETAILS_HELP)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only read and check what to score on")] = False,
 ) -> None:
     """Measure a student on what people judged: pairs with scores, search, groups, pairs of the same meaning."""
-    from services.trainer.commands.evaluate import Sources, print_scores
+    from services.trainer.commands.evaluate import Sources, print_scores, read_sets
 
     sources = Sources(sts, data or [], beir or [], labelled or [], pairs or [], mteb or [])
+    if dry_run:
+        return print(*(one.name for one in read_sets(sources)), sep="\n")
     if against is not None:
         from services.trainer.commands.compare import print_changes
 

@@ -1,0 +1,259 @@
+"""The steps from documents to a student that searches them better, on a stack: what `make adapt` does.
+
+Everything is kept as it comes, and a step that was done is found again: after any death, the same run goes on.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from scripts.judgements import write_beir
+from scripts.live import LiveStack, trainer_line
+from scripts.outcome import examples_table, measures_table
+from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher
+from shared.errors import Fatal
+from shared.manifest import Manifest
+from shared.model_store import ModelStore
+from shared.settings import Settings
+
+MOST_QUERIES = 1000
+"""Queries that are written where nobody says how many; fewer for a smaller corpus."""
+HELD_OUT, HELD_OUT_SEED = 100, 1
+"""Queries that are written for measuring alone: nobody trains on them."""
+MOST_SEARCHED = 20_000
+"""Passages among which a held-out query looks for its own."""
+NEVER = "1000000000"
+ON_REQUEST = {"PAIRWRIGHT_TRAINER_ROUND_PAIRS": NEVER, "PAIRWRIGHT_TRAINER_ROUND_SECONDS": NEVER}
+"""A round begins when we ask for one: when all queries are there."""
+DONE = ("complete", "exhausted")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for."""
+
+    corpus: Path
+    settings: Settings
+    eval_options: Sequence[str] = ()
+    """Of `evaluate`: what people judged."""
+    queries: int | None = None
+
+
+@dataclass
+class Adaptation:
+    """One run on a stack that is up."""
+
+    request: Request
+    live: LiveStack
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step."""
+
+    def __post_init__(self) -> None:
+        self.store, self.console = ModelStore(self.request.settings.models_dir), self.live.console
+        self._key = f"adapt-{_digest(self.request.corpus)}"
+
+    def run(self) -> dict[str, Any]:
+        """All steps. Returns the result; raises `Fatal`."""
+        with self._step("documents", "Reading and cutting documents"):
+            self.live.wait_until_ready(["trainer"])
+            corpus = self._add_documents()
+        with self._step("queries", "Writing queries for passages"):
+            self.live.wait_until_ready(HTTP_SERVICES)
+            base = self._base()
+            job, held_out = self._write_queries(corpus["passages"])
+        with self._step("train", "Training"):
+            manifest = self._train()
+        published = manifest.rejection is None
+        if published:
+            with self._step("serve", "Serving"):
+                self.live.wait_for_swap(manifest.id)
+        with self._step("measure", "Measuring before and after"):
+            measured = self._measure(manifest.id, base, held_out)
+        folder = self.store.path(manifest.id) if published else self.store.rejected_path(manifest.id)
+        self._tell(manifest, folder, measured)
+        before, after = ({kind: one.value for kind, one in manifest.estimates.get(student, {}).items()}
+                         for student in ("base", "candidate"))  # fmt: skip
+        return {
+            "version": manifest.id,
+            "folder": str(folder),
+            "base_folder": str(self.store.path(base)),
+            **{name: corpus[name] for name in ("documents", "passages")},
+            "queries": job["accepted"],
+            "estimate_before": before,
+            "estimate_after": after,
+            "measured": measured,
+            "published": published,
+            "seconds": self.seconds,
+        }
+
+    @contextlib.contextmanager
+    def _step(self, name: str, title: str) -> Iterator[None]:
+        began = time.monotonic()
+        self.console.print(f"{title} ...")
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+
+    def _add_documents(self) -> dict[str, Any]:
+        """Have the corpus read and kept. Returns how many documents and passages there are now."""
+        path = str(self.request.corpus)
+        self.live.run("services.generation", "documents", "add", path, is_shown=True)
+        with self.console.status("keeping the documents") as status:
+
+            def is_kept() -> bool:
+                backlog = self.live.backlog()
+                self.live.report(status, f"keeping the documents: {backlog} passages to go")
+                return backlog == 0
+
+            self.live.poll(is_kept, 3600, "the trainer did not keep the documents")
+        corpus = self.live.poll(lambda: self._get("/documents"), 120, "the trainer did not count the documents").json()
+        if not corpus["passages"]:
+            raise Fatal(f"CORPUS: there is no passage in {path}")
+        counts = f"{corpus['documents']} documents, {corpus['passages']} passages, {corpus['duplicates']} duplicates"
+        self.console.print(counts, highlight=False)
+        return dict(corpus)
+
+    def _get(self, path: str, **parameters: int) -> httpx.Response | None:
+        """What the trainer answers; None while it doesn't."""
+        with contextlib.suppress(httpx.HTTPError):
+            answer = self.live.trainer.get(path, params=parameters)
+            if answer.status_code == 200:
+                return answer
+        return None
+
+    def _base(self) -> str:
+        """The untrained student that this dataset began with. Raises `Fatal` if it isn't the one that is asked for."""
+        settings = self.request.settings
+        base = next((version for version in self.store.versions() if version.round == 0), None)
+        if base is None or base.base != settings.student:
+            began = "is not kept any more" if base is None else f"was {base.base!r}"
+            raise Fatal(
+                f"PAIRWRIGHT_DATASET: the student that {settings.dataset!r} began with {began}; name another one"
+            )
+        return base.id
+
+    def _write_queries(self, passages: int) -> tuple[dict[str, Any], Path]:
+        """Have queries written, to train on and to measure with. Returns the first job, and the others' BEIR folder."""
+        count = min(passages, self.request.queries or MOST_QUERIES)
+        job = self._job({"queries": count}, "queries")
+        if not job["accepted"]:
+            raise Fatal(f"no query was accepted of {job['samples']} that were written: {job['rejected_by_reason']}")
+        trained_on = {pair["sentence1"] for pair in self._pairs(job)}
+        held_out = {"queries": min(passages, HELD_OUT), "seed": HELD_OUT_SEED, "dry_run": True}
+        written = self._pairs(self._job(held_out, "queries to measure with"))
+        pairs = [(pair["sentence1"], pair["sentence2"]) for pair in written if pair["sentence1"] not in trained_on]
+        folder = self.request.settings.dataset_dir / "held-out"
+        places = {text: name for name, text in self._passages()}
+        places |= {passage: f"own-{number}" for number, (_, passage) in enumerate(pairs) if passage not in places}
+        corpus = [(name, "", text) for text, name in places.items()]
+        write_beir(folder, corpus, [(query, [places[passage]]) for query, passage in pairs])
+        return job, folder
+
+    def _job(self, plan: dict[str, Any], unit: str) -> dict[str, Any]:
+        """A job's end, of the same job if this plan was asked for before. Raises `Fatal` if it fails."""
+        plan = {"task": "retrieval"} | plan
+        name = hashlib.sha256(json.dumps([self._key, plan], sort_keys=True).encode()).hexdigest()
+        headers = {"Idempotency-Key": name}
+
+        def submitted() -> httpx.Response | None:
+            with contextlib.suppress(httpx.HTTPError):
+                answer = self.live.generation.post("/generate", json=plan, headers=headers)
+                # The trainer is behind, or a part is being started again.
+                return None if answer.status_code in (429, 502, 503) else answer
+            return None
+
+        answer = self.live.poll(submitted, 3600, "the generation service took no job")
+        if answer.status_code != 202:
+            raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
+        job = self.live.follow_job(answer.headers["location"], answer.json()["requested"], unit)
+        if job["state"] not in DONE:
+            raise Fatal(f"the job ended {job['state']} with {job['accepted']} queries: {job['error']}")
+        return job
+
+    def _pairs(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = self.live.generation.get(f"/jobs/{job['id']}/pairs")
+        return [json.loads(line) for line in answer.raise_for_status().text.splitlines()]
+
+    def _passages(self) -> Iterator[tuple[str, str]]:
+        """The ids and contents of the first passages."""
+        last, left = 0, MOST_SEARCHED
+        while left > 0:
+            page = self.live.poll(lambda: self._get("/passages", after=last, limit=1000), 120, "no passages came")  # noqa: B023
+            rows = [json.loads(line) for line in page.text.splitlines()][:left]
+            if not rows:
+                return
+            yield from ((str(row["id"]), f"{row['title']} {row['text']}".strip()) for row in rows)
+            last, left = rows[-1]["id"], left - len(rows)
+
+    def _train(self) -> Manifest:
+        """Have a round run on everything, unless one has. Its version, or its candidate that isn't published."""
+        if (finished := self._finished()) is not None:
+            self.console.print("Nothing new since the last round.")
+            return finished
+        with self.console.status("training") as status:
+            before = len(self._manifests())
+            try:
+                watch = lambda: self.live.report(status, trainer_line(self.live.trainer_status()))  # noqa: E731
+                self.live.run("services.trainer", "train", "--once", watch=watch)
+            except Fatal:  # also when the gate says no
+                if len(self._manifests()) == before:
+                    raise
+        return self._manifests()[-1]
+
+    def _finished(self) -> Manifest | None:
+        """What came of the last round, if it was on all that there is."""
+        trainer = self.live.poll(self.live.trainer_status, 60, "the trainer did not say what it does")
+        newest = self._manifests()[-1]
+        is_all = newest.round > 0 and newest.pairs == trainer["pairs"] and not trainer["new_pairs"]
+        return newest if is_all else None
+
+    def _manifests(self) -> list[Manifest]:
+        return sorted([*self.store.versions(), *self.store.rejected()], key=lambda manifest: manifest.round)
+
+    def _measure(self, version: str, base: str, held_out: Path) -> dict[str, Any]:
+        options = ["--against", base, "--beir", str(held_out), *self.request.eval_options, "--json"]
+        with self.console.status("measuring"):
+            printed = self.live.run("services.trainer", "evaluate", version, *options)
+        return dict(json.loads(printed.splitlines()[-1]))
+
+    def _tell(self, manifest: Manifest, folder: Path, measured: dict[str, Any]) -> None:
+        """Print what came of it."""
+        self.console.print(measures_table(manifest, measured))
+        if (table := examples_table(measured)) is not None:
+            self.console.print(table)
+        what = "published and served" if manifest.rejection is None else "not published"
+        self.console.print(f"Version {manifest.id} is {what}: {manifest.gate.get('reason')}.", highlight=False)
+        self.console.print(f"Report: {folder / 'report' / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def adapt(request: Request, console: Console) -> dict[str, Any]:
+    """Start everything, adapt, end everything. Raises `Fatal`."""
+    settings, began = request.settings, time.monotonic()
+    prepare_teacher()
+    own = {"PAIRWRIGHT_DATASET": settings.dataset, "PAIRWRIGHT_STUDENT": settings.student, **ON_REQUEST}
+    with Stack(settings, own) as stack:
+        live = LiveStack(stack, console)
+        adaptation = Adaptation(request, live, {"start": round(time.monotonic() - began, 1)})
+        result = adaptation.run()
+    student = "" if settings.student == "default" else f"PAIRWRIGHT_STUDENT={settings.student} "
+    command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} {student}make up"
+    console.print(f"To go on serving it:\n  {command}", markup=False, soft_wrap=True)
+    return result
+
+
+def _digest(corpus: Path) -> str:
+    """What the corpus holds, and under which names."""
+    files = [corpus] if corpus.is_file() else sorted(path for path in corpus.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            name = str(file.relative_to(corpus.parent))
+            digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
