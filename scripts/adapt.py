@@ -16,8 +16,12 @@ from rich.console import Console
 from scripts.adaptation import Request, adapt
 from scripts.judgements import BadInput, eval_options
 from scripts.stack import run_command
+from shared.errors import Fatal
 from shared.process import configure_logging
 from shared.settings import Settings, load
+from shared.teacher import folder_or_hub_id
+
+MADE_FROM_THE_TEACHER = ("default", "teacher")
 
 
 def _corpus(path: Path) -> Path:
@@ -34,11 +38,14 @@ def _corpus(path: Path) -> Path:
 
 
 def _settings(student: str | None, corpus: Path) -> Settings:
-    """With a dataset of this corpus' and student's own, unless one is set."""
+    """With a dataset of this corpus' and student's own, unless one is set. Raises `BadInput` for a bad student."""
     settings = load(Settings)
     student = student or settings.student
-    if Path(student).is_dir():
-        student = str(Path(student).resolve())
+    if student not in MADE_FROM_THE_TEACHER:
+        try:
+            student = folder_or_hub_id(student, "STUDENT", "modules.json", "config.json")
+        except Fatal as error:
+            raise BadInput(str(error)) from None
     update = {"student": student}
     if "dataset" not in settings.model_fields_set:
         name = re.sub(r"[^a-z0-9]+", "-", corpus.stem.lower()).strip("-")[:40] or "corpus"

@@ -70,7 +70,7 @@ class Adaptation:
             base = self._base()
             job, held_out = self._write_queries(corpus["passages"])
         with self._step("train", "Training"):
-            manifest = self._train()
+            manifest = self._train(corpus["passages"])
         published = manifest.rejection is None
         if published:
             with self._step("serve", "Serving"):
@@ -192,30 +192,31 @@ class Adaptation:
             yield from ((str(row["id"]), f"{row['title']} {row['text']}".strip()) for row in rows)
             last, left = rows[-1]["id"], left - len(rows)
 
-    def _train(self) -> Manifest:
+    def _train(self, passages: int) -> Manifest:
         """Have a round run on everything, unless one has. Its version, or its candidate that isn't published."""
-        if (finished := self._finished()) is not None:
+        if (finished := self._finished(passages)) is not None:
             self.console.print("Nothing new since the last round.")
             return finished
         with self.console.status("training") as status:
-            before = len(self._manifests())
+            last = self._newest()
             try:
                 watch = lambda: self.live.report(status, trainer_line(self.live.trainer_status()))  # noqa: E731
                 self.live.run("services.trainer", "train", "--once", watch=watch)
             except Fatal:  # also when the gate says no
-                if len(self._manifests()) == before:
+                if self._newest().round == last.round:
                     raise
-        return self._manifests()[-1]
+        return self._newest()
 
-    def _finished(self) -> Manifest | None:
-        """What came of the last round, if it was on all that there is."""
+    def _finished(self, passages: int) -> Manifest | None:
+        """What came of the last round, if it was on all pairs and passages that there are."""
         trainer = self.live.poll(self.live.trainer_status, 60, "the trainer did not say what it does")
-        newest = self._manifests()[-1]
-        is_all = newest.round > 0 and newest.pairs == trainer["pairs"] and not trainer["new_pairs"]
-        return newest if is_all else None
+        newest = self._newest()
+        is_all = (newest.pairs, newest.training.get("passages")) == (trainer["pairs"], passages)
+        return newest if is_all and newest.round > 0 and not trainer["new_pairs"] else None
 
-    def _manifests(self) -> list[Manifest]:
-        return sorted([*self.store.versions(), *self.store.rejected()], key=lambda manifest: manifest.round)
+    def _newest(self) -> Manifest:
+        """Of the last round that came to an end."""
+        return max([*self.store.versions(), *self.store.rejected()], key=lambda manifest: manifest.round)
 
     def _measure(self, version: str, base: str, held_out: Path) -> dict[str, Any]:
         options = ["--against", base, "--beir", str(held_out), *self.request.eval_options, "--json"]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -139,21 +140,26 @@ class LiveStack:
                 words = tied_to_parent([sys.executable, "-m", *command])
                 stderr = None if is_shown else errors
                 process = subprocess.Popen(words, cwd=ROOT, env=self.stack.environment, stdout=out, stderr=stderr)
-                try:
-                    while process.poll() is None:
-                        self.stack.check()
-                        watch()
-                        time.sleep(0.2)
-                finally:
-                    process.kill()
-                    process.wait()
+                self._wait(process, watch)
                 out.seek(0)
                 if process.returncode == 0:
                     return out.read()
             if process.returncode > 0:
                 break
         lines = log.read_text(errors="replace").strip().splitlines()
-        raise Fatal(lines[-1].partition(": ")[2] if lines else f"`{' '.join(command[:3])}` failed (see above)")
+        last = re.sub(r"^pairwright \w+: ", "", lines[-1]) if lines else "see above"
+        raise Fatal(f"`{' '.join(command[:2])}` failed: {last}")
+
+    def _wait(self, process: "subprocess.Popen[bytes]", watch: Callable[[], None]) -> None:
+        """Until it has ended; whatever is raised meanwhile ends it."""
+        try:
+            while process.poll() is None:
+                self.stack.check()
+                watch()
+                time.sleep(0.2)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _rate(job: dict[str, Any]) -> str:
