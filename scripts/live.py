@@ -80,7 +80,7 @@ class LiveStack:
 
     def _events(self, url: str, progress: Progress) -> dict[str, Any] | None:
         """The job at its end; None when the connection is lost before."""
-        printed, event = 0.0, ""
+        printed, event, shown = 0.0, "", None
         with contextlib.suppress(httpx.HTTPError), self.generation.stream("GET", url, timeout=60) as answer:
             for line in answer.iter_lines():
                 name, _, value = line.partition(": ")
@@ -89,8 +89,9 @@ class LiveStack:
                 elif name == "data":
                     job: dict[str, Any] = json.loads(value)
                     progress.update(progress.task_ids[0], completed=job["accepted"], rate=_rate(job))
-                    if (pair := job["latest"]) and (event == "done" or time.monotonic() - printed > 2.0):
-                        printed = time.monotonic()
+                    pair, is_time = job["latest"], event == "done" or time.monotonic() - printed > 2.0
+                    if pair and pair != shown and is_time:
+                        printed, shown = time.monotonic(), pair
                         text = f"{pair['label']:>8}  {pair['sentence1']} | {pair['sentence2']}"
                         progress.print(text, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
                     if event == "done":
