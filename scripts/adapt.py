@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from scripts.adaptation import Request, adapt
-from scripts.judgements import BadInput, eval_options
+from scripts.judgements import BadInput, Judgements, read_judgements
 from scripts.stack import run_command
 from shared.errors import Fatal
 from shared.process import configure_logging
@@ -67,12 +67,12 @@ def main() -> dict[str, Any]:
             raise BadInput(f"QUERIES: {arguments.queries} is not a number of queries")
         corpus = _corpus(arguments.corpus)
         settings = _settings(arguments.student, corpus)
-        options = eval_options(arguments.eval) if arguments.eval else []
+        judged = read_judgements(arguments.eval) if arguments.eval else Judgements()
     except BadInput as error:
         sys.stderr.write(f"pairwright adapt: {error}\n")
         sys.exit(2)
     configure_logging(settings.log_level)
-    return adapt(Request(corpus, settings, options, arguments.queries), Console(highlight=False))
+    return adapt(Request(corpus, settings, judged, arguments.queries), Console(highlight=False))
 
 
 if __name__ == "__main__":

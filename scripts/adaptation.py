@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from scripts.judgements import write_beir
+from scripts.judgements import JudgedQuery, Judgements, write_beir
 from scripts.live import LiveStack, trainer_line
 from scripts.outcome import examples_table, measures_table
 from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher
@@ -42,8 +42,7 @@ class Request:
 
     corpus: Path
     settings: Settings
-    eval_options: Sequence[str] = ()
-    """Of `evaluate`: what people judged."""
+    judged: Judgements = field(default_factory=Judgements)
     queries: int | None = None
 
 
@@ -68,7 +67,7 @@ class Adaptation:
         with self._step("queries", "Writing queries for passages"):
             self.live.wait_until_ready(HTTP_SERVICES)
             base = self._base()
-            job, held_out = self._write_queries(corpus["passages"])
+            job, sets = self._write_queries(corpus["passages"])
         with self._step("train", "Training"):
             manifest = self._train(corpus["passages"])
         published = manifest.rejection is None
@@ -76,7 +75,7 @@ class Adaptation:
             with self._step("serve", "Serving"):
                 self.live.wait_for_swap(manifest.id)
         with self._step("measure", "Measuring before and after"):
-            measured = self._measure(manifest.id, base, held_out)
+            measured = self._measure(manifest.id, base, sets)
         folder = self.store.path(manifest.id) if published else self.store.rejected_path(manifest.id)
         self._tell(manifest, folder, measured)
         before, after = ({kind: one.value for kind, one in manifest.estimates.get(student, {}).items()}
@@ -139,22 +138,33 @@ class Adaptation:
             )
         return base.id
 
-    def _write_queries(self, passages: int) -> tuple[dict[str, Any], Path]:
-        """Have queries written, to train on and to measure with. Returns the first job, and the others' BEIR folder."""
-        count = min(passages, self.request.queries or MOST_QUERIES)
-        job = self._job({"queries": count}, "queries")
+    def _write_queries(self, passages: int) -> tuple[dict[str, Any], list[Path]]:
+        """Have queries written, to train on and to measure with. Returns the first job, and BEIR folders."""
+        job = self._job({"queries": min(passages, self.request.queries or MOST_QUERIES)}, "queries")
         if not job["accepted"]:
             raise Fatal(f"no query was accepted of {job['samples']} that were written: {job['rejected_by_reason']}")
         trained_on = {pair["sentence1"] for pair in self._pairs(job)}
         held_out = {"queries": min(passages, HELD_OUT), "seed": HELD_OUT_SEED, "dry_run": True}
         written = self._pairs(self._job(held_out, "queries to measure with"))
         pairs = [(pair["sentence1"], pair["sentence2"]) for pair in written if pair["sentence1"] not in trained_on]
-        folder = self.request.settings.dataset_dir / "held-out"
-        places = {text: name for name, text in self._passages()}
+        return job, self._sets(pairs)
+
+    def _sets(self, pairs: Sequence[tuple[str, str]]) -> list[Path]:
+        """BEIR folders: of held-out queries with their passages, and of what people judged of these documents."""
+        places, documents = dict[str, str](), dict[str, list[str]]()
+        for passage in self._passages():
+            places[f"{passage['title']} {passage['text']}".strip()] = str(passage["id"])
+            documents.setdefault(passage["document"], []).append(str(passage["id"]))
         places |= {passage: f"own-{number}" for number, (_, passage) in enumerate(pairs) if passage not in places}
         corpus = [(name, "", text) for text, name in places.items()]
-        write_beir(folder, corpus, [(query, [places[passage]]) for query, passage in pairs])
-        return job, folder
+        queries = {"held-out": [(query, [places[passage]]) for query, passage in pairs]}
+        if judged := self.request.judged.queries:
+            queries["judged"] = _of_passages(judged, documents)
+        folder = self.request.settings.dataset_dir / "measured"
+        for name, some in queries.items():
+            if some:
+                write_beir(folder / name, corpus, some)
+        return [folder / name for name, some in queries.items() if some]
 
     def _job(self, plan: dict[str, Any], unit: str) -> dict[str, Any]:
         """A job's end, of the same job if this plan was asked for before. Raises `Fatal` if it fails."""
@@ -181,15 +191,15 @@ class Adaptation:
         answer = self.live.generation.get(f"/jobs/{job['id']}/pairs")
         return [json.loads(line) for line in answer.raise_for_status().text.splitlines()]
 
-    def _passages(self) -> Iterator[tuple[str, str]]:
-        """The ids and contents of the first passages."""
+    def _passages(self) -> Iterator[dict[str, Any]]:
+        """The first passages."""
         last, left = 0, MOST_SEARCHED
         while left > 0:
             page = self.live.poll(lambda: self._get("/passages", after=last, limit=1000), 120, "no passages came")  # noqa: B023
             rows = [json.loads(line) for line in page.text.splitlines()][:left]
             if not rows:
                 return
-            yield from ((str(row["id"]), f"{row['title']} {row['text']}".strip()) for row in rows)
+            yield from rows
             last, left = rows[-1]["id"], left - len(rows)
 
     def _train(self, passages: int) -> Manifest:
@@ -218,10 +228,12 @@ class Adaptation:
         """Of the last round that came to an end."""
         return max([*self.store.versions(), *self.store.rejected()], key=lambda manifest: manifest.round)
 
-    def _measure(self, version: str, base: str, held_out: Path) -> dict[str, Any]:
-        options = ["--against", base, "--beir", str(held_out), *self.request.eval_options, "--json"]
+    def _measure(self, version: str, base: str, sets: Sequence[Path]) -> dict[str, Any]:
+        options = [word for folder in sets for word in ("--beir", str(folder))] + self.request.judged.options
+        if not options:
+            return {}
         with self.console.status("measuring"):
-            printed = self.live.run("services.trainer", "evaluate", version, *options)
+            printed = self.live.run("services.trainer", "evaluate", version, "--against", base, *options, "--json")
         return dict(json.loads(printed.splitlines()[-1]))
 
     def _tell(self, manifest: Manifest, folder: Path, measured: dict[str, Any]) -> None:
@@ -247,6 +259,14 @@ def adapt(request: Request, console: Console) -> dict[str, Any]:
     command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} {student}make up"
     console.print(f"To go on serving it:\n  {command}", markup=False, soft_wrap=True)
     return result
+
+
+def _of_passages(judged: Sequence[JudgedQuery], documents: Mapping[str, list[str]]) -> list[JudgedQuery]:
+    """Queries with the ids of passages: of the documents that are relevant. Raises `Fatal` if none is there."""
+    queries = [(query, [place for name in relevant for place in documents.get(name, [])]) for query, relevant in judged]
+    if not any(relevant for _, relevant in queries):
+        raise Fatal("EVAL: the corpus has no document with one of the ids that are named as relevant")
+    return [(query, relevant) for query, relevant in queries if relevant]
 
 
 def _digest(corpus: Path) -> str:

@@ -28,25 +28,17 @@ KEYS = {
 
 
 def write_corpus(folder: Path, documents: int = 40) -> None:
-    """Files of words that the tiny teacher may write."""
+    """Documents of words that the tiny teacher may write, and queries of four words of one."""
     folder.mkdir()
     draw = random.Random(3)
-    for number in range(documents):
-        words = [f"word{word}" for word in draw.sample(range(150), 24)]
-        (folder / f"{number}.txt").write_text(" ".join(words) + ".\n")
-
-
-def judge(folder: Path) -> None:
-    """A BEIR folder in which each query is four words of its document."""
-    (folder / "qrels").mkdir(parents=True)
-    draw = random.Random(4)
-    texts = [" ".join(f"word{word}" for word in draw.sample(range(150), 12)) for _ in range(20)]
-    rows = [{"_id": f"d{number}", "text": text} for number, text in enumerate(texts)]
-    queries = [{"_id": f"q{number}", "text": " ".join(text.split()[:4])} for number, text in enumerate(texts)]
+    texts = [" ".join(f"word{word}" for word in draw.sample(range(150), 24)) for _ in range(documents)]
+    rows = [{"id": f"d{number}", "title": "", "text": text + "."} for number, text in enumerate(texts)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    judged = "".join(f"q{number}\td{number}\t1\n" for number in range(20))
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    asked = [{"query": " ".join(text.split()[:4]), "relevant": [f"d{n}", "gone"]} for n, text in enumerate(texts[:20])]
+    (folder / "judged").mkdir()
+    (folder / "judged" / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    lines = "".join(f"{text.split()[0]}\t{text}\n" for text in texts * 2)
+    (folder / "judged" / "topics.tsv").write_text(lines)
 
 
 class Adapt:
@@ -57,8 +49,7 @@ class Adapt:
         student = random_student({f"word{number}" for number in range(150)}, dimensions=16)
         student[0].embedding.weight.data[0] = 1.0  # what it doesn't know is a vector too: the gate refuses zeros
         student.save(str(folder / "student"), create_model_card=False)
-        write_corpus(folder / "corpus")
-        judge(folder / "judged")
+        write_corpus(folder / "given")
         self.folder, self.ports = folder, {service: free_port() for service in PORTS}
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PAIRWRIGHT_")},
@@ -73,8 +64,9 @@ class Adapt:
         }
 
     def start(self) -> "subprocess.Popen[str]":
-        options = ["--student", str(self.folder / "student"), "--eval", str(self.folder / "judged")]
-        command = [sys.executable, "-m", "scripts.adapt", str(self.folder / "corpus"), *options]
+        given = self.folder / "given"
+        options = ["--student", str(self.folder / "student"), "--eval", str(given / "judged")]
+        command = [sys.executable, "-m", "scripts.adapt", str(given / "corpus.jsonl"), *options]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, **streams)  # type: ignore[call-overload,no-any-return]
 
@@ -128,8 +120,8 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
     assert result["base_folder"] == str(store.path(base.id))
     measured = result["measured"]
     assert isinstance(measured, dict)
-    assert list(measured) == ["held-out", "judged"]
-    assert measured["judged"]["size"] == "20 queries, 20 documents"
+    assert list(measured) == ["held-out", "judged", "topics"]
+    assert measured["judged"]["size"] == "20 queries, 40 documents"
     assert measured["judged"]["before"]["mrr@10"]["value"] > 50  # a query has words of its document alone
     assert "judged: nDCG@10" in out
     assert f"PAIRWRIGHT_DATASET={dataset.name}" in out
@@ -151,12 +143,17 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
         ([str(CORPUS), "--eval", "{folder}/none"], "EVAL: there is no file or folder '{folder}/none'"),
         ([str(CORPUS), "--eval", "{folder}/empty"], "EVAL: there is nothing to measure with in '{folder}/empty'"),
         ([str(CORPUS), "--eval", "{folder}/wrong"], "EVAL: {folder}/wrong/x.tsv, line 1: is not label<tab>text"),
+        (
+            [str(CORPUS), "--eval", "{folder}/asked.jsonl"],
+            "EVAL: {folder}/asked.jsonl, line 2: is not a JSON object",
+        ),
         ([str(CORPUS), "--student", "{folder}/empty"], "STUDENT: {folder}/empty holds none of modules.json"),
     ],
 )
 def test_wrong_input_is_one_line_that_names_it(tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "blank.txt").touch()
+    (tmp_path / "asked.jsonl").write_text('{"query": "q", "relevant": ["d"]}\n{"query": "q"}\n')
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "x.tsv").write_text("no tab\n")
     command = [sys.executable, "-m", "scripts.adapt", *(one.format(folder=tmp_path) for one in arguments)]
