@@ -17,7 +17,7 @@ from rich.console import Console
 
 from scripts.judgements import JudgedQuery, Judgements, write_beir
 from scripts.live import LiveStack, trainer_line
-from scripts.outcome import examples_table, measures_table
+from scripts.outcome import WHEN, examples_table, measures_table
 from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher
 from shared.errors import Fatal
 from shared.manifest import Manifest
@@ -88,7 +88,7 @@ class Adaptation:
             "queries": job["accepted"],
             "estimate_before": before,
             "estimate_after": after,
-            "measured": measured,
+            "measured": {name: {when: one[when] for when in WHEN} for name, one in measured.items()},
             "published": published,
             "seconds": self.seconds,
         }
