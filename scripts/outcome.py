@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +17,8 @@ SHOWN = 240  # characters of a passage
 
 def measures_table(manifest: Manifest, measured: Mapping[str, Any]) -> Table:
     """The label-free estimate, and what `evaluate --against` printed."""
-    table = Table("x 100, 95 % interval", title="Before and after", title_justify="left")
+    title = "Before and after, x 100, with 95 % intervals"
+    table = Table("", title=title, title_justify="left", box=box.SIMPLE)
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
     base, own = (manifest.estimates.get(student, {}) for student in ("base", "candidate"))
@@ -32,8 +34,9 @@ def measures_table(manifest: Manifest, measured: Mapping[str, Any]) -> Table:
 def _add_section(table: Table, name: str, rows: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> None:
     if rows:
         table.add_row(f"[bold]{escape(name)}")
-    for number, (title, values) in enumerate(rows.items(), start=1):
-        table.add_row(f"  {title}", *map(_number, values), end_section=number == len(rows))
+    for number, (title, (before, after, change)) in enumerate(rows.items(), start=1):
+        values = _number(before, 0), _number(after, 0), _number(change, 1)
+        table.add_row(f"  {title}", *values, end_section=number == len(rows))
 
 
 def examples_table(measured: Mapping[str, Any]) -> Table | None:
@@ -52,8 +55,9 @@ def _passage(found: Mapping[str, Any]) -> str:
     return mark + escape(textwrap.shorten(found["document"], SHOWN, placeholder=" ..."))
 
 
-def _number(one: Mapping[str, Any] | None) -> str:
+def _number(one: Mapping[str, Any] | None, digits: int) -> str:
+    """With its interval to so many digits: a table has to fit a terminal."""
     if one is None:
         return "-"
-    interval = "" if one.get("low") is None else f" [{one['low']:.1f} to {one['high']:.1f}]"
-    return f"{one['value']:.1f}{interval}"
+    interval = "" if one.get("low") is None else f" [{one['low']:.{digits}f} to {one['high']:.{digits}f}]"
+    return escape(f"{one['value']:.1f}{interval}")
