@@ -18,7 +18,8 @@ SHOWN = 240  # characters of a passage
 def measures_table(manifest: Manifest, measured: Mapping[str, Any]) -> Table:
     """The label-free estimate, and what `evaluate --against` printed."""
     title = "Before and after, x 100, with 95 % intervals"
-    table = Table("", title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(min_width=19)
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
     base, own = (manifest.estimates.get(student, {}) for student in ("base", "candidate"))
