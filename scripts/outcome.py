@@ -60,5 +60,5 @@ def _number(one: Mapping[str, Any] | None, digits: int) -> str:
     """With its interval to so many digits: a table has to fit a terminal."""
     if one is None:
         return "-"
-    interval = "" if one.get("low") is None else f" [{one['low']:.{digits}f} to {one['high']:.{digits}f}]"
+    interval = "" if one.get("low") is None else f" [{one['low']:.{digits}f}..{one['high']:.{digits}f}]"
     return escape(f"{one['value']:.1f}{interval}")
