@@ -33,6 +33,8 @@ MOST_SEARCHED = 20_000
 NEVER = "1000000000"
 ON_REQUEST = {"PAIRWRIGHT_TRAINER_ROUND_PAIRS": NEVER, "PAIRWRIGHT_TRAINER_ROUND_SECONDS": NEVER}
 """A round begins when we ask for one: when all queries are there."""
+STATUS_WITHIN_S = 3.0
+"""The trainer says how much it has every 2 seconds."""
 DONE = ("complete", "exhausted")
 
 
@@ -104,20 +106,25 @@ class Adaptation:
         """Have the corpus read and kept. Returns how many documents and passages there are now."""
         path = str(self.request.corpus)
         self.live.run("services.generation", "documents", "add", path, is_shown=True)
-        with self.console.status("keeping the documents") as status:
-
-            def is_kept() -> bool:
-                backlog = self.live.backlog()
-                self.live.report(status, f"keeping the documents: {backlog} passages to go")
-                return backlog == 0
-
-            self.live.poll(is_kept, 3600, "the trainer did not keep the documents")
+        self._wait_for_the_trainer()
         corpus = self.live.poll(lambda: self._get("/documents"), 120, "the trainer did not count the documents").json()
         if not corpus["passages"]:
             raise Fatal(f"CORPUS: there is no passage in {path}")
         counts = f"{corpus['documents']} documents, {corpus['passages']} passages, {corpus['duplicates']} duplicates"
         self.console.print(counts, highlight=False)
         return dict(corpus)
+
+    def _wait_for_the_trainer(self) -> None:
+        """Until it has kept all that was accepted, and its status says so."""
+        with self.console.status("the trainer reads") as status:
+
+            def is_kept() -> bool:
+                backlog = self.live.backlog()
+                self.live.report(status, f"the trainer reads: {backlog} to go")
+                return backlog == 0
+
+            self.live.poll(is_kept, 3600, "the trainer did not keep what was accepted")
+        time.sleep(STATUS_WITHIN_S)
 
     def _get(self, path: str, **parameters: int) -> httpx.Response | None:
         """What the trainer answers; None while it doesn't."""
@@ -219,6 +226,7 @@ class Adaptation:
 
     def _finished(self, passages: int) -> Manifest | None:
         """What came of the last round, if it was on all pairs and passages that there are."""
+        self._wait_for_the_trainer()
         trainer = self.live.poll(self.live.trainer_status, 60, "the trainer did not say what it does")
         newest = self._newest()
         is_all = (newest.pairs, newest.training.get("passages")) == (trainer["pairs"], passages)
