@@ -1,6 +1,6 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-quick check docs bench-generation bench-embedding bench-trainer clean
+.PHONY: help setup demo adapt up test test-quick check docs bench-generation bench-embedding bench-trainer clean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -16,6 +16,10 @@ setup: ## make .venv with everything pinned in constraints.txt (minutes the firs
 
 demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files
 	@$(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
+
+adapt: setup ## documents in, a student that searches them better out: CORPUS=PATH, and STUDENT, EVAL=DIR, QUERIES=N
+	@$(PYTHON_IN_VENV) -m scripts.adapt $(if $(CORPUS),"$(CORPUS)") $(if $(STUDENT),--student "$(STUDENT)") \
+		$(if $(EVAL),--eval "$(EVAL)") $(if $(QUERIES),--queries "$(QUERIES)")
 
 up: setup ## start the queue and the three services and keep serving; Ctrl-C ends them
 	@$(PYTHON_IN_VENV) -m scripts.up

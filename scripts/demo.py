@@ -4,71 +4,41 @@ The last line on stdout is one JSON object; the exit status is 0 only if the new
 """
 
 import argparse
-import asyncio
-import contextlib
 import heapq
 import itertools
-import json
 import operator
 import shutil
-import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
-from redis.exceptions import RedisError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.status import Status
 from rich.table import Table
 
+from scripts.live import LiveStack, trainer_line
 from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher, printed_json, run_command, sentences
 from shared.errors import Fatal
-from shared.heartbeat import Heartbeats
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
 from shared.process import configure_logging
-from shared.redis import command_client
 from shared.settings import Settings, load
 
-Result = TypeVar("Result")
-REPORT_EVERY_S = 5.0
 QUERIES = ("My room is freezing.", "Which bus goes to the centre?", "May I bring a puppy?")
 
 
 class Demo:
     """One run's clients."""
 
-    def __init__(self, stack: Stack, settings: Settings, sentences: list[str], console: Console) -> None:
-        self.stack, self.sentences, self.console = stack, sentences, console
-        self.store, self.dataset = ModelStore(settings.models_dir), settings.dataset
-        self._reported, self._reported_at = "", -1e9
-        self.generation, self.embedding = (stack.client(service, timeout_s=30) for service in HTTP_SERVICES)
-
-    def wait_until_ready(self) -> None:
-        """Both services ready, the untrained base student published and served."""
-
-        def is_ready() -> bool:
-            waiting = {service: self.stack.not_ready(service) for service in HTTP_SERVICES}
-            line = "; ".join(f"{service}: {reason}" for service, reason in waiting.items() if reason)
-            self._report(status, f"starting: {line}" if line else "started")
-            return not line
-
-        with self.console.status("starting") as status:
-            self._poll(is_ready, 300, "the services did not become ready")
+    def __init__(self, live: LiveStack, settings: Settings, sentences: list[str]) -> None:
+        self.live, self.console, self.sentences = live, live.console, sentences
+        self.store = ModelStore(settings.models_dir)
 
     def generate(self) -> dict[str, Any]:
         """Ask for pairs over HTTP and follow the job's events to its end. Returns the finished job."""
-        answer = self.generation.post("/generate", json={"task": "sts", "inputs": self.sentences})
+        answer = self.live.generation.post("/generate", json={"task": "sts", "inputs": self.sentences})
         if answer.status_code != 202:
             raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
-        with Progress(TextColumn("pairs"), *columns, console=self.console) as progress:
-            progress.add_task("pairs", total=answer.json()["requested"], rate="")
-            url = f"{answer.headers['location']}/events"
-            job = self._poll(lambda: self._follow(url, progress), 900, "the job's events can't be read")
+        job = self.live.follow_job(answer.headers["location"], answer.json()["requested"], "pairs")
         if job["state"] not in ("complete", "exhausted") or not job["accepted"]:
             raise Fatal(f"the job ended {job['state']} with {job['accepted']} pairs: {job['error']}")
         return job
@@ -77,9 +47,7 @@ class Demo:
         """The first trained version that the trainer publishes."""
 
         def trained_version() -> Manifest | None:
-            trainer = asyncio.run(self._trainer_status())
-            step = f": step {trainer['step']} of {trainer['steps']}" if trainer.get("steps") else ""
-            self._report(status, f"trainer: {trainer.get('state', 'no word yet')}{step}")
+            self.live.report(status, trainer_line(self.live.trainer_status()))
             if refused := self.store.rejected():
                 raise Fatal(f"the gate did not publish {refused[-1].id}: {refused[-1].rejection}")
             current = self.store.current()
@@ -87,20 +55,11 @@ class Demo:
             return manifest if manifest is not None and manifest.round > 0 else None
 
         with self.console.status("training") as status:
-            return self._poll(trained_version, 900, "no version was published")
-
-    def wait_for_swap(self, version: str) -> None:
-        """`/embed` answers with the version."""
-
-        def is_served() -> bool:
-            answer = self.embedding.post("/embed", json={"inputs": QUERIES[0]})
-            return answer.status_code == 200 and answer.headers["x-pairwright-version"] == version
-
-        self._poll(is_served, 120, f"/embed did not take up {version}")
+            return self.live.poll(trained_version, 900, "no version was published")
 
     def print_nearest(self) -> None:
         """For a few queries, the nearest two of the demo's sentences, by vectors from `/embed`."""
-        answer = self.embedding.post("/embed", json={"inputs": [*QUERIES, *self.sentences]})
+        answer = self.live.embedding.post("/embed", json={"inputs": [*QUERIES, *self.sentences]})
         vectors = answer.raise_for_status().json()
         table = Table("query", "nearest, by /embed", "cosine", title="Nearest sentences", title_justify="left")
         for query, vector in zip(QUERIES, vectors, strict=False):
@@ -108,50 +67,6 @@ class Demo:
             for rank, (cosine, sentence) in enumerate(heapq.nlargest(2, zip(cosines, self.sentences, strict=True))):
                 table.add_row(query if rank == 0 else "", sentence, f"{cosine:.2f}", end_section=rank == 1)
         self.console.print(table)
-
-    def _report(self, status: Status, text: str) -> None:
-        """Show what goes on: in one line that changes, or, at no terminal, as a new line every few seconds."""
-        status.update(textwrap.shorten(text, self.console.width - 4, placeholder=" ..."))
-        now = time.monotonic()
-        if not self.console.is_terminal and text != self._reported and now - self._reported_at >= REPORT_EVERY_S:
-            self._reported, self._reported_at = text, now
-            self.console.print(text, markup=False, soft_wrap=True)
-
-    def _follow(self, url: str, progress: Progress) -> dict[str, Any] | None:
-        """Follow the job's server-sent events. The job at its end; None when the connection is lost before."""
-        printed, event = 0.0, ""
-        with contextlib.suppress(httpx.HTTPError), self.generation.stream("GET", url, timeout=60) as answer:
-            for line in answer.iter_lines():
-                name, _, value = line.partition(": ")
-                if name == "event":
-                    event = value
-                elif name == "data":
-                    job: dict[str, Any] = json.loads(value)
-                    rate = f"{job['pairs_per_second'] or 0:.1f}/s, {job['rejected']} samples rejected"
-                    progress.update(progress.task_ids[0], completed=job["accepted"], rate=rate)
-                    if (pair := job["latest"]) and (event == "done" or time.monotonic() - printed > 2.0):
-                        printed = time.monotonic()
-                        text = f"{pair['label']:>5}  {pair['sentence1']} | {pair['sentence2']}"
-                        progress.print(text, markup=False, no_wrap=True, overflow="ellipsis", crop=True)
-                    if event == "done":
-                        return job
-        return None
-
-    def _poll(self, call: Callable[[], Result | None], within_s: int, failure: str) -> Result:
-        """The first true result of `call`. Raises `Fatal` after `within_s`, or at once when the stack has given up."""
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
-            self.stack.check()
-            if result := call():
-                return result
-            time.sleep(0.2)
-        raise Fatal(f"{failure} within {within_s} s; see the logs in {self.stack.logs}")
-
-    async def _trainer_status(self) -> dict[str, Any]:
-        async with command_client(self.stack.redis_url) as redis:
-            with contextlib.suppress(RedisError, OSError):
-                return await Heartbeats(redis, self.dataset).read("trainer")
-        return {}
 
 
 def scores_table(manifest: Manifest, before: dict[str, float], after: dict[str, float]) -> Table:
@@ -178,15 +93,16 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
     # One round on everything: it starts when generation has ended, on many cores too.
     rounds = {"PAIRWRIGHT_TRAINER_WAIT_FOR_GENERATION": "always", "PAIRWRIGHT_TRAINER_ROUND_SECONDS": "3"}
     with Stack(settings, {"PAIRWRIGHT_DATASET": settings.dataset, **rounds}) as stack:
-        demo = Demo(stack, settings, sentences, console)
-        demo.wait_until_ready()
+        live = LiveStack(stack, console)
+        demo = Demo(live, settings, sentences)
+        live.wait_until_ready()
         marks.append(time.monotonic())
         console.print(f"Everything is up after {marks[1] - marks[0]:.0f} s. Asking for pairs: POST /generate")
         job = demo.generate()
         marks.append(time.monotonic())
         manifest = demo.wait_for_version()
         marks.append(time.monotonic())
-        demo.wait_for_swap(manifest.id)
+        live.wait_for_swap(manifest.id)
         marks.append(time.monotonic())
         console.print(f"Version {manifest.id}, trained on {manifest.pairs} pairs, answers /embed.")
         console.print(f"Why the gate published it: {manifest.gate.get('reason')}.", highlight=False)

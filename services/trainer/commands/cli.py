@@ -20,6 +20,7 @@ DATA_HELP = (
 BEIR_HELP = "a folder of corpus.jsonl, queries.jsonl and qrels/test.tsv: nDCG@10, recall@10, MRR@10"
 LABELLED_HELP = "lines of label<tab>text, or columns label and text: V-measure, share whose nearest text agrees, MAP"
 PAIRS_HELP = "sentence1, sentence2 and a label of 0 or 1, in any form that `dataset import` takes: average precision"
+AGAINST_HELP = "another student, named as MODEL is: before, after and difference, with the difference's interval"
 DETAILS_HELP = "in the JSON too: intervals, subsets, alignment, uniformity"
 
 
@@ -55,11 +56,19 @@ def evaluate(
     pairs: Annotated[list[Path] | None, typer.Option(metavar="FILE", help=PAIRS_HELP)] = None,
     data: Annotated[list[str] | None, typer.Option(metavar="SET", help=DATA_HELP)] = None,
     mteb: Annotated[list[str] | None, typer.Option(metavar="TASK", help="a task of MTEB, by its name")] = None,
+    against: Annotated[str | None, typer.Option(metavar="MODEL", help=AGAINST_HELP)] = None,
     as_json: AsJson = False,
     details: Annotated[bool, typer.Option("--details", help=DETAILS_HELP)] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only read and check what to score on")] = False,
 ) -> None:
     """Measure a student on what people judged: pairs with scores, search, groups, pairs of the same meaning."""
-    from services.trainer.commands.evaluate import Sources, print_scores
+    from services.trainer.commands.evaluate import Sources, print_scores, read_sets
 
     sources = Sources(sts, data or [], beir or [], labelled or [], pairs or [], mteb or [])
+    if dry_run:
+        return print(*(one.name for one in read_sets(sources)), sep="\n")
+    if against is not None:
+        from services.trainer.commands.compare import print_changes
+
+        return print_changes(configured(), model, against, sources, as_json)
     print_scores(configured(), model, sources, as_json, details)

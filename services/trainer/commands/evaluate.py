@@ -3,10 +3,10 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.trainer.commands.encoding import ObservedEncoder
 from services.trainer.dataset.files import Row, our_columns, read
@@ -56,6 +56,14 @@ class Sources:
     mteb: list[str] = field(default_factory=list)
 
 
+class Found(NamedTuple):
+    """What a query finds first."""
+
+    query: str
+    document: str
+    relevant: bool
+
+
 @dataclass(frozen=True)
 class Result:
     """One student on one set."""
@@ -66,6 +74,8 @@ class Result:
     measures: Mapping[str, Measure]
     quality: Quality | None = None
     """Of pairs with scores."""
+    first: Sequence[Found] = ()
+    """By query, the document that is found first."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -76,10 +86,28 @@ class Result:
         """For `--json --details`."""
         if self.quality is not None:
             return self.quality.as_json()
-        return {"size": self.size, **{key: asdict(one) for key, one in self.measures.items()}}
+        return {"size": self.size, **{key: one.as_json() for key, one in self.measures.items()}}
 
 
 Work = Callable[[ObservedEncoder], Result]
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """A set that students are scored on."""
+
+    name: str
+    where: str
+    """Its folder or file."""
+    work: Work
+
+    def score(self, student: ObservedEncoder) -> Result:
+        """How a student does on it. Raises `Fatal` where it has no score."""
+        student.begin(self.name)
+        try:
+            return self.work(student)
+        except Undefined as error:
+            raise Fatal(f"{self.where}: no score: {error}") from None
 
 
 def print_scores(settings: Settings, model: str, sources: Sources, as_json: bool, details: bool) -> None:
@@ -87,24 +115,15 @@ def print_scores(settings: Settings, model: str, sources: Sources, as_json: bool
 
     Raises `Fatal`, for a bad file before anything is encoded.
     """
-    work = list(_work(sources))
-    if not (work or sources.mteb):
-        raise Fatal(
-            "evaluate: name what to score on, with --sts DIR, --beir DIR, --labelled FILE, --pairs FILE, --data SET or"
-            " --mteb TASK"
-        )
-    student = ObservedEncoder(encoder.load(_locate(settings, model), "MODEL"))
+    work = read_sets(sources)
+    student = load_student(settings, model, "MODEL")
     out = sys.stderr if as_json else sys.stdout
     results: list[Result] = []
     if work:
         print(f"{model}: {TITLE}", file=out, flush=True)
-    for name, where, score in work:
-        student.begin(name)
-        try:
-            results.append(score(student))
-        except Undefined as error:
-            raise Fatal(f"{where}: no score: {error}") from None
-        print(_lines(results[-1], max(len(each) for each, _, _ in work)), file=out, flush=True)
+    for one in work:
+        results.append(one.score(student))
+        print(_lines(results[-1], max(len(each.name) for each in work)), file=out, flush=True)
     scores = {key: value for one in results for key, value in one.scores.items()}
     spearman = [one.quality.spearman for one in results if one.quality is not None]
     average = {"average": round(sum(spearman) / len(spearman), 2)} if spearman else {}
@@ -120,19 +139,30 @@ def print_scores(settings: Settings, model: str, sources: Sources, as_json: bool
         print(json.dumps(scores | average | mteb))
 
 
+def read_sets(sources: Sources) -> list[JudgedSet]:
+    """Every set, read. Raises `Fatal` for a bad file, or if there is none at all."""
+    sets, taken = list[JudgedSet](), set[str]()
+    for name, where, work in _all_work(sources):
+        name = where if name in taken else name  # two files of one name are told apart by their paths
+        taken.add(name)
+        sets.append(JudgedSet(name, where, work))
+    if not (sets or sources.mteb):
+        raise Fatal(
+            "evaluate: name what to score on, with --sts DIR, --beir DIR, --labelled FILE, --pairs FILE, --data SET or"
+            " --mteb TASK"
+        )
+    return sets
+
+
+def load_student(settings: Settings, model: str, option: str) -> ObservedEncoder:
+    """The student that is named. Raises `Fatal`."""
+    return ObservedEncoder(encoder.load(_locate(settings, model, option), option))
+
+
 def table(scores: Mapping[str, float], title: str) -> str:
     """Names and scores in two columns, under a title."""
     width = max(map(len, scores))
     return "\n".join([title, *(f"  {name:<{width}}  {value:6.2f}" for name, value in scores.items())])
-
-
-def _work(sources: Sources) -> Iterator[tuple[str, str, Work]]:
-    """Every set: its name, where it comes from, and what scores a student on it. Reads the files. Raises `Fatal`."""
-    taken = set[str]()
-    for name, where, work in _all_work(sources):
-        name = where if name in taken else name  # two files of one name are told apart by their paths
-        taken.add(name)
-        yield name, where, work
 
 
 def _all_work(sources: Sources) -> Iterator[tuple[str, str, Work]]:
@@ -158,7 +188,12 @@ def _score_pairs(file: StsFile, student: ObservedEncoder) -> Result:
 def _score_retrieval(given: RetrievalSet, student: ObservedEncoder) -> Result:
     queries, documents = student.queries(given.queries), student.documents(given.documents)
     size = f"{len(given.queries)} queries, {len(given.documents)} documents"
-    return Result(student.name, size, human.retrieval(queries, documents, given.relevant))
+    measures, first = human.retrieval(queries, documents, given.relevant), human.first_documents(queries, documents)
+    found = [
+        Found(query, given.documents[place], place in relevant)
+        for query, place, relevant in zip(given.queries, first, given.relevant, strict=True)
+    ]
+    return Result(student.name, size, measures, first=found)
 
 
 def _score_grouping(given: LabelledSet, student: ObservedEncoder) -> Result:
@@ -173,7 +208,7 @@ def _score_marked_pairs(given: PairSet, student: ObservedEncoder) -> Result:
 
 def _lines(result: Result, width: int) -> str:
     """A set's row, and one for each of its subsets."""
-    numbers = "  ".join(f"{TITLES[key]} {_number(one)}" for key, one in result.measures.items())
+    numbers = "  ".join(f"{TITLES[key]} {number(one)}" for key, one in result.measures.items())
     quality = result.quality
     if quality is not None:
         alignment = "-" if quality.alignment is None else f"{quality.alignment:.3f}"
@@ -185,16 +220,17 @@ def _lines(result: Result, width: int) -> str:
     return "\n".join(lines)
 
 
-def _number(one: Measure) -> str:
+def number(one: Measure) -> str:
+    """A measure with its interval."""
     return f"{one.value:.2f}" + ("" if one.low is None else f" [{one.low:.2f} to {one.high:.2f}]")
 
 
-def _locate(settings: Settings, model: str) -> str:
+def _locate(settings: Settings, model: str, option: str) -> str:
     """A published version, checked; the untrained default student; or any model. Raises `Fatal`."""
     if model == "default":
         return locate.locate(model, settings.teacher, settings.cache_dir)
     if model not in ("current", "previous") and not VERSION_ID.match(model):
-        return teacher.folder_or_hub_id(model, "MODEL", *names.MODEL_FILES)
+        return teacher.folder_or_hub_id(model, option, *names.MODEL_FILES)
     store = ModelStore(settings.models_dir)
     try:
         if any(one.id == model for one in store.rejected()):
@@ -203,7 +239,7 @@ def _locate(settings: Settings, model: str) -> str:
         store.verify(version)
         return str(store.path(version))
     except (NoVersion, BrokenVersion) as error:
-        raise Fatal(f"MODEL: {error} (PAIRWRIGHT_HOME is {settings.home})") from None
+        raise Fatal(f"{option}: {error} (PAIRWRIGHT_HOME is {settings.home})") from None
 
 
 def _pair_set(name: str) -> StsFile:

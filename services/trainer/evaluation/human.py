@@ -4,7 +4,7 @@ Vectors are [texts, dimensions] of any length: cosines count. Intervals are of 9
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,18 @@ class Measure:
     value: float
     low: float | None = None
     high: float | None = None
+    items: Numbers | None = field(default=None, compare=False, repr=False)
+    """What the mean is of, before it is taken x 100."""
+
+    def as_json(self) -> dict[str, float | None]:
+        """Without the items."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def change(self, after: "Measure") -> "Measure":
+        """From this one to that of another student on the same items, with the interval of the paired difference."""
+        if self.items is not None and after.items is not None:
+            return mean(after.items - self.items)
+        return Measure(round(after.value - self.value, 2))
 
 
 def retrieval(queries: Vectors, documents: Vectors, relevant: Sequence[Mapping[int, float]]) -> dict[str, Measure]:
@@ -88,7 +100,16 @@ def mean(values: Numbers) -> Measure:
     """The mean of per-item values x 100, with its bootstrap interval. Deterministic."""
     random = np.random.default_rng(0)
     samples = [values[random.integers(0, len(values), len(values))].mean() for _ in range(SAMPLES)]
-    return Measure(_percent(values.mean()), *_interval(np.asarray(samples)))
+    return Measure(_percent(values.mean()), *_interval(np.asarray(samples)), items=values)
+
+
+def first_documents(queries: Vectors, documents: Vectors) -> list[int]:
+    """The number of each query's nearest document."""
+    unit_documents, nearest = _unit(documents), list[int]()
+    for first in range(0, len(queries), CHUNK):
+        cosines = _unit(queries[first : first + CHUNK]) @ unit_documents.T
+        nearest += cosines.argmax(axis=1).tolist()
+    return nearest
 
 
 def _ranked(cosines: Numbers, grades: Mapping[int, float]) -> tuple[float, float, float]:

@@ -146,6 +146,35 @@ def test_judgements_in_the_forms_that_they_come_in(judged: Path, sts: Path, stat
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_two_students_are_compared_item_by_item(judged: Path, sts: Path, static_student: Path) -> None:
+    flat, random = encoder.load(str(static_student), "test"), np.random.default_rng(5)
+    words, dimensions = encoder.token_embeddings(flat).shape
+    # Two dimensions are too few to tell forty documents apart.
+    table = random.standard_normal((words, 2)) @ random.standard_normal((2, dimensions))
+    encoder.set_token_embeddings(flat, table.astype(np.float32))
+    encoder.save(flat, judged / "other")
+    options = ["--beir", judged / "search", "--pairs", judged / "marked.jsonl", "--sts", sts, "--json"]
+    compared = json.loads(evaluate(judged, judged / "other", "--against", static_student, *options))
+    assert list(compared) == ["one.test", "two.dev", "search", "marked"]
+    search = compared["search"]
+    alone = json.loads(evaluate(judged, static_student, "--beir", judged / "search", "--json"))
+    for key, change in search["change"].items():
+        before, after = search["before"][key], search["after"][key]
+        assert before["value"] == alone[f"search.{key}"]
+        assert change["value"] == pytest.approx(after["value"] - before["value"], abs=0.011)
+        assert change["low"] <= change["value"] <= change["high"]
+        assert change["high"] < 0
+    assert compared["marked"]["change"]["ap"]["low"] is None  # it is no mean over items
+    for example in search["examples"]:
+        assert example["before"]["document"] != example["after"]["document"]
+    same = json.loads(evaluate(judged, static_student, "--against", static_student, *options))["search"]
+    assert same["change"]["ndcg@10"] == {"value": 0, "low": 0, "high": 0}
+    assert same["examples"] == []
+    message = failure(judged, "evaluate", static_student, "--against", "./none", *options)
+    assert "--against: there is no folder './none'" in message
+
+
 def test_a_wrong_judgement_is_said_before_anything_is_encoded(judged: Path, static_student: Path) -> None:
     (judged / "bare").mkdir()
     (judged / "lines.tsv").write_text("a\tone text\nno tab\n")
