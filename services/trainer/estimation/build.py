@@ -15,6 +15,7 @@ from services.trainer.estimation.estimate import Estimator, RankEstimator, Searc
 from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, Numbers, Pair, measure_cached
 from services.trainer.estimation.sample import (
     Places,
+    Search,
     held_out_search,
     near_and_far,
     queries_and_passages,
@@ -67,7 +68,7 @@ def estimators(
         if _are_related(pairs.anchors, information):
             estimators_.append(RankEstimator("grouping", pairs, information))
     if held_out is not None and len(held_out.queries) >= FEWEST_TEXTS:
-        search = held_out_search(held_out.queries, held_out.passages, students)
+        search: Search | None = held_out_search(held_out.queries, held_out.passages, students)
     else:
         search = queries_and_passages(dev, passages, students)
     if search is not None and len(search.queries) >= FEWEST_TEXTS:
