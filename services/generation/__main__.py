@@ -20,6 +20,7 @@ from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.tasks import Tasks, load_all_tasks
+from services.generation.reranking import Reranker, StudentCosines
 from services.generation.settings import GenerationSettings
 from shared import tracing
 from shared.errors import Fatal
@@ -69,7 +70,11 @@ def assemble(
     context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
-    return create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher), scheduler
+    student = StudentCosines(own.embedding_url, common.keys) if own.embedding_url else None
+    reranker = Reranker(engine, metrics, own.max_queue_texts, student)
+    return create_generation_app(
+        engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher
+    ), scheduler
 
 
 async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:
