@@ -130,5 +130,5 @@ class Reranker:
         except TextTooLong as error:
             raise InvalidText("query", f"{error}; shorten it or allow `truncate`") from None
         except PromptTooLong as error:
-            raise InvalidText(f"text {place}", f"{error}; shorten it or allow `truncate`") from None
+            raise InvalidText(f"texts.{place}", f"{error}; shorten it or allow `truncate`") from None
         return math.fsum(values) / len(values)

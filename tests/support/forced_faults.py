@@ -63,7 +63,8 @@ async def main(runner: str, model: str) -> None:
     wanted = samples(decoding, count=1 if v2 else 4, exemplars=0)
     # Texts whose likelihood is asked for come between them.
     texts = [
-        Continuation("word1", f"word{number} " * 20, "word2", "word3 word4 word5") for number in range(len(wanted))
+        Continuation("word1", f"word{number} " * 20, "word2", "word3 word4 word5")
+        for number in range(2 if v2 else len(wanted))
     ]
 
     async def all_at_once() -> tuple[list[Any], list[Any]]:

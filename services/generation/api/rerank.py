@@ -40,8 +40,14 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _asks(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
-Query = Annotated[Text, Field(pattern=r"\S")]
+Query = Annotated[Text, AfterValidator(_asks)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 
 
@@ -98,8 +104,7 @@ def router(reranker: Reranker, settings: GenerationSettings) -> APIRouter:
         if reranker.engine.state == "starting":
             raise Problem(503, "Not ready", "The teacher is being loaded. Try again shortly.", {"Retry-After": "2"})
         if len(texts) > settings.max_rerank_texts:
-            detail = f"{field}: there are {len(texts)}; a request may have {settings.max_rerank_texts}"
-            raise Problem(422, "Invalid request", detail)
+            raise InvalidText(field, f"there are {len(texts)}; a request may have {settings.max_rerank_texts}")
         return await _while_the_caller_waits(http, reranker.scores(query, texts, *more))
 
     summary = "Texts by how much likelier the teacher finds the query after each, the likeliest first"
