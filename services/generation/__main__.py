@@ -11,13 +11,16 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.generation.api.app import create_generation_app
+from services.generation.api.documents import DocumentsApi
 from services.generation.commands.generate import main as generate
 from services.generation.decoding.base import Engine
 from services.generation.decoding.factory import make_engine, start_engine
+from services.generation.documents.adding import add_documents
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
+from services.generation.pairs.corpus_source import CorpusSource
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.tasks import Tasks, load_all_tasks
 from services.generation.reranking import Reranker, StudentCosines
@@ -67,14 +70,15 @@ def assemble(
     metrics.tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
-    context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
+    passages = CorpusSource(common.trainer_url, common.keys)
+    context = JobContext(PairGenerator(engine), store, stream, passages, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
     student = StudentCosines(own.embedding_url, common.keys) if own.embedding_url else None
     reranker = Reranker(engine, metrics, own.max_queue_texts, student)
-    return create_generation_app(
-        engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher
-    ), scheduler
+    app = create_generation_app(engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher)
+    app.include_router(DocumentsApi(common, own, stream).router)
+    return app, scheduler
 
 
 async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:
@@ -109,4 +113,4 @@ async def _run_jobs(engine: Engine, scheduler: JobScheduler) -> None:
 
 
 if __name__ == "__main__":
-    run("generation", generate(sys.argv[1:]) if len(sys.argv) > 1 else main())
+    run("generation", generate(sys.argv[1:], add_documents) if len(sys.argv) > 1 else main())

@@ -35,6 +35,7 @@ def create_app(
     body_seconds: float = 60.0,
     cors_origins: Sequence[str] = (),
     has_index: bool = True,
+    streamed: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app with everything the services share; each adds its routes.
@@ -42,7 +43,7 @@ def create_app(
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
     whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
-    `has_index` the service has a `/` of its own.
+    `has_index` the service has a `/` of its own. What is posted to a path of `streamed` may have any size.
     """
     app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
     if app.openapi_url:
@@ -51,7 +52,7 @@ def create_app(
     if has_index:
         add_index(app)
     app.add_middleware(BearerKeys, keys=keys, render=render)
-    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render, streamed=streamed)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from fastapi import Request
@@ -15,6 +15,8 @@ ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 BODIES_AT_ONCE, LEAST_HELD_BYTES = 8, 64 * 1024 * 1024
 """Bodies and answers that are held at one time: so many of a body's greatest size together, or so many bytes."""
+PIECE_BYTES = 128 * 1024 * 1024
+"""Of a body that is taken as it comes, decompressed at a time: more than 64 KiB, which come at once, can become."""
 SLICE_BYTES = 256 * 1024
 """Of an answer, handed to the connection at a time. A caller that takes no slice in time is dropped by the protocol."""
 TOO_MUCH = "Too much is being received and answered. Try again in 2 s, or send less at once."
@@ -24,11 +26,14 @@ class BodyLimit:
     """Refuse a body of more than `limit` bytes, announced, in chunks or decompressed, and one not whole in `seconds`.
 
     What bodies and answers of all requests together hold is bounded too; past it, the next ones become a 429.
-    Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
+    A POST to one of the paths `streamed` may have any size, as its route holds no more of it than a piece; each piece
+    has `seconds`. Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
-        self._app, self._limit, self._render = app, limit, render
+    def __init__(
+        self, app: ASGIApp, limit: int, seconds: float, render: Renderer, streamed: Collection[str] = ()
+    ) -> None:
+        self._app, self._limit, self._render, self._streamed = app, limit, render, streamed
         self._held, self._most = 0, max(BODIES_AT_ONCE * limit, LEAST_HELD_BYTES)
         self.seconds = seconds
         self.too_large = f"The body may have at most {limit} bytes: send less at a time."
@@ -39,10 +44,11 @@ class BodyLimit:
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         announced = int(headers.get(b"content-length", b"0"))  # the server has checked that it is a number
-        problem = self._refusal(announced, encoding)
+        is_streamed = scope["method"] == "POST" and scope["path"] in self._streamed
+        problem = self._refusal(0 if is_streamed else announced, encoding)
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)
-        body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None)
+        body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None, is_streamed)
         answer = _Answer(self, send, lambda problem: self._render(Request(scope), problem)(scope, receive, send))
         try:
             await self._app(scope, body.receive, answer.send)
@@ -99,9 +105,11 @@ class _Answer:
 class _Body:
     """The body of one request, as it comes."""
 
-    def __init__(self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None") -> None:
-        self._limits, self._receive, self._decoder = limits, receive, decoder
-        self._deadline = asyncio.get_running_loop().time() + limits.seconds
+    def __init__(
+        self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None", is_streamed: bool = False
+    ) -> None:
+        self._limits, self._receive, self._decoder, self._is_streamed = limits, receive, decoder, is_streamed
+        self._deadline = self._from_now()
         self._is_whole = False
         self.received = 0
 
@@ -109,19 +117,19 @@ class _Body:
         """ASGI's `receive`. Raises `HTTPException` for a body that is too large, too slow or wrongly compressed."""
         if self._is_whole:  # what comes now is the caller's leaving
             return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            detail = f"The body must have come whole within {self._limits.seconds:g} s."
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        message = await self._in_time()
         if message["type"] != "http.request":
             return message
         self._is_whole = not message.get("more_body", False)
         body: bytes = message.get("body", b"")
         if self._decoder is not None:
-            body = self._decoder.decode(body, self._limits.room(self.received), self._is_whole)
+            room = PIECE_BYTES if self._is_streamed else self._limits.room(self.received)
+            body = self._decoder.decode(body, room, self._is_whole)
             message = {**message, "body": body}
+        if self._is_streamed:
+            if len(body) > PIECE_BYTES:
+                raise HTTPException(413, "The body becomes too large when it is decompressed.")
+            return message
         self.received += len(body)
         is_too_much = self._limits.hold(len(body), self.received)
         if self._limits.room(self.received) < 0:
@@ -129,6 +137,21 @@ class _Body:
         if is_too_much:
             raise HTTPException(429, TOO_MUCH, {"Retry-After": "2", "Connection": "close"})
         return message
+
+    async def _in_time(self) -> Message:
+        """The next piece. Raises `HTTPException` 408."""
+        if self._is_streamed:
+            self._deadline = self._from_now()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            what = "A piece of the body must come" if self._is_streamed else "The body must have come whole"
+            detail = f"{what} within {self._limits.seconds:g} s."
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+
+    def _from_now(self) -> float:
+        return asyncio.get_running_loop().time() + self._limits.seconds
 
 
 class _Decoder:
