@@ -23,6 +23,7 @@ from services.generation.metrics import Metrics
 from services.generation.pairs.corpus_source import CorpusSource
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.tasks import Tasks, load_all_tasks
+from services.generation.reranking import Reranker, StudentCosines
 from services.generation.settings import GenerationSettings
 from shared import tracing
 from shared.errors import Fatal
@@ -73,7 +74,9 @@ def assemble(
     context = JobContext(PairGenerator(engine), store, stream, passages, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
-    app = create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher)
+    student = StudentCosines(own.embedding_url, common.keys) if own.embedding_url else None
+    reranker = Reranker(engine, metrics, own.max_queue_texts, student)
+    app = create_generation_app(engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher)
     app.include_router(DocumentsApi(common, own, stream).router)
     return app, scheduler
 

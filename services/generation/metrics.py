@@ -6,6 +6,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 JOB_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
+RERANK_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
 class Metrics:
@@ -22,6 +23,11 @@ class Metrics:
         self.finished = counter("pairwright_generation_jobs_finished", "Jobs that ended here, by how.", ("state",))
         words = "Time from a job's start to its end."
         self.job_seconds = Histogram("pairwright_generation_job_seconds", words, buckets=JOB_SECONDS, registry=registry)
+        self.reranked_texts = counter("pairwright_generation_texts_reranked", "Texts scored for /rerank.")
+        words = "Time from a request of /rerank to its scores."
+        self.rerank_seconds = Histogram(
+            "pairwright_generation_rerank_seconds", words, buckets=RERANK_SECONDS, registry=registry
+        )
         self.open_jobs = gauge("pairwright_generation_open_jobs", "Jobs of the dataset that are queued or run.")
         self.backlog = gauge("pairwright_generation_backlog_pairs", "Pairs in the stream that wait for the trainer.")
         self.backlog_limit = gauge(

@@ -55,6 +55,12 @@ class GenerationSettings(BaseSettings):
     """How long finished jobs and their pairs can be asked for. The pairs in the stream and the dataset stay."""
     max_backlog: Annotated[int, Field(ge=1)] = 100_000
     """Pairs that may wait for the trainer: new jobs are refused from half of it, running ones pause at it."""
+    max_rerank_texts: Annotated[int, Field(ge=1)] = 1000
+    """Texts of one request of `/rerank`."""
+    max_queue_texts: Annotated[int, Field(ge=1)] = 10_000
+    """Texts of all such requests that are not answered yet; past it, requests are refused with 429."""
+    embedding_url: Annotated[str, Field(pattern=r"^(|https?://.+)$")] = ""
+    """Where the embedding service answers, for what asks for the student's cosines: `http://127.0.0.1:8002`."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request in flight may still take after SIGTERM. Jobs resume at the next start."""

@@ -38,7 +38,7 @@ def use_v2_runner() -> None:
 
 async def main(runner: str, model: str) -> None:
     """Raises AssertionError if a fault goes unseen or changes a sentence."""
-    from services.generation.decoding.base import Decoding
+    from services.generation.decoding.base import Continuation, Decoding
     from services.generation.decoding.vllm.engine import VllmEngine
     from services.generation.settings import GenerationSettings
     from tests.support.decoding import complete_all, samples
@@ -61,15 +61,26 @@ async def main(runner: str, model: str) -> None:
     scheduler._preempt_request = counting
     decoding = Decoding(top_k=0, top_p=1.0, max_tokens=6 if v2 else 40)
     wanted = samples(decoding, count=1 if v2 else 4, exemplars=0)
-    safe = await complete_all(engine, wanted)
+    # Texts whose likelihood is asked for come between them.
+    texts = [
+        Continuation("word1", f"word{number} " * 20, "word2", "word3 word4 word5")
+        for number in range(2 if v2 else len(wanted))
+    ]
+
+    async def all_at_once() -> tuple[list[Any], list[Any]]:
+        likelihoods = asyncio.gather(*map(engine.log_likelihoods, texts))
+        return await complete_all(engine, wanted), await likelihoods
+
+    safe, likely = await all_at_once()
     assert engine.lockstep.replays == 0
     assert preemptions == 0
 
     lockstep = engine.lockstep
     lockstep.limits, lockstep.max_replays = Unlimited(**dataclasses.asdict(lockstep.limits)), 1000
-    faulty = await complete_all(engine, wanted)
+    faulty, likelihoods = await all_at_once()
     print(f"{runner}: {len(wanted)} samples, {lockstep.replays} replays, {preemptions} preemptions")
     assert faulty == safe
+    assert likelihoods == likely
     assert lockstep.replays > 0
     if not v2:
         assert preemptions > 0

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.middleware.gzip import GZipMiddleware
 
-from services.generation.api import documents, streaming
+from services.generation.api import documents, rerank, streaming
 from services.generation.api.admission import JobAdmission
 from services.generation.decoding.base import Engine
 from services.generation.jobs.scheduler import JobScheduler
@@ -18,6 +18,7 @@ from services.generation.jobs.status import Status
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import Tasks, TaskSpec
 from services.generation.pairs.work_item import public_pairs
+from services.generation.reranking import Reranker
 from services.generation.settings import GenerationSettings
 from shared.http.app import create_app
 from shared.http.problems import Problem, problem_details
@@ -29,6 +30,7 @@ DESCRIPTION = "Labelled sentence pairs from a language model, by DINO's instruct
 def create_generation_app(
     engine: Engine,
     scheduler: JobScheduler,
+    reranker: Reranker,
     redis: Redis,
     tasks: Tasks,
     settings: GenerationSettings,
@@ -52,12 +54,15 @@ def create_generation_app(
         keys=keys,
         registry=registry,
         max_body_bytes=settings.max_body_bytes,
+        render=rerank.render,
         streamed=(documents.PATH,),
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
     admission = JobAdmission(scheduler, tasks, settings, teacher)
     _add_job_routes(app, admission)
     app.include_router(streaming.router(admission))
+    app.include_router(rerank.router(reranker, settings))
+    rerank.add_error_handlers(app)
 
     @app.exception_handler(RedisError)
     async def redis_lost(request: Request, _error: RedisError) -> Response:

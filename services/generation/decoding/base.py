@@ -41,6 +41,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """A text, with what closes it, whose likelihood is asked for after `opening`, a `passage` and `between`.
+
+    Each part is tokenised on its own, special tokens in the passage and the text as plain text: a text has the same
+    tokens after every passage, and prompts that begin alike share what was computed for it.
+    """
+
+    opening: str
+    passage: str
+    between: str
+    text: str
+    closing: str = ""
+    truncate: bool = True
+    """Cut a passage or text that is too long; otherwise `PromptTooLong` is raised for it."""
+    client: str = ""
+    """As a sample's."""
+
+
+@dataclass(frozen=True)
 class Completion:
     """What the engine wrote, up to the closing quote, which is not part of `text`."""
 
@@ -60,6 +79,10 @@ class Turn(TypedDict):
 
 class PromptTooLong(Exception):
     """The prompts with their output don't fit into the engine. The message gives both lengths."""
+
+
+class TextTooLong(PromptTooLong):
+    """A continuation's text leaves no room for a passage, whichever it is. The message gives both lengths."""
 
 
 class NoChatTemplate(Exception):
@@ -97,3 +120,9 @@ class Engine(Protocol):
 
     async def complete(self, sample: Sample) -> Completion:
         """Write one sentence. Cancelling the call frees the engine. Raises `PromptTooLong` or `EngineDead`."""
+
+    async def log_likelihoods(self, continuation: Continuation) -> tuple[float, ...]:
+        """Natural log-probabilities of the tokens of the text and its closing, whatever else is in the batch.
+
+        Cancelling the call frees the engine. Raises `PromptTooLong`, `TextTooLong` or `EngineDead`.
+        """

@@ -12,16 +12,20 @@ from typing import Any
 
 from services.generation.decoding.base import (
     Completion,
+    Continuation,
     Decoding,
     End,
     LineBreaks,
     NoChatTemplate,
     PromptTooLong,
     Sample,
+    TextTooLong,
     Turn,
 )
 
 QUOTE = '"'
+LONGEST_TEXT = 512
+"""Tokens of a text whose likelihood is asked for: each is a step of the engine."""
 SENTENCE_END = re.compile(r"(^|[.!?…。！？।॥؟۔]['’”»)\]]*)\s*$")
 OPENS_INSIDE = re.compile(r"[\s(\[{=–—:,;]$")
 """What stands before a quote that opens a quotation; a sentence that ends so has not ended."""
@@ -69,6 +73,20 @@ class TeacherTokenizer:
         prompts = sample.prompts if sample.decoding.decay_constant > 0 else sample.prompts[:1]
         return [self._encode(prompt, sample.templated) for prompt in prompts]
 
+    def encode_continuation(self, continuation: Continuation, limit: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The token ids of a prompt and of the text after it, no more than `limit` together. Raises `PromptTooLong`."""
+        opening, between = self._encode(continuation.opening, False), self._encode(continuation.between, True)
+        passage, text = self._encode_foreign(continuation.passage), self._encode_foreign(continuation.text)
+        closing = self._encode(continuation.closing, True)
+        room = limit - len(opening) - len(between) - len(closing)
+        longest = min(LONGEST_TEXT, room // 2)
+        if longest < 1 or (len(text) > longest and not continuation.truncate):
+            raise TextTooLong(f"it has {len(text)} tokens; the engine reads {max(0, longest)} of a text")
+        text = text[:longest]
+        if len(passage) + len(text) > room and not continuation.truncate:
+            raise PromptTooLong(f"it has {len(passage)} tokens; beside this text the engine reads {room - len(text)}")
+        return (*opening, *passage[: room - len(text)], *between), (*text, *closing)
+
     def completion(self, tokens: Sequence[int]) -> Completion:
         """What was written with the drawn `tokens`, the one that ended it included."""
         text, end = cut(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
@@ -79,6 +97,12 @@ class TeacherTokenizer:
         if not getattr(self._tokenizer, "chat_template", None):
             raise NoChatTemplate("the teacher has no chat template: it is a base model; use the prompt form `plain`")
         return str(self._tokenizer.apply_chat_template(list(turns), tokenize=False, continue_final_message=True))
+
+    def _encode_foreign(self, text: str) -> tuple[int, ...]:
+        """A text that a caller sent: it may not write the model's special tokens."""
+        ids = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        # Where a tokenizer has one token for all that it doesn't know, lanes may be aborted by that.
+        return tuple(token for token in ids if token != self.vocabulary.abort_token)
 
     def _encode_uncached(self, prompt: str, templated: bool) -> tuple[int, ...]:
         return tuple(self._tokenizer(prompt, add_special_tokens=not templated).input_ids)

@@ -15,7 +15,15 @@ from functools import partial
 from itertools import groupby
 from typing import Any, get_args
 
-from services.generation.decoding.base import Completion, EngineDead, LineBreaks, PromptTooLong, Sample, Turn
+from services.generation.decoding.base import (
+    Completion,
+    Continuation,
+    EngineDead,
+    LineBreaks,
+    PromptTooLong,
+    Sample,
+    Turn,
+)
 from services.generation.decoding.tokenizer import TeacherTokenizer, check_length
 from services.generation.settings import GenerationSettings
 from shared.precision import dtype_for
@@ -66,6 +74,12 @@ class TransformersEngine:
         future: Future[Completion] = Future()
         self._waiting.append((sample, future))
         self._thread.submit(self._run_batch)
+        return await asyncio.wrap_future(future)
+
+    async def log_likelihoods(self, continuation: Continuation) -> tuple[float, ...]:
+        if self.state not in ("ok", "starting"):
+            raise EngineDead(self.state)
+        future = self._thread.submit(lambda: self._decoder.log_likelihoods(continuation))
         return await asyncio.wrap_future(future)
 
     def _run_batch(self) -> None:
@@ -152,6 +166,17 @@ class _BatchDecoder:
         states.sort(key=lambda state: state.draw_group)
         for state in self._ended(states) if states else ():
             yield state.place, self.tokenizer.completion(state.tokens)
+
+    def log_likelihoods(self, continuation: Continuation) -> tuple[float, ...]:
+        """As `Engine.log_likelihoods`, in one pass."""
+        import torch
+
+        prompt, text = self.tokenizer.encode_continuation(continuation, self._max_length)
+        fed = torch.tensor([[*prompt, *text]], device=self._device)
+        last_only = {name: len(text) + 1 for name in self._last_only}
+        with torch.inference_mode():
+            logits = self._model(fed, use_cache=False, **last_only).logits[0, -len(text) - 1 : -1].float()
+        return tuple(logits.log_softmax(-1).gather(1, fed[0, -len(text) :, None])[:, 0].tolist())
 
     def _ended(self, states: list[_SampleState]) -> Iterator[_SampleState]:
         """Draw tokens for all `states` until each has ended, and yield it then."""

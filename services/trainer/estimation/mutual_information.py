@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.trainer.models.likelihood import MOST_TEXTS, Likelihood, Prompt
+from shared import query_prompt
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,8 @@ SAME_MEANING = Question(
 )
 
 QUERY = Question(
-    Prompt(
-        opening='Text: "The museum opens at nine and closes at five, and children under twelve pay nothing."\n'
-        'A search that finds this text: "opening hours and prices of the museum"\n\nText: "',
-        between='"\nA search that finds this text: "',
-        closing='"',
-    ),
-    neutral="It was a nice day and people went for a walk.",
+    Prompt(query_prompt.OPENING, query_prompt.BETWEEN, query_prompt.CLOSING),
+    neutral=query_prompt.NEUTRAL,
     symmetric=False,
 )
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
-from services.generation.decoding.base import Completion, PromptTooLong, Sample
+from services.generation.decoding.base import Decoding, PromptTooLong, Sample
 from services.generation.decoding.tokenizer import check_length
 
 LOOKAHEAD = 8
@@ -23,7 +24,10 @@ class SampleState:
     sample: Sample
     prompts: Sequence[Sequence[int]]
     """Token ids, lane 0 first."""
-    future: Future[Completion] = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
+    """Of a `Completion`, or of the text's log-likelihoods."""
+    text: tuple[int, ...] = ()
+    """Token ids that are not drawn but given, one a step, because their likelihoods are asked for."""
     skips: int = 0
     """How often another client's sample entered before it because it did not fit."""
     replays: int = 0
@@ -33,6 +37,13 @@ class SampleState:
     answers: dict[str, tuple[tuple[int, ...], str | None, int | str | None]] = field(default_factory=dict)
     """By the request id of a lane that has ended: its tokens, vLLM's finish reason and stop reason."""
     tokens: tuple[int, ...] = ()
+    log_likelihoods: tuple[float, ...] = ()
+
+    @classmethod
+    def of_text(cls, prompt: tuple[int, ...], text: tuple[int, ...], client: str, future: Future[Any]) -> "SampleState":
+        """A text whose likelihood after a prompt is asked for: a sample of one lane, whose tokens are given."""
+        decoding = Decoding(decay_constant=0.0).model_copy(update={"max_tokens": len(text)})
+        return cls(Sample((), seed=0, decoding=decoding, client=client), [prompt], future, text)
 
     def __post_init__(self) -> None:
         self.lanes = len(self.prompts)

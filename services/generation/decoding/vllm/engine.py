@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from services.generation.decoding.base import Completion, EngineDead, PromptTooLong, Sample, Turn
+from services.generation.decoding.base import Completion, Continuation, EngineDead, Sample, Turn
 from services.generation.decoding.tokenizer import TeacherTokenizer
 from services.generation.decoding.vllm.admission import Limits, SampleState
 from services.generation.settings import GenerationSettings
@@ -36,7 +36,7 @@ class VllmEngine:
 
     def __init__(self, model: str, settings: GenerationSettings) -> None:
         self._model, self._settings = model, settings
-        self._inbox: queue.SimpleQueue[tuple[Sample, Future[Completion]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Sample | Continuation, Future[Any]] | None] = queue.SimpleQueue()
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self.capacity = settings.max_lanes
@@ -56,8 +56,16 @@ class VllmEngine:
         return self._tokenizer.render_chat(turns)
 
     async def complete(self, sample: Sample) -> Completion:
-        future: Future[Completion] = Future()
-        self._inbox.put((sample, future))
+        completion: Completion = await self._call(sample)
+        return completion
+
+    async def log_likelihoods(self, continuation: Continuation) -> tuple[float, ...]:
+        log_likelihoods: tuple[float, ...] = await self._call(continuation)
+        return log_likelihoods
+
+    async def _call(self, call: Sample | Continuation) -> Any:
+        future: Future[Any] = Future()
+        self._inbox.put((call, future))
         if self.state not in ("ok", "starting"):  # the thread may have ended before it read this call
             raise EngineDead(self.state)
         return await asyncio.wrap_future(future)
@@ -76,7 +84,8 @@ class VllmEngine:
                 self.tokens_drawn = self.lockstep.tokens_drawn
                 for state in ended:
                     if state.future.set_running_or_notify_cancel():
-                        state.future.set_result(self._tokenizer.completion(state.tokens))
+                        done = state.log_likelihoods if state.text else self._tokenizer.completion(state.tokens)
+                        state.future.set_result(done)
                     states.discard(state)
             self.state = "stopped"
         except Exception as error:
@@ -110,20 +119,25 @@ class VllmEngine:
         while self.lockstep.idle or not self._inbox.empty():
             if (call := self._inbox.get()) is None:
                 return False
-            sample, future = call
-            state = SampleState(sample, self._tokenizer.encode_lanes(sample), future)
             try:
+                state = self._state_of(*call)
                 self.lockstep.add(state)
                 states.add(state)
-            except PromptTooLong as error:
-                _fail(future, error)
+            except Exception as error:  # whatever a tokenizer says of a text: it is that call's, not the engine's
+                _fail(call[1], error)
         for state in [state for state in states if state.future.cancelled()]:
             states.discard(state)
             self.lockstep.cancel(state)
         return True
 
+    def _state_of(self, call: Sample | Continuation, future: Future[Any]) -> SampleState:
+        if isinstance(call, Sample):
+            return SampleState(call, self._tokenizer.encode_lanes(call), future)
+        prompt, text = self._tokenizer.encode_continuation(call, self.lockstep.limits.sequence_tokens)
+        return SampleState.of_text(prompt, text, call.client, future)
 
-def _fail(future: Future[Completion], error: Exception) -> None:
+
+def _fail(future: Future[Any], error: Exception) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
 

@@ -107,9 +107,10 @@ class Lockstep:
         tokens, _, stop = state.answers[state.request_ids[0]]
         is_in_lockstep = len(set(state.answers.values())) == 1
         is_aborted = self._vocabulary.abort_token in (stop, *tokens)
-        if is_in_lockstep and not is_aborted and trace == SampleTrace(state.lanes, tokens):
-            state.tokens = tokens
-            self.tokens_drawn += len(tokens)
+        is_traced = trace is not None and (trace.lanes, trace.tokens) == (state.lanes, tokens)
+        if trace is not None and is_traced and is_in_lockstep and not is_aborted:
+            state.tokens, state.log_likelihoods = tokens, trace.log_likelihoods
+            self.tokens_drawn += 0 if state.text else len(tokens)
             return True
         self.replays += 1
         state.replays += 1
@@ -120,7 +121,7 @@ class Lockstep:
 
     def _params(self, state: SampleState, lane: int) -> SamplingParams:
         decoding, abort = state.sample.decoding, self._vocabulary.abort_token
-        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort, decoding.model_dump())
+        arguments = Lane(state.name, lane, state.lanes, state.sample.seed, abort, decoding.model_dump(), state.text)
         return SamplingParams(
             temperature=0.0,
             max_tokens=decoding.max_tokens,

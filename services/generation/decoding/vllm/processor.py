@@ -9,7 +9,7 @@ V1 (what CPU builds run) tells the processor of rows by `update_state`; V2 (what
 loader refuses the other's class, so one class is both.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,15 +25,27 @@ ARGUMENT = "pairwright"
 
 
 class SampleTrace(NamedTuple):
-    """Proof of a sample: the tokens that were drawn for it, each from the debiased distribution of all its lanes."""
+    """Proof of a sample: the tokens that were drawn for it, each from the debiased distribution of all its lanes.
+
+    Of a given text: its tokens, and the log-likelihood of each.
+    """
 
     lanes: int
     tokens: tuple[int, ...]
+    log_likelihoods: tuple[float, ...] = ()
 
 
-pending_traces: dict[str, tuple[int, list[tuple[torch.Tensor, int]]]] = {}
-"""By sample, until the worker hands it out: its number of lanes and, per step, the drawn tokens of all samples with its
-own place among them. They stay on the device: reading one off a GPU would make the step wait for it."""
+class Step(NamedTuple):
+    """What one step gave to several samples, and the place of one of them among these."""
+
+    tokens: torch.Tensor
+    log_likelihoods: torch.Tensor | None
+    place: int
+
+
+pending_traces: dict[str, tuple[int, list[Step]]] = {}
+"""By sample, until the worker hands it out: its number of lanes and its steps. Their tensors stay on the device:
+reading one off a GPU would make the step wait for it."""
 
 
 class Lane(NamedTuple):
@@ -45,6 +57,8 @@ class Lane(NamedTuple):
     seed: int
     abort_token: int
     decoding: Mapping[str, Any]
+    text: Sequence[int] = ()
+    """The tokens that are given to it, one a step, instead of drawn ones."""
 
 
 class Row(NamedTuple):
@@ -139,8 +153,11 @@ class SelfDebias(V1Processor, V2Processor):
 
     def apply(self, logits: torch.Tensor, *context: Any) -> torch.Tensor:
         """Force one drawn token into every row of every whole sample. logits: [rows, vocabulary], changed in place."""
-        v1_rows = (Row(row, lane, len(output)) for row, (lane, output) in self._rows.items())
-        whole, broken = _samples(self._v2_rows(logits, context[0]) if context else v1_rows)
+        v1_rows = [Row(row, lane, len(output)) for row, (lane, output) in self._rows.items()]
+        rows = self._v2_rows(logits, context[0]) if context else v1_rows
+        if given := [row for row in rows if row.lane.text]:
+            self._give(logits, given)
+        whole, broken = _samples(row for row in rows if not row.lane.text)
         for samples in whole.values():
             self._force(logits, samples)
         for row in broken:
@@ -170,10 +187,26 @@ class SelfDebias(V1Processor, V2Processor):
         keys = draw_keys(seeds, torch.tensor([first.step for first in firsts]))
         tokens = draw(probabilities, keys, column("temperature"), column("top_k", torch.int64), column("top_p"))
         for place, first in enumerate(firsts):
-            pending_traces.setdefault(first.lane.sample, (rows.shape[1], []))[1].append((tokens, place))
+            pending_traces.setdefault(first.lane.sample, (rows.shape[1], []))[1].append(Step(tokens, None, place))
         flat = rows.reshape(-1)
         logits[flat] = float("-inf")
         logits[flat, tokens.repeat_interleave(rows.shape[1])] = 0.0
+
+    def _give(self, logits: torch.Tensor, rows: list[Row]) -> None:
+        """Note how likely the next token of each row's text is, and force it."""
+        device = logits.device
+        places = torch.tensor([row.row for row in rows]).to(device, non_blocking=True)
+        tokens = torch.tensor([row.lane.text[row.step] for row in rows]).to(device, non_blocking=True)
+        own = logits[places].float()
+        own -= own.amax(dim=-1, keepdim=True)
+        # In float64 for the same reason as in `debias`.
+        totals = own.exp().sum(dim=-1, dtype=torch.float64).log()
+        log_likelihoods = own.gather(1, tokens[:, None])[:, 0] - totals
+        for place, row in enumerate(rows):
+            steps = pending_traces.setdefault(row.lane.sample, (1, []))[1]
+            steps.append(Step(tokens, log_likelihoods, place))
+        logits[places] = float("-inf")
+        logits[places, tokens] = 0.0
 
 
 def _samples(rows: Iterable[Row]) -> tuple[dict[int, list[list[Row]]], list[Row]]:
@@ -207,7 +240,11 @@ class LaneWorker:
             pending_traces.pop(sample, None)
         traces = {sample: pending_traces.pop(sample) for sample in samples if sample in pending_traces}
         return {
-            sample: SampleTrace(lanes, tuple(int(tokens[place]) for tokens, place in steps))
+            sample: SampleTrace(
+                lanes,
+                tuple(int(step.tokens[step.place]) for step in steps),
+                tuple(float(step.log_likelihoods[step.place]) for step in steps if step.log_likelihoods is not None),
+            )
             for sample, (lanes, steps) in traces.items()
         }
 
