@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,19 @@ from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
 
-ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""A role and the names of its prompt, as sentence-transformers looks for them."""
+InputType = Literal["query", "search_query", "document", "search_document", "passage", "classification", "clustering"]
+"""What a text is for, in the words of the protocols."""
+_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
+PROMPTS: dict[InputType, tuple[str, ...]] = {
+    "query": _QUERY,
+    "search_query": _QUERY,
+    "document": _DOCUMENT,
+    "search_document": _DOCUMENT,
+    "passage": _DOCUMENT,
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+"""The names of its prompt, as sentence-transformers looks for them."""
 WaitForLeaving = Callable[[], Awaitable[Any]]
 """Returns when the caller has left."""
 
@@ -31,6 +42,7 @@ class EmbedRequest:
     texts: list[str]
     versions: tuple[str | None, ...] = ()  # what the caller names, in several places; nothing: the one that serves
     prompt_name: str | None = None
+    input_type: InputType | None = None  # instead: the version chooses its prompt, if it has one for this type
     normalize: bool = True
     truncate: bool = True
     truncation_side: Side = "right"
@@ -45,6 +57,7 @@ class EmbedResult:
 
     vectors: Vectors  # float32 [texts, dimensions]
     version: str
+    int8_range: float  # what int8 covers of `vectors`, if they are normalised
     tokens: int  # that were read, counted for every text of the request
     truncated: int  # texts that were longer than the version reads
     unknown: int  # texts without a token that the version knows: their vectors are zero
@@ -104,6 +117,7 @@ class EmbeddingService:
         result = EmbedResult(
             vectors=_shape(vectors, dimensions, request.normalize),
             version=encoder.version,
+            int8_range=encoder.int8_ranges[dimensions],
             tokens=sum(counts),
             truncated=len(truncated),
             unknown=len(vectors) - int(np.count_nonzero(vectors.any(axis=1))),
@@ -161,23 +175,31 @@ class EmbeddingService:
 
 def options_of(request: EmbedRequest, encoder: Encoder) -> EncodeOptions:
     """How a version reads the request's texts. Raises `InvalidInput`."""
-    prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
-    return EncodeOptions(prompt, request.truncation_side)
+    prompt = find_prompt(encoder, request.prompt_name, request.input_type)
+    return EncodeOptions(encoder.default_prompt if prompt is None else prompt, request.truncation_side)
 
 
-def find_prompt(encoder: Encoder, name: str) -> str:
-    """A version's prompt by its name. Raises `InvalidInput`."""
-    if name not in encoder.prompts:
+def find_prompt(encoder: Encoder, name: str | None, input_type: InputType | None) -> str | None:
+    """A version's prompt by its name or for a type of input; None where neither chooses one. Raises `InvalidInput`."""
+    if name is not None and input_type is not None:
+        detail = "`prompt_name` and `input_type` both choose the prompt: send one of them"
+        raise InvalidInput(detail, "input_type", "conflicting_prompts")
+    if input_type is not None:
+        own = prompts_by_type(encoder).get(input_type)
+        return None if own is None else encoder.prompts[own]
+    if name is not None and name not in encoder.prompts:
         # The list is text-embeddings-inference's: its clients look for it.
         names = ", ".join(f'"{own}"' for own in sorted(encoder.prompts))
         detail = f"`prompt_name` {name!r} is unknown to {encoder.version}. Available prompts: [{names}]"
         raise InvalidInput(detail, "prompt_name", "unknown_prompt")
-    return encoder.prompts[name]
+    return None if name is None else encoder.prompts[name]
 
 
-def prompt_for(encoder: Encoder, role: str) -> str | None:
-    """The name of a version's prompt for a `query` or a `document`; None where it has none of its own."""
-    return next((name for name in ROLES[role] if encoder.prompts.get(name)), None)
+def prompts_by_type(encoder: Encoder) -> dict[InputType, str]:
+    """The name of a version's prompt for each type of input that it has one for."""
+    # sentence-transformers gives every model an empty `query` and `document`, which say nothing.
+    own = {kind: [name for name in names if encoder.prompts.get(name)] for kind, names in PROMPTS.items()}
+    return {kind: names[0] for kind, names in own.items() if names}
 
 
 def _too_long(request: EmbedRequest, encoder: Encoder, place: int, tokens: int) -> InvalidInput:
