@@ -97,7 +97,7 @@ class EmbeddingService:
         self.check_texts(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
         encoder = await self.versions.choose(*request.versions)
-        dimensions, options = _dimensions(request, encoder), options_of(request, encoder)
+        dimensions, options = dimensions_of(request, encoder), options_of(request, encoder)
         texts, sizes = request.texts, [1] * len(request.texts)
         if request.chunk:
             windows = await self._batcher.run_apart(
@@ -115,7 +115,7 @@ class EmbeddingService:
         if len(texts) > len(request.texts):
             vectors = _mean(vectors, counts, sizes)
         result = EmbedResult(
-            vectors=_shape(vectors, dimensions, request.normalize),
+            vectors=shape(vectors, dimensions, request.normalize),
             version=encoder.version,
             int8_range=encoder.int8_ranges[dimensions],
             tokens=sum(counts),
@@ -208,8 +208,9 @@ def _too_long(request: EmbedRequest, encoder: Encoder, place: int, tokens: int) 
     return InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
 
 
-def _dimensions(request: EmbedRequest, encoder: Encoder) -> int:
-    """How many leading dimensions to answer with. A prefix means something only where training made it so."""
+def dimensions_of(request: EmbedRequest, encoder: Encoder) -> int:
+    """How many leading dimensions to answer with. Raises `InvalidInput`."""
+    # A prefix means something only where training made it so.
     native, trained = encoder.manifest.dimensions, encoder.manifest.matryoshka
     if request.dimensions is None or request.dimensions == native:
         return native
@@ -229,7 +230,7 @@ def _mean(vectors: Vectors, counts: list[int], sizes: list[int]) -> Vectors:
     return mean
 
 
-def _shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
+def shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
     """Cut, then normalise. Zero vectors (texts of unknown tokens only) stay zero. Raises `EncodingFailed`."""
     vectors = vectors[:, :dimensions]
     if normalize:

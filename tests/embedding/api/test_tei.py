@@ -1,23 +1,18 @@
 """text-embeddings-inference's protocol, on the wire."""
 
-import base64
 import gzip
 import re
 from pathlib import Path
-from typing import Any
 
 import httpx
 import huggingface_hub
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import quantize_embeddings
 
-from shared.manifest import PROBE_SENTENCES
-from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
 from tests.support.embedding import LiveService
-from tests.support.versions import DIMENSIONS, MAX_TOKENS, publish, static_student
+from tests.support.versions import DIMENSIONS, MAX_TOKENS
 
 TEXTS = ["A man is playing a guitar.", "a dog", "the stock market fell on monday", "a dog"]
 
@@ -387,97 +382,3 @@ def test_chunks_are_the_mean_of_windows(transformer_service: LiveService, transf
 def test_chunks_of_a_static_student_are_the_whole_text(service: LiveService) -> None:
     text = "dog river " * 400
     assert embed(service, text, chunk=True).json() == embed(service, text).json()
-
-
-def test_smaller_numbers(service: LiveService, static_one: SentenceTransformer) -> None:
-    vectors = static_one.encode(TEXTS, normalize_embeddings=True)
-    fields: list[dict[str, Any]] = [{"output_dtype": "binary"}, {"embedding_types": ["binary"]}]
-    for field in fields:
-        assert np.array_equal(embed(service, TEXTS, **field).json(), quantize_embeddings(vectors, "binary"))
-    int8 = np.asarray(embed(service, TEXTS, output_dtype="int8").json())
-    assert np.array_equal(embed(service, TEXTS, output_dtype="uint8").json(), int8 + 128)
-    assert ((int8 * vectors).sum(axis=1) / np.linalg.norm(int8, axis=1)).min() > 0.998
-    assert embed(service, TEXTS, output_dtype="float").json() == embed(service, TEXTS).json()
-    as_base64 = embed(service, TEXTS, output_dtype="base64").json()
-    decoded = [np.frombuffer(base64.b64decode(text), dtype="<f4") for text in as_base64]
-    np.testing.assert_allclose(decoded, vectors, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"output_dtype": "int4"}, "output_dtype"),
-        ({"embedding_types": ["int8", "float"]}, "embedding_types"),
-        ({"embedding_types": []}, "embedding_types"),
-        ({"embedding_types": ["int8"], "output_dtype": "binary"}, "`output_dtype` and `embedding_types`"),
-        ({"output_dtype": "uint8", "normalize": False}, "leave out `normalize`"),
-    ],
-)
-def test_a_type_that_there_is_not(service: LiveService, fields: dict[str, Any], named: str) -> None:
-    answer = embed(service, "a dog", **fields)
-    assert answer.status_code == 422
-    assert named in answer.json()["error"]
-
-
-def test_int8_covers_what_the_manifest_says(store: ModelStore, static_one: SentenceTransformer, start: Start) -> None:
-    vectors = static_one.encode(TEXTS, normalize_embeddings=True)
-    publish(store, static_one, 0, int8_ranges={DIMENSIONS: 0.25})
-    found = np.asarray(embed(start(), TEXTS, output_dtype="int8").json())
-    assert np.array_equal(found, np.rint(vectors * np.float32(127 / 0.25)).clip(-127, 127))
-    assert np.abs(vectors).max() > 0.25
-
-
-def test_int8_of_a_prefix_has_its_own_range(store: ModelStore, static_one: SentenceTransformer, start: Start) -> None:
-    publish(store, static_one, 0, matryoshka=[4])
-    vectors = static_one.encode(TEXTS, truncate_dim=4, normalize_embeddings=True)
-    int8 = np.asarray(embed(start(), TEXTS, dimensions=4, output_dtype="int8").json())
-    probe = static_one.encode(list(PROBE_SENTENCES), truncate_dim=4, normalize_embeddings=True)
-    covered = vectors.clip(-np.abs(probe).max(), np.abs(probe).max())
-    np.testing.assert_allclose(int8 / 127 * np.abs(probe).max(), covered, atol=0.004)
-
-
-def test_the_input_type_chooses_the_prompt_on_every_route(store: ModelStore, start: Start) -> None:
-    student = static_student(seed=1)
-    student.prompts = {"query": "red ", "passage": "blue "}
-    publish(store, student, 0)
-    url = start().url
-
-    def ask(path: str, **body: object) -> Any:
-        return httpx.post(url + path, json=body).json()
-
-    documents = dict.fromkeys(("document", "search_document", "passage"), "blue ")
-    for kind, prompt in ({"query": "red ", "search_query": "red ", "clustering": ""} | documents).items():
-        found = [
-            ask("/embed", inputs="a dog", input_type=kind)[0],
-            ask("/v1/embeddings", input="a dog", input_type=kind)["data"][0]["embedding"],
-            ask("/v2/embed", texts=["a dog"], input_type=kind)["embeddings"]["float"][0],
-            ask("/api/embed", input="a dog", input_type=kind)["embeddings"][0],
-            ask("/api/embeddings", prompt="a dog", input_type=kind)["embedding"],
-        ]
-        expected = student.encode([prompt + "a dog"], normalize_embeddings=True)
-        np.testing.assert_allclose(found, expected.repeat(len(found), axis=0), atol=1e-6)
-        for path in ("/tokenize", "/embed_all"):
-            assert len(ask(path, inputs="a dog", input_type=kind)[0]) == 2 + bool(prompt)
-        sentences = {"source_sentence": "a dog", "sentences": ["a cat"]}
-        one, other = student.encode([f"{prompt}a dog", f"{prompt}a cat"], normalize_embeddings=True)
-        cosines = ask("/similarity", inputs=sentences, parameters={"input_type": kind})
-        assert cosines == [pytest.approx(float(one @ other), abs=1e-6)]
-
-
-def test_info_lists_prompts_and_the_types_that_choose_them(store: ModelStore, start: Start) -> None:
-    student = static_student(seed=1)
-    student.prompts, student.default_prompt_name = {"query": "red ", "passage": "blue "}, "passage"
-    publish(store, student, 0)
-    info = httpx.get(start().url + "/info").json()
-    assert info["prompts"] == {"query": "red ", "passage": "blue ", "document": ""}
-    assert info["default_prompt"] == "blue "
-    queries = dict.fromkeys(("query", "search_query"), "query")
-    assert info["input_types"] == queries | dict.fromkeys(("document", "search_document", "passage"), "passage")
-
-
-@pytest.mark.parametrize("path", ["/embed", "/tokenize"])
-def test_one_of_prompt_name_and_input_type(service: LiveService, path: str) -> None:
-    answer = embed(service, "a dog", path, prompt_name="query", input_type="query")
-    assert answer.status_code == 422
-    assert "`prompt_name` and `input_type`" in answer.json()["error"]
-    assert embed(service, "a dog", path, input_type="image").status_code == 422
