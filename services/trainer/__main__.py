@@ -14,9 +14,11 @@ from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
+from services.trainer.worker.dataset_api import DatasetApi
+from services.trainer.worker.documents_api import documents_router
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import Worker
-from services.trainer.worker.pairs_api import PairsApi
+from services.trainer.worker.pairs_api import pairs_router
 from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
 from services.trainer.worker.scheduler import RoundScheduler
@@ -52,14 +54,15 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
         log.warning("the base student is not there now; rounds wait for it")
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
-    pairs_api = PairsApi(own.host, has_keys=bool(settings.keys))
-    async with health_server(own.host, own.port, metrics, settings.keys, pairs_api.router):
+    api = DatasetApi(own.host, has_keys=bool(settings.keys))
+    routers = [pairs_router(api), documents_router(api)]
+    async with health_server(own.host, own.port, metrics, settings.keys, routers):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:
                     with progress_bar() as show:
                         async with build(settings, own, metrics, show) as parts:
-                            with pairs_api.answered_by(parts):
+                            with api.answered_by(parts):
                                 await work_with(parts, stopping)
                     continue
             if not has_warned:

@@ -89,8 +89,9 @@ def test_a_dataset_of_the_schema_before_is_renewed(pairs: Path) -> None:
 
 
 def _back_to_schema_2(dataset: Dataset) -> None:
-    newer = "DROP TABLE trace; DROP TABLE total; DROP TABLE removed_pair; ALTER TABLE round DROP COLUMN last_pair"
-    dataset._db.executescript(f"{newer}; PRAGMA user_version = 2;")
+    tables = ("document", "passage", "place", "corpus", "trace", "total", "removed_pair")
+    newer = "".join(f"DROP TABLE {table}; " for table in tables) + "DROP INDEX pair_passage; "
+    dataset._db.executescript(f"{newer} ALTER TABLE round DROP COLUMN last_pair; PRAGMA user_version = 2;")
 
 
 def test_an_event_is_one_line_with_its_ids_and_its_traceback() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from shared.queue import EmbeddedServer
 from shared.redis import reading_client
 from shared.stream import Append, Delivery, Offer, PairStream
 from tests.shared.conftest import record
+from tests.support.documents import make_document
 
 pytestmark = pytest.mark.anyio
 
@@ -240,3 +242,69 @@ async def test_datasets_do_not_mix(redis: Redis, reader: Redis, dataset: str) ->
     await PairStream(redis, dataset).append(offers(range(2)))
     assert await PairStream(reader, f"{dataset}-other").read("trainer", block_ms=50) == []
     assert await PairStream(redis, f"{dataset}-other").append(offers(range(2), "b")) == [Append.ACCEPTED] * 2
+
+
+async def test_documents_and_pairs_come_in_the_order_they_were_offered(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream, documents = PairStream(redis, dataset), [make_document("a", "One."), make_document("b", "Two.", "Three.")]
+    await stream.append(offers(range(1)))
+    assert await stream.append_documents(documents) == [Append.ACCEPTED] * 2
+    assert await stream.append_documents([]) == []
+    first, second, third = await PairStream(reader, dataset).read("trainer", block_ms=50)
+    assert (first.record, first.document) == (record(0), None)
+    assert [second.document, third.document] == documents
+
+
+async def test_a_document_comes_once_for_each_change(redis: Redis, reader: Redis, dataset: str) -> None:
+    stream, first, changed = PairStream(redis, dataset), make_document("a", "One."), make_document("a", "Two.")
+    for document in (first, changed, first):
+        assert await stream.append_documents([document]) == [Append.ACCEPTED]
+        assert await stream.append_documents([document]) == [Append.DUPLICATE]
+    assert await stream.append_documents([first]) == [Append.DUPLICATE]
+    await stream.forget_documents([])
+    await stream.forget_documents(["a", "unknown"])
+    assert await stream.append_documents([first]) == [Append.ACCEPTED]
+    assert [one.document for one in await drain(PairStream(reader, dataset))] == [first, changed, first, first]
+
+
+async def test_a_document_takes_the_room_of_its_passages_and_gives_it_back(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream, reading = PairStream(redis, dataset, limit=4), PairStream(reader, dataset)
+    three = [make_document(name, "One.", "Two.", "Three.") for name in "abc"]
+    assert await stream.append_documents(three) == [Append.ACCEPTED, Append.ACCEPTED, Append.FULL]
+    assert await stream.append_documents(three) == [Append.DUPLICATE, Append.DUPLICATE, Append.FULL]
+    assert await stream.append(offers(range(1))) == [Append.FULL]
+    assert await stream.backlog() == 6
+    taken = await reading.read("trainer", count=1, block_ms=50)
+    for _ in range(2):
+        await reading.acknowledge(taken)
+        assert await stream.backlog() == 3
+    assert await stream.append(offers(range(2))) == [Append.ACCEPTED, Append.FULL]
+    assert await stream.append_documents(three[2:]) == [Append.FULL]
+    await drain(reading)
+    assert await stream.backlog() == 0
+    assert await stream.append_documents(three[2:]) == [Append.ACCEPTED]
+
+
+async def test_a_bad_document_becomes_a_dead_letter_and_gives_its_room_back(
+    redis: Redis, reader: Redis, dataset: str
+) -> None:
+    stream, reading = PairStream(redis, dataset, limit=5), PairStream(reader, dataset)
+    await stream.append_documents([make_document("a", "One.", "Two.", "Three.")])
+    await redis.xadd(stream.key, {"v": "1", "document": '{"id": "b"}', "passages": "1"})
+    good, bad = await reading.read("trainer", block_ms=50)
+    assert (bad.document, bad.error) == (None, "hash: Field required")
+    await stream.dead_letter(replace(good, error="refused"))
+    await stream.dead_letter(bad)
+    assert (await stream.backlog(), await stream.count_dead_letters()) == (0, 2)
+    assert await stream.append(offers(range(5))) == [Append.ACCEPTED] * 5
+
+
+async def test_a_stream_that_was_emptied_by_hand_has_all_its_room(redis: Redis, dataset: str) -> None:
+    stream = PairStream(redis, dataset, limit=3)
+    await stream.append_documents([make_document("a", "One.", "Two.", "Three.")])
+    await redis.delete(stream.key)
+    assert await stream.backlog() == 0
+    assert await stream.append(offers(range(3))) == [Append.ACCEPTED] * 3

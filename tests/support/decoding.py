@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from services.generation.decoding.base import Completion, Decoding, Engine, Sample
 from services.generation.decoding.debias import draw, draw_keys
 from services.generation.decoding.tokenizer import read_vocabulary
-from services.generation.pairs.prompts import lanes_for_sentence2
+from services.generation.pairs.prompts import lanes_for
 from services.generation.pairs.tasks import load_all_tasks
 
 STS = load_all_tasks(None)["sts"]
@@ -29,7 +29,7 @@ Draws = list[tuple[torch.Tensor, int]]
 
 def lanes(label: str, sentence: str, exemplars: int = 1) -> tuple[str, ...]:
     """The plain prompts of a sample."""
-    return tuple(prompt.text for prompt in lanes_for_sentence2(STS, label, sentence, range(exemplars)))
+    return tuple(prompt.text for prompt in lanes_for(STS, label, sentence, range(exemplars)))
 
 
 def samples(decoding: Decoding = WIDE, count: int = 2, exemplars: int = 1) -> list[Sample]:

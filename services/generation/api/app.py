@@ -114,12 +114,11 @@ def wait_seconds(prefer: str | None) -> float | None:
 
 def _task_json(task: TaskSpec) -> dict[str, Any]:
     resource: dict[str, Any] = {"task": task.task_name, **task.model_dump(exclude={"task_name"})}
-    resource["writes"] = "pairs" if task.writes_pairs else "first sentences"
+    resource["writes"] = "queries" if task.writes_queries else "pairs" if task.writes_pairs else "first sentences"
     if task.writes_pairs:
-        firsts = (label.exemplars[0].sentence1 for label in task.labels.values() if label.exemplars)
-        sentence1 = next(firsts, "A man is repairing a bicycle.")
+        given = (label.exemplars[0][task.writes_queries] for label in task.labels.values() if label.exemplars)
         resource["example"] = {
-            "request": {"task": task.task_name, "inputs": [sentence1]},
+            "request": {"task": task.task_name, "inputs": [next(given, "A man is repairing a bicycle.")]},
             "pairs": [
                 label.exemplars[0]._asdict() | {"score": label.score, "label": name}
                 for name, label in task.labels.items()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from services.generation.commands.options import app
 from services.generation.pairs.filters import NO_PROMPT, Draft, reject
-from services.generation.pairs.prompts import lanes_for_sentence2, topical_prompt
+from services.generation.pairs.prompts import lanes_for, topical_prompt
 from services.generation.pairs.tasks import MAX_EXEMPLARS, TaskSpec, first_problem, load_all_tasks
 from shared.errors import Fatal
 from shared.pairs import Pair
@@ -74,8 +74,10 @@ def _reason(task: TaskSpec, pair: Pair, is_sentence1_filtered: bool) -> str | No
         if reason := reject(Draft(pair.sentence1, prompt=prompt)):
             return f"sentence1: {reason}"
     labels = [name for name, label in task.labels.items() if label.score == pair.score]
-    prompt = lanes_for_sentence2(task, labels[0], pair.sentence1, everything)[0] if labels else NO_PROMPT
-    return reject(Draft(pair.sentence2, "quote", pair.sentence1, pair.score, prompt))
+    turn = -1 if task.writes_queries else 1
+    given, written = (pair.sentence1, pair.sentence2)[::turn]
+    prompt = lanes_for(task, labels[0], given, everything)[0] if labels else NO_PROMPT
+    return reject(Draft(written, "quote", given, pair.score, prompt, task.writes_queries))
 
 
 def _read(file: Path) -> Iterator[tuple[dict[str, Any], Pair]]:

@@ -17,6 +17,7 @@ from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.languages import language_warning, teacher_languages
@@ -53,7 +54,8 @@ async def main(arguments: Sequence[str]) -> None:
             try:
                 generator = PairGenerator(engine)
                 generator.check_form(plan)
-                job = Job(plan, dataset=common.dataset, teacher=common.teacher)
+                corpus = Corpus(plan.inputs or ()) if plan.task.writes_queries else None
+                job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=corpus)
                 await write(job, progress, generator, journal, with_bar=common.log_format == "human")
             except InvalidPlan as error:
                 raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None

@@ -107,7 +107,8 @@ def _is_whole(line: bytes) -> bool:
 def _old_header(plan: ResolvedPlan, teacher: str) -> dict[str, Any]:
     """The header of a journal of 0.1, which hashed every field."""  # retired: remove in 0.3
     new: Any = {"labels": {"__all__": {"label_accuracy"}}}
-    fields = plan.model_dump_json(exclude={"dry_run": True, "task": new, "sentence1_task": new})
+    later = {"contrast": True, "round_trip_k": True}
+    fields = plan.model_dump_json(exclude={"dry_run": True, "task": new, "sentence1_task": new, **later})
     return {"plan": hashlib.sha256(fields.encode()).hexdigest(), "teacher": teacher}
 
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from services.generation.pairs.plan import InvalidPlan, Plan, Preset, ResolvedPlan
 from services.generation.pairs.prompts import Form
-from services.generation.pairs.tasks import InvalidTask, first_problem, load_all_tasks, load_task
+from services.generation.pairs.tasks import InvalidTask, Tasks, TaskSpec, first_problem, load_all_tasks, load_task
 from shared.errors import Fatal
 from shared.pairs import check_sentence
 from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
@@ -21,7 +21,12 @@ from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, plac
 PROGRAM = "python -m services.generation"
 COLUMNS = ("sentence1", "text_a", "sentence", TEXT)
 """Which columns hold first sentences; text_a is the original's."""
-INPUTS_HELP = "first sentences: one a line, or a table by its name's end (.csv, .tsv, .json, .jsonl, .parquet)"
+PASSAGE_COLUMNS = (TEXT, "passage", "content", "sentence2")
+"""Which columns hold passages."""
+INPUTS_HELP = (
+    "first sentences, or passages for queries: one a line, or a table by its name's end (.csv, .tsv, .json, .jsonl, "
+    ".parquet); passages in columns title and text"
+)
 SKIP_HELP = "pass over rows of --inputs that hold no sentence instead of ending there"
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -88,6 +93,9 @@ def generate(
         Preset | None, _option(None, "where the defaults come from: default is ours, dino the original's")
     ] = None,
     labels: Annotated[list[str] | None, _option("LABEL...", "some of the task's labels; default all")] = None,
+    contrast: Annotated[
+        bool | None, typer.Option("--contrast/--no-contrast", help="suppress what a neighbouring passage would bring")
+    ] = None,
     pairs_per_label: Annotated[int | None, _option("N", "for each first sentence")] = None,
     attempts: Annotated[int | None, _option("N", "how often a pair is tried before it is given up")] = None,
     exemplars: Annotated[int | None, _option("N", "how many of a label's exemplars a prompt shows")] = None,
@@ -113,15 +121,15 @@ def generate(
 
 def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     """The plan that the options describe. Raises `Fatal`."""
-    fields = _json_file(options.plan) if options.plan is not None else {}
-    if options.inputs is not None:
-        fields["inputs"] = read_inputs(options.inputs, options.column, options.skip_bad)
-    fields |= options.fields
+    fields = (_json_file(options.plan) if options.plan is not None else {}) | options.fields
     try:
         tasks = load_all_tasks(task_dir)
         for name in ("task", "sentence1_task"):
             if str(fields.get(name, "")).endswith(".json"):
                 fields[name] = load_task(Path(fields[name]))
+        if options.inputs is not None:
+            are_passages = _writes_queries(fields.get("task"), tasks)
+            fields["inputs"] = read_inputs(options.inputs, options.column, options.skip_bad, are_passages)
         return Plan.model_validate(fields).resolve(tasks)
     except InvalidTask as error:
         raise Fatal(f"--task: {error}") from None
@@ -132,16 +140,22 @@ def make_plan(options: Options, task_dir: Path | None) -> ResolvedPlan:
     raise Fatal(f"--{field.replace('_', '-')}: {message}" if field else message)
 
 
-def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False) -> list[str]:
+def _writes_queries(task: object, tasks: Tasks) -> bool:
+    spec = tasks.get(task) if isinstance(task, str) else task
+    return isinstance(spec, TaskSpec) and spec.writes_queries
+
+
+def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False, are_passages: bool = False) -> list[str]:
     """First sentences, each taken once: of the named column, else of the first of `COLUMNS` that a row has.
 
-    Raises `Fatal`, which names the first bad row unless they are to be passed over; how many those are goes to stderr.
+    Passages: of `PASSAGE_COLUMNS`, a row's title before its text. Raises `Fatal`, which names the first bad row unless
+    they are to be passed over; how many those are goes to stderr.
     """
     sentences, bad, first_bad = dict[str, None](), 0, ""
     try:
         for number, row in read(file):
             try:
-                sentences[_sentence(row, column)] = None
+                sentences[_sentence(row, column, are_passages)] = None
             except ValueError as error:
                 bad, first_bad = bad + 1, first_bad or f"{place(file, number)}: {error}"
                 if not skip_bad:
@@ -155,14 +169,17 @@ def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False) -
     return list(sentences)
 
 
-def _sentence(row: Row | BadRow, column: str | None) -> str:
-    """A row's first sentence. Raises ValueError."""
+def _sentence(row: Row | BadRow, column: str | None, are_passages: bool) -> str:
+    """A row's first sentence or passage. Raises ValueError."""
     if isinstance(row, BadRow):
         raise row
-    names = COLUMNS if column is None else (column,)
-    if (value := find(by_folded_name(row), names)) is None:
+    names = (column,) if column else PASSAGE_COLUMNS if are_passages else COLUMNS
+    by_name = by_folded_name(row)
+    if (value := find(by_name, names)) is None:
         raise missing(row, names, "--column NAME")
-    return check_sentence(text_of(value, names[0]))
+    text = text_of(value, names[0])
+    title = find(by_name, ("title",)) if are_passages else None
+    return check_sentence(f"{text_of(title, 'title')} {text}".strip() if title else text)
 
 
 def _json_file(file: Path) -> dict[str, Any]:

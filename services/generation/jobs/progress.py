@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.generation.pairs.plan import ResolvedPlan
+from services.generation.pairs.seeds import in_turn
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
 
 MAX_BOOST = 2.0
@@ -63,8 +64,14 @@ class JobProgress:
         if isinstance(item, WorkItem):
             return item
         inputs = self._plan.inputs
-        sentence1 = inputs[item % len(inputs)] if inputs else None
-        return WorkItem(index, item, pass_number, current.wants, self._plan.attempts, sentence1)
+        given = inputs[item % len(inputs)] if inputs else None
+        return WorkItem(index, item, pass_number, self._wants(item, current), self._plan.attempts, given)
+
+    def _wants(self, number: int, current: _Pass) -> Mapping[str, int]:
+        if not self._plan.draws_label:
+            return current.wants
+        label = in_turn(self._plan.label_names, self._plan.seed, number)
+        return {label: current.wants[label]}
 
     def record(self, result: WorkItemResult) -> None:
         """Enter what became of the next item."""
@@ -75,9 +82,9 @@ class JobProgress:
         self.rejected.update(result.rejected)
         self.samples += result.samples
         if result.lost and self._plan.pairs is None and item.attempts > 1:
-            pairs = ((record.provenance.label, record.pair.sentence2) for record in result.pairs.values())
+            pairs = ((record.provenance.label, result.written(record.pair)) for record in result.pairs.values())
             again = replace(item, pass_number=item.pass_number + 1, attempts=item.attempts - 1, wants=dict(result.lost))
-            self._lost.append(replace(again, sentence1=result.sentence1, earlier=(*item.earlier, *pairs)))
+            self._lost.append(replace(again, given=result.given, earlier=(*item.earlier, *pairs)))
         if self.recorded == self.total:
             self._plan_next_pass()
 

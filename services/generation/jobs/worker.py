@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from redis.exceptions import RedisError
@@ -16,6 +16,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.status import State, Status
 from services.generation.jobs.store import JobGone, JobStore
 from services.generation.metrics import Metrics
+from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
@@ -103,6 +104,8 @@ class JobWorker:
 
     async def _work(self) -> None:
         await self._load()
+        if self._job.plan.task.writes_queries:
+            self._job = replace(self._job, corpus=await asyncio.to_thread(Corpus, self._job.plan.inputs or ()))
         writer = OrderedWriter(self._context.generator, self._job, self._progress)
         try:
             while not self.status.done:

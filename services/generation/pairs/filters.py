@@ -26,12 +26,14 @@ class Draft:
 
     text: str
     end: End = "quote"
-    sentence1: str = ""
-    """Empty while sentence 1 itself is written."""
+    given: str = ""
+    """The pair's other sentence, for which it was written; empty while a first sentence is."""
     score: float = 1.0
     """The label's."""
     prompt: Prompt = NO_PROMPT
     """What the teacher read: its sentences must not come back, and neither must its instruction."""
+    is_query: bool = False
+    """Whether it is a query, and `given` its passage."""
 
 
 Filter = Callable[[Draft], bool]
@@ -53,6 +55,17 @@ META_TEXT = re.compile(
     r"\baquí (tienes|está|hay) (una|dos|la|un|el)( \w+){0,3} (frase|oraci|ejemplo|pregunta)",
     re.IGNORECASE,
 )
+A_SOURCE = "passage|text|article|paper|document|abstract|excerpt|paragraph|page|study|report"
+META_QUERY = re.compile(
+    rf"\b(this|these) ({A_SOURCE}|work|authors?)s?\b|\bthe (passage|excerpt|paragraph|abstract|authors?)\b|"
+    rf"\b(above|following|given|present|provided) ({A_SOURCE})s?\b|"
+    r"\b(according to|in|from|of|by) the (text|article|paper|document)\b|"
+    r"\b(described|mentioned|stated|shown|discussed) (above|here|below)\b|"
+    r"\b(diese[rsmn]?|im|laut) (text|abschnitt|artikel|textes|dokument)\b|"
+    r"\b(ce|cet|cette) (texte|passage|article|document|étude)\b|\best[ea] (texto|pasaje|artículo|documento|estudio)\b",
+    re.IGNORECASE,
+)
+"""A query that speaks of its passage: nobody who searches has it before them."""
 REFUSAL = re.compile(
     r"\bas an? (ai|artificial intelligence|large language model|language model)\b(?! (system|tool|project)s?\b)|"
     r"\bi('m| am) (just |only )?an? (ai|(large )?language model)\b|"
@@ -83,6 +96,9 @@ SHARED_WORDS = 5
 LOW_SCORE = 0.5
 """Below it a number or a negation that changes is what the label asks for."""
 FIRST_WORDS = 3
+COPIED_RUN, COPIED_SHARE = 4, 0.5
+"""A query is a copy if this share of its runs of so many words is its passage's. Shorter queries may be names of
+things."""
 
 
 def _unreadable(draft: Draft) -> bool:
@@ -95,8 +111,8 @@ def _unreadable(draft: Draft) -> bool:
 
 def _has(pattern: re.Pattern[str], draft: Draft) -> bool:
     """Whether a pattern is in a sentence. One that sentence 1 has itself is no evidence: it may be its subject."""
-    text, sentence1 = draft.text.replace("’", "'"), draft.sentence1.replace("’", "'")
-    return bool(pattern.search(text)) and not pattern.search(sentence1)
+    text, given = draft.text.replace("’", "'"), draft.given.replace("’", "'")
+    return bool(pattern.search(text)) and not pattern.search(given)
 
 
 def _is_echo(draft: Draft) -> bool:
@@ -111,7 +127,7 @@ def _repeats_instruction(draft: Draft) -> bool:
         if colon and field.strip() and _has(_field_pattern(field.strip()), draft):
             return True
         first = normalised(rest if colon else line).split()[:FIRST_WORDS]
-        if len(first) == FIRST_WORDS and words[:FIRST_WORDS] == first and not _begins_with(draft.sentence1, first):
+        if len(first) == FIRST_WORDS and words[:FIRST_WORDS] == first and not _begins_with(draft.given, first):
             return True
         if runs & word_runs(line, SHARED_WORDS):
             return True
@@ -129,35 +145,37 @@ def _begins_with(text: str, words: list[str]) -> bool:
 
 def _new_runs(draft: Draft) -> set[tuple[str, ...]]:
     """The text's runs of words that sentence 1 has not."""
-    return word_runs(draft.text, SHARED_WORDS) - word_runs(draft.sentence1, SHARED_WORDS)
+    return word_runs(draft.text, SHARED_WORDS) - word_runs(draft.given, SHARED_WORDS)
 
 
 def _is_of_an_exemplar(draft: Draft) -> bool:
     sentences, runs = _exemplar_words(draft.prompt.exemplars)
     text = normalised(draft.text)
-    return (text in sentences and text != normalised(draft.sentence1)) or bool(_new_runs(draft) & runs)
+    return (text in sentences and text != normalised(draft.given)) or bool(_new_runs(draft) & runs)
 
 
 @lru_cache(maxsize=256)
 def _exemplar_words(exemplars: tuple[Exchange, ...]) -> tuple[set[str], set[tuple[str, ...]]]:
     """The exemplars' sentences, normalised, and the runs of words in them, both sentences of each."""
-    sentences = [text for one in exemplars for text in (one.sentence, one.sentence1) if text]
+    sentences = [text for one in exemplars for text in (one.sentence, one.given) if text]
     return set(map(normalised, sentences)), {run for text in sentences for run in word_runs(text, SHARED_WORDS)}
 
 
 def _is_in_another_script(draft: Draft) -> bool:
     """Whether a partner is in another script than sentence 1. Exemplars that change it show that it should be."""
-    scripts = [(main_script(one.sentence1), main_script(one.sentence)) for one in draft.prompt.exemplars]
-    first, second = main_script(draft.sentence1), main_script(draft.text)
+    scripts = [(main_script(one.given), main_script(one.sentence)) for one in draft.prompt.exemplars]
+    first, second = main_script(draft.given), main_script(draft.text)
     return None not in (first, second) and first != second and all(one == other for one, other in scripts)
 
 
 def _is_copy(draft: Draft) -> bool:
-    return normalised(draft.sentence1) == normalised(draft.text)
+    if draft.is_query and (runs := word_runs(draft.text, COPIED_RUN)):
+        return len(runs & word_runs(draft.given, COPIED_RUN)) > COPIED_SHARE * len(runs)
+    return normalised(draft.given) == normalised(draft.text)
 
 
 def _is_near_copy(draft: Draft) -> bool:
-    first, second = normalised(draft.sentence1), normalised(draft.text)
+    first, second = normalised(draft.given), normalised(draft.text)
     if not first or not is_near_copy(first, second):
         return False
     # A number or a negation that changes makes the best hard negatives.
@@ -166,7 +184,7 @@ def _is_near_copy(draft: Draft) -> bool:
 
 def _is_fragment(draft: Draft) -> bool:
     text = draft.text.strip()
-    return bool(not TERMINAL.search(text) and OPEN_END.search(text) and not OPEN_END.search(draft.sentence1.strip()))
+    return bool(not TERMINAL.search(text) and OPEN_END.search(text) and not OPEN_END.search(draft.given.strip()))
 
 
 ALL: Mapping[str, Filter] = {
@@ -184,12 +202,12 @@ ALL: Mapping[str, Filter] = {
     "special_token": partial(_has, SPECIAL_TOKEN),
     # The teacher repeats the prompt's own words instead of writing.
     "echo": _is_echo,
-    # The teacher speaks to whoever asked: "Sure, here is a sentence".
-    "meta_text": partial(_has, META_TEXT),
+    # The teacher speaks to whoever asked: "Sure, here is a sentence"; a query speaks of its passage: "this text".
+    "meta_text": lambda draft: _has(META_TEXT, draft) or (draft.is_query and bool(META_QUERY.search(draft.text))),
     # An instruct model talks about itself instead of writing.
     "refusal": partial(_has, REFUSAL),
     # The same words again and again.
-    "repetition": lambda draft: has_repetition(draft.text) and not has_repetition(draft.sentence1),
+    "repetition": lambda draft: has_repetition(draft.text) and not has_repetition(draft.given),
     # It ends where it can't end: on "the", "called", a comma, an open bracket.
     "fragment": _is_fragment,
     # A sentence of the prompt's exemplars again, or five words in a row of one.
@@ -197,8 +215,9 @@ ALL: Mapping[str, Filter] = {
     # Another script than sentence 1's.
     "script": _is_in_another_script,
     # Sentence 1 again, to the letter (the original's `remove_identical_pairs`).
-    "identical": lambda draft: draft.text == draft.sentence1,
-    # Sentence 1 again, but for case, punctuation and white space: no label learns from it.
+    "identical": lambda draft: draft.text == draft.given,
+    # Sentence 1 again, but for case, punctuation and white space: no label learns from it. Of a query: most of its
+    # words stand in a row in its passage.
     "copy": _is_copy,
     # Sentence 1 again, but for articles or a letter or two. Below score 0.5 a changed number or negation may stay.
     "near_copy": _is_near_copy,
@@ -209,6 +228,10 @@ ALWAYS = ("unclosed", "line_break", "unreadable")
 
 OF_A_SENTENCE1 = ("repeat", "label_conflict")
 """Reasons that need the other sentences written for the same sentence 1: the generator looks for them."""
+
+
+OF_A_CORPUS = ("round_trip", "vague")
+"""Reasons that need all passages: `QueryFilter` looks for them."""
 
 
 def reject(draft: Draft, names: Iterable[str] = tuple(ALL)) -> str | None:

@@ -1,22 +1,22 @@
-"""Writes one work item: a first sentence and, for each label, a partner: ask the engine, filter, ask again.
+"""Writes one work item: for a given sentence, a partner of each label: ask the engine, filter, ask again.
 
 A result depends on nothing but the plan and the item: in any order, on any machine, after any crash, the same pairs.
 """
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.pairs import prompts
 from services.generation.pairs.comparison import normalised
+from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.filters import ALL, Draft, reject
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
 from services.generation.pairs.prompts import Form, Prompt
+from services.generation.pairs.seeds import in_turn, sample_seed
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
 from shared.pairs import Pair, PairRecord, Provenance
 
@@ -27,7 +27,7 @@ SAME_EXEMPLARS = 32
 _Slot = tuple[str, int]
 """A pair's place in a work item: label and number."""
 _Written = tuple[str, str]
-"""Label and sentence 2 of a pair that a first sentence has already."""
+"""Label and written sentence of a pair that a given sentence has already."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Job:
     """Also the client for whose samples the engine takes turns."""
     dataset: str = ""
     teacher: str = ""
+    corpus: Corpus | None = None
+    """All passages, where queries are written."""
 
 
 class PairGenerator:
@@ -53,8 +55,10 @@ class PairGenerator:
 
     def items_in_flight(self, job: Job) -> int:
         """How many work items to write at one time so that the engine is full and a few samples wait."""
-        lanes = sum(1 + len(job.plan.task.labels[label].counter_labels) for label in job.plan.label_names)
-        return max(2, 2 * self._engine.capacity // (lanes * job.plan.pairs_per_label))
+        plan = job.plan
+        lanes = [1 + plan.contrast + len(plan.task.labels[label].counter_labels) for label in plan.label_names]
+        of_an_item = max(lanes) if plan.draws_label else sum(lanes)
+        return max(2, 2 * self._engine.capacity // (of_an_item * plan.pairs_per_label))
 
     def check_form(self, plan: Plan) -> None:
         """Raises `InvalidPlan` for the chat form with a teacher that has none; while the engine starts nobody knows."""
@@ -66,10 +70,12 @@ class PairGenerator:
 
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
         """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
-        result = WorkItemResult(sentence1=item.sentence1)
-        if result.sentence1 is None:
+        is_query = job.plan.task.writes_queries
+        result = WorkItemResult(sentence2=item.given) if is_query else WorkItemResult(sentence1=item.given)
+        if result.given is None:
             result.sentence1 = await self._sentence1(job, item, result)
-        if result.sentence1 is None:
+        given = result.given
+        if given is None:
             return result
         missing = [(label, number) for label, count in item.wants.items() for number in range(count)]
         accepted = list(item.earlier)
@@ -78,7 +84,7 @@ class PairGenerator:
             # All labels of a sentence at one time: a counter-label's prompt is another label's own.
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._sentence2(job, item, label, number, attempt, result.sentence1))
+                    group.create_task(self._partner(job, item, label, number, attempt, given))
                     for label, number in missing
                 ]
             # Filtered in the slots' order, whichever came first, so that the outcome does not depend on the engine.
@@ -94,7 +100,7 @@ class PairGenerator:
         for attempt in range(plan.attempts):
             seed = sample_seed(plan.seed, job.plan.task.task_name, "sentence1", item.number, attempt)
             draft = await self._draft(job, [prompt], seed, plan.sentence1_decoding)
-            reason = _rejection(plan, draft)
+            reason = _rejection(job, draft)
             if reason is None and draft is not None:
                 return draft.text
             result.reject(reason or "prompt_too_long", draft.text if draft else "")
@@ -112,30 +118,32 @@ class PairGenerator:
             exemplars = self._exemplars(job, len(task.labels[label].exemplars), number)
             return prompts.sentence1_prompt(task, label, exemplars)
         exemplars = self._exemplars(job, len(task.sentence1.exemplars), number)
-        topic, genre = _in_turn(topics, plan.seed, number), _in_turn(genres, plan.seed + 1, number)
+        topic, genre = in_turn(topics, plan.seed, number), in_turn(genres, plan.seed + 1, number)
         return prompts.topical_prompt(task, topic, genre, exemplars)
 
-    async def _sentence2(
-        self, job: Job, item: WorkItem, label: str, number: int, attempt: int, sentence1: str
+    async def _partner(
+        self, job: Job, item: WorkItem, label: str, number: int, attempt: int, given: str
     ) -> tuple[int, Draft | None]:
         """A draft for pair `number` of a label, and its seed."""
         plan, task = job.plan, job.plan.task
         seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
         pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
-        lanes = prompts.lanes_for_sentence2(task, label, sentence1, self._exemplars(job, pool, item.number))
-        return seed, await self._draft(job, lanes, seed, plan.decoding, sentence1, task.labels[label].score)
+        neighbour = job.corpus.neighbour(given) if plan.contrast and job.corpus else None
+        lanes = prompts.lanes_for(task, label, given, self._exemplars(job, pool, item.number), neighbour)
+        return seed, await self._draft(job, lanes, seed, plan.decoding, given, task.labels[label].score)
 
     def _keep(
         self, job: Job, result: WorkItemResult, slot: _Slot, seed: int, draft: Draft | None, accepted: list[_Written]
     ) -> bool:
         """Accept a draft, or count why not."""
         (label, number), task = slot, job.plan.task
-        reason = _rejection(job.plan, draft, label, accepted)
+        reason = _rejection(job, draft, label, accepted)
         if reason is not None or draft is None:
             result.reject(reason or "prompt_too_long", draft.text if draft else "", label)
             return False
         accepted.append((label, draft.text))
-        pair = Pair(sentence1=draft.sentence1, sentence2=draft.text, score=task.labels[label].score)
+        first, second = (draft.text, draft.given) if draft.is_query else (draft.given, draft.text)
+        pair = Pair(sentence1=first, sentence2=second, score=task.labels[label].score)
         provenance = Provenance(
             dataset=job.dataset, task=task.task_name, label=label, job=job.id, teacher=job.teacher, seed=seed
         )
@@ -148,17 +156,18 @@ class PairGenerator:
         lanes: Sequence[Prompt],
         seed: int,
         decoding: Decoding,
-        sentence1: str = "",
+        given: str = "",
         score: float = 1.0,
     ) -> Draft | None:
         """What the engine writes; None if the prompts are too long for it."""
-        chat = self._chats(job.plan.prompt_form, lanes[0], bool(sentence1))
+        chat = self._chats(job.plan.prompt_form, lanes[0], bool(given))
         texts = tuple(self._engine.render_chat(lane.turns) if chat else lane.text for lane in lanes)
         try:
             completion = await self._engine.complete(Sample(texts, seed, decoding, templated=chat, client=job.id))
         except PromptTooLong:
             return None
-        return Draft(completion.text, completion.end, sentence1, score, lanes[0])
+        is_query = job.plan.task.writes_queries
+        return Draft(completion.text, completion.end, given, score, lanes[0], is_query)
 
     def _chats(self, form: Form, prompt: Prompt, second: bool) -> bool:
         """Whether a prompt is asked as a chat. `auto` was measured on second sentences and is for them alone."""
@@ -175,32 +184,25 @@ class PairGenerator:
         return tuple(random.Random(seed).sample(range(pool), min(job.plan.exemplars, pool)))
 
 
-def _rejection(plan: Plan, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:
-    """Why a draft can't stay beside what was accepted for its first sentence."""
+def _rejection(job: Job, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:
+    """Why a draft can't stay beside what was accepted for its given sentence."""
     if draft is None:
         return "prompt_too_long"
+    plan = job.plan
     reason = reject(draft, ALL if plan.filters is None else plan.filters)
     if reason is not None:
         return reason
     text = normalised(draft.text)
-    labels = {other for other, sentence2 in accepted if normalised(sentence2) == text}
+    labels = {other for other, written in accepted if normalised(written) == text}
     if plan.asks("repeat") and label in labels:
         return "repeat"
-    return "label_conflict" if plan.asks("label_conflict") and labels - {label} else None
+    if plan.asks("label_conflict") and labels - {label}:
+        return "label_conflict"
+    return _rejection_by_corpus(plan, draft, job.corpus) if job.corpus else None
 
 
-def sample_seed(*parts: object) -> int:
-    """63 bits that depend on every part and on nothing else."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
-
-
-def _in_turn(pool: Sequence[str], seed: int, number: int) -> str:
-    """Item `number` of an endless list: the pool again and again, each time in another order of the seed's."""
-    turn, place = divmod(number, len(pool))
-    return pool[_order(len(pool), seed, turn)[place]]
-
-
-@lru_cache(maxsize=64)
-def _order(size: int, seed: int, turn: int) -> list[int]:
-    return random.Random(sample_seed(seed, "order", turn)).sample(range(size), size)
+def _rejection_by_corpus(plan: ResolvedPlan, draft: Draft, corpus: Corpus) -> str | None:
+    better, as_good = corpus.standing(draft.text, draft.given)
+    if plan.asks("round_trip") and better >= plan.round_trip_k:
+        return "round_trip"
+    return "vague" if plan.asks("vague") and better + as_good >= plan.round_trip_k else None

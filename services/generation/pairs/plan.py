@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from services.generation.decoding.base import Decoding
-from services.generation.pairs.filters import ALL, OF_A_SENTENCE1
+from services.generation.pairs.filters import ALL, OF_A_CORPUS, OF_A_SENTENCE1
 from services.generation.pairs.prompts import Form
 from services.generation.pairs.tasks import Tasks, TaskSpec
 from shared.pairs import Sentence
 
 MAX_INPUTS = 100_000
-FILTERS = (*ALL, *OF_A_SENTENCE1)
+FILTERS = (*ALL, *OF_A_SENTENCE1, *OF_A_CORPUS)
 
 Preset = Literal["default", "dino"]
 
@@ -76,14 +76,15 @@ class Plan(BaseModel):
     """Where the other fields' defaults come from: `default` is ours, `dino` the original's."""
     task: Task = "sts"
     inputs: Annotated[list[Sentence] | None, Field(min_length=1, max_length=MAX_INPUTS)] = None
-    """Sentences to write partners for."""
+    """Sentences to write partners for; for `retrieval`, passages to write queries for."""
     num_inputs: Annotated[int | None, Field(ge=1, le=MAX_INPUTS)] = None
     """Instead of `inputs`: how many first sentences the teacher shall write itself."""
     pairs: Annotated[int | None, Field(ge=1)] = None
     """How many accepted pairs are wanted for each label in all. Alone, the teacher writes as many first sentences as
     that takes; with `inputs`, they are gone through as often as it takes."""
     labels: Annotated[list[str] | None, Field(min_length=1)] = None
-    """Which of the task's labels; all by default."""
+    """Which of the task's labels; all by default. A passage gets a query of each label that is named here; left out, of
+    one kind, drawn by the seed."""
     pairs_per_label: Annotated[int, Field(ge=1, le=100)] = 1
     """Pairs wanted for each first sentence and label."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
@@ -100,6 +101,10 @@ class Plan(BaseModel):
     prompt_form: Form = "auto"
     """`chat` uses the teacher's own chat template; `auto` does so for second sentences, if it has one: pairs teach more
     for it (docs/quality.md)."""
+    contrast: bool = False
+    """Suppress what a query would also say of the passage's nearest neighbour: a second lane, with its prompt."""
+    round_trip_k: Annotated[int, Field(ge=1, le=1000)] = 10
+    """A query's own passage must be among so many first ones of all passages by BM25 (filter `round_trip`)."""
     filters: list[Annotated[str, AfterValidator(_known_filter)]] | None = None
     """Which filters throw written sentences away; left out, all of them."""
     decoding: Decoding = Decoding()
@@ -149,6 +154,7 @@ class Plan(BaseModel):
             if label not in task.labels:
                 message = f"task {task.task_name!r} has no label {label!r}; it has {', '.join(task.labels)}"
                 raise InvalidPlan("labels", message)
+        _check_passages(self, task)
         # Every field was validated when this plan was made; up to 100,000 sentences need no second look.
         return ResolvedPlan.model_construct(**{**dict(self), "task": task, "sentence1_task": first})
 
@@ -165,8 +171,13 @@ class ResolvedPlan(Plan):
         return list(dict.fromkeys(self.labels)) if self.labels else list(self.task.labels)
 
     @property
+    def draws_label(self) -> bool:
+        """Whether each passage gets a query of one label alone, drawn by the seed."""
+        return self.task.writes_queries and self.labels is None and self.pairs is None
+
+    @property
     def first_sentences(self) -> int:
-        """How many first sentences are asked for; with `pairs`, as many as it takes if nothing is rejected."""
+        """How many first sentences or passages there are; with `pairs`, as many as it takes if nothing is rejected."""
         if self.pairs is not None:
             return math.ceil(self.pairs / self.pairs_per_label)
         return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
@@ -175,7 +186,14 @@ class ResolvedPlan(Plan):
     def pairs_requested(self) -> int:
         """How many pairs are asked for."""
         each = self.pairs if self.pairs is not None else self.first_sentences * self.pairs_per_label
-        return each * len(self.label_names)
+        return each if self.draws_label else each * len(self.label_names)
+
+
+def _check_passages(plan: Plan, task: TaskSpec) -> None:
+    if task.writes_queries and plan.inputs is None:
+        raise InvalidPlan("inputs", f"task {task.task_name!r} writes queries for passages: give the passages as inputs")
+    if plan.contrast and not task.writes_queries:
+        raise InvalidPlan("contrast", f"task {task.task_name!r} has no passages; its counter-labels are its contrast")
 
 
 def _spec(field: str, task: str | TaskSpec, tasks: Tasks) -> TaskSpec:

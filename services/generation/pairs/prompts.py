@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from services.generation.decoding.base import Turn
-from services.generation.pairs.tasks import GENRE, TOPIC, X1, Label, TaskSpec
+from services.generation.pairs.tasks import GENRE, TOPIC, X1, Label, TaskSpec, placeholder
 
 Form = Literal["auto", "plain", "chat"]
 """`auto`: the chat form for second sentences if the teacher's tokenizer brings a chat template, else the plain one."""
@@ -20,8 +20,8 @@ class Exchange(NamedTuple):
 
     instruction: str
     sentence: str = ""
-    sentence1: str = ""
-    """The first sentence that the instruction was filled in with, if it was."""
+    given: str = ""
+    """The pair's other sentence, which the instruction was filled in with, if it was."""
 
 
 class Prompt(NamedTuple):
@@ -54,20 +54,22 @@ class Prompt(NamedTuple):
 
     @property
     def bare_instruction(self) -> str:
-        """The instruction to follow, without the first sentence in it."""
+        """The instruction to follow, without the given sentence in it."""
         last = self.exchanges[-1]
-        return last.instruction.replace(in_quotes(last.sentence1), "") if last.sentence1 else last.instruction
+        return last.instruction.replace(in_quotes(last.given), "") if last.given else last.instruction
 
 
-def lanes_for_sentence2(
-    task: TaskSpec, label: str, sentence1: str, exemplars: Sequence[int] = ()
+def lanes_for(
+    task: TaskSpec, label: str, given: str, exemplars: Sequence[int] = (), neighbour: str | None = None
 ) -> tuple[Prompt, ...]:
-    """The prompts of one sample: the label's own first, then its counter-labels', all around the same `sentence1`.
+    """The prompts of one sample: the label's own first, then its counter-labels', all around the same given sentence,
+    then the label's own around the given passage's neighbour, if there is one.
 
     `exemplars` are places in the labels' pools; those that a pool hasn't got are left out.
     """
     specs = [task.labels[name] for name in (label, *task.labels[label].counter_labels)]
-    return tuple(Prompt((*_exemplars(spec, exemplars), _exchange(spec, sentence1))) for spec in specs)
+    asked = [(spec, given) for spec in specs] + ([(specs[0], neighbour)] if neighbour else [])
+    return tuple(Prompt((*_exemplars(spec, exemplars), _exchange(spec, text))) for spec, text in asked)
 
 
 def sentence1_prompt(task: TaskSpec, label: str, exemplars: Sequence[int] = ()) -> Prompt:
@@ -92,11 +94,13 @@ def topical_prompt(task: TaskSpec, topic: str, genre: str, exemplars: Sequence[i
 
 def _exemplars(label: Label, places: Sequence[int]) -> list[Exchange]:
     pool = [label.exemplars[place] for place in places if place < len(label.exemplars)]
-    return [_exchange(label, one.sentence1, one.sentence2) for one in pool]
+    turn = -1 if label.writes_query else 1  # a query's exemplar gives its second sentence
+    return [_exchange(label, *one[::turn]) for one in pool]
 
 
-def _exchange(label: Label, sentence1: str, sentence2: str = "") -> Exchange:
-    return Exchange(label.instruction.replace(X1, in_quotes(sentence1)), sentence2, sentence1)
+def _exchange(label: Label, given: str, sentence: str = "") -> Exchange:
+    hole = placeholder(label.instruction) or X1
+    return Exchange(label.instruction.replace(hole, in_quotes(given)), sentence, given)
 
 
 def in_quotes(sentence: str) -> str:

@@ -2,7 +2,8 @@
 
 The JSON form is the original DINO's (`task_name`, `labels`, `instruction`, `counter_labels`, `<X1>`) with a label's
 `score` and `exemplars`, and with the task's `sentence1`: how the teacher is asked for first sentences. A spec without
-`<X1>`, such as the original's `sts-x1`, asks for first sentences only.
+`<X1>`, such as the original's `sts-x1`, asks for first sentences only. One with `<X2>` in its place gives sentence 2, a
+passage, and asks for sentence 1, a query; its labels are kinds of queries.
 """
 
 import json
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.errors import Fatal, validation_message
 from shared.pairs import Score, Sentence
 
-X1, TOPIC, GENRE = "<X1>", "<TOPIC>", "<GENRE>"
+X1, X2, TOPIC, GENRE = "<X1>", "<X2>", "<TOPIC>", "<GENRE>"
 BUILT_IN = Path(__file__).with_name("task_specs")
 MAX_EXEMPLARS = 64
 
@@ -38,7 +39,8 @@ class Label(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     instruction: Annotated[str, Field(max_length=4000)]
-    """The prompt for sentence 2: holds `<X1>` once, where sentence 1 goes, and ends with an opening quote."""
+    """The prompt for sentence 2: holds `<X1>` once, where sentence 1 goes, and ends with an opening quote. Or that for
+    sentence 1, a query: holds `<X2>` once, where the passage goes."""
     counter_labels: tuple[str, ...] = ()
     score: Score
     label_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -54,9 +56,16 @@ class Label(BaseModel):
             instruction = str(value.get("instruction", '"'))
             if not instruction.endswith('"'):
                 raise ValueError('instruction: must end with an opening double quote (")')
-            if instruction.count(X1) > 1:
-                raise ValueError(f"instruction: must hold {X1} exactly once, or not at all to ask for first sentences")
+            if instruction.count(X1) + instruction.count(X2) > 1:
+                raise ValueError(
+                    f"instruction: must hold {X1} exactly once (or {X2}), or not at all to ask for first sentences"
+                )
         return value
+
+    @property
+    def writes_query(self) -> bool:
+        """Whether it asks for sentence 1, a query for a passage."""
+        return X2 in self.instruction
 
 
 class FirstSentence(NamedTuple):
@@ -97,7 +106,12 @@ class TaskSpec(BaseModel):
     @property
     def writes_pairs(self) -> bool:
         """False for a spec that asks for first sentences only."""
-        return all(X1 in label.instruction for label in self.labels.values())
+        return self.writes_queries or all(X1 in label.instruction for label in self.labels.values())
+
+    @property
+    def writes_queries(self) -> bool:
+        """Whether sentence 2, a passage, is given and sentence 1, a query for it, is asked for."""
+        return all(label.writes_query for label in self.labels.values())
 
     @model_validator(mode="before")
     @classmethod
@@ -120,13 +134,18 @@ class TaskSpec(BaseModel):
             for counter in label.counter_labels:
                 if counter not in self.labels or counter == name:
                     raise ValueError(f"labels.{name}.counter_labels: {counter!r} is not another label of this task")
-        if len({X1 in label.instruction for label in self.labels.values()}) > 1:
-            raise ValueError(f"labels: either every instruction holds {X1} exactly once, or none does")
+        if len({placeholder(label.instruction) for label in self.labels.values()}) > 1:
+            raise ValueError(f"labels: either every instruction holds {X1} exactly once, or none does ({X2} likewise)")
         return self
 
 
+def placeholder(instruction: str) -> str | None:
+    """Where the given sentence goes."""
+    return next((name for name in (X1, X2) if name in instruction), None)
+
+
 def _number(name: str, label: Mapping[str, Any]) -> float:
-    if X1 not in str(label.get("instruction", X1)):
+    if placeholder(str(label.get("instruction", X1))) is None:
         return 0.0  # a first sentence has no score
     if not re.fullmatch(r"0(\.\d+)?|1(\.0+)?", name):
         raise ValueError(f"labels.{name}.score: give a score from 0 to 1 (the label's name is not one)")

@@ -1,4 +1,4 @@
-"""The unit in which pairs are written: one first sentence with all its labels, and what became of it."""
+"""The unit in which pairs are written: one given sentence with all its labels, and what became of it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ class WorkItem:
     """Pairs to write by label."""
     attempts: int
     """How often each is tried."""
-    sentence1: str | None = None
-    """The first sentence, unless the teacher has to write it."""
+    given: str | None = None
+    """The first sentence, or the passage, unless the teacher has to write it."""
     earlier: tuple[tuple[str, str], ...] = ()
-    """(label, sentence 2) that an earlier pass has for this first sentence."""
+    """(label, written sentence) that an earlier pass has for this given one."""
 
 
 SHARED = ("dataset", "task", "job", "teacher")  # of a pair's provenance: the same for all pairs of a job
@@ -49,6 +49,8 @@ class WorkItemResult(BaseModel):
     """What became of a work item: one JSON object in Redis and in the command's journal."""
 
     sentence1: str | None = None
+    sentence2: str | None = None
+    """The passage, where that is given and sentence 1 is written."""
     pairs: dict[str, PairRecord] = {}
     """By slot, the pair's place in the work item: label and number."""
     rejected: Counter[str] = Counter()
@@ -64,6 +66,15 @@ class WorkItemResult(BaseModel):
     def accepted(self) -> Counter[str]:
         """Pairs by label."""
         return Counter(record.provenance.label for record in self.pairs.values())
+
+    @property
+    def given(self) -> str | None:
+        """The sentence that partners, or the passage that queries, were asked for; None if it could not be written."""
+        return self.sentence1 if self.sentence2 is None else self.sentence2
+
+    def written(self, pair: Pair) -> str:
+        """That sentence of a pair which the teacher wrote for the given one."""
+        return pair.sentence2 if self.sentence2 is None else pair.sentence1
 
     def without_surplus(self, room: Callable[[str], int]) -> "WorkItemResult":
         """This result without the pairs for which the job has no room any more, counted as `surplus`."""
@@ -111,7 +122,7 @@ class WorkItemResult(BaseModel):
         pairs = {slot: record for slot, record in self.pairs.items() if new[slot]}
         lost = Counter(record.provenance.label for slot, record in self.pairs.items() if new[slot] is False)
         texts = [
-            RejectedText(reason="duplicate", text=record.pair.sentence2, label=record.provenance.label)
+            RejectedText(reason="duplicate", text=self.written(record.pair), label=record.provenance.label)
             for slot, record in self.pairs.items()
             if new[slot] is False
         ]
@@ -146,8 +157,13 @@ def public_pairs(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
 def public_rejected(results: Sequence[WorkItemResult]) -> list[dict[str, Any]]:
     """The results' rejected texts as people see them, in order."""
     return [
-        {"reason": one.reason, "label": one.label, "sentence1": None if one.label is None else result.sentence1}
-        | {"text": one.text}
+        {"reason": one.reason, "label": one.label, **_given(result, one), "text": one.text}
         for result in results
         for one in result.rejected_texts
     ]
+
+
+def _given(result: WorkItemResult, rejected: RejectedText) -> dict[str, str | None]:
+    if result.sentence2 is not None:
+        return {"sentence2": result.sentence2}
+    return {"sentence1": None if rejected.label is None else result.sentence1}

@@ -13,8 +13,8 @@ import typer
 from redis.exceptions import RedisError
 
 from services.trainer.commands.base import AsJson, configured, group
-from services.trainer.dataset.pair_rows import Selection
-from services.trainer.dataset.store import PORTION, Dataset, open_dataset
+from services.trainer.dataset.pair_rows import PORTION, Selection
+from services.trainer.dataset.store import Dataset, open_dataset
 from shared.errors import Fatal, first_line
 from shared.queue import open_queue
 from shared.redis import command_client

@@ -1,14 +1,16 @@
 """The rows of pairs: put in, given another score, taken out, with the totals kept right. All within a transaction."""
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared.pairs import PairRecord
 
 UNFINISHED = "state IN ('planned', 'training')"
+PORTION = 10_000
 CONTENT = "hash, sentence1, sentence2, score, provenance, collected"
 
 
@@ -46,6 +48,14 @@ class Selection:
         given = {name: value for name, value in vars(self).items() if value is not None}
         values = [value for name, value in given.items() for _ in range(conditions[name].count("?"))]
         return " AND ".join(conditions[name] for name in given), values
+
+
+@contextlib.contextmanager
+def writing(db: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that sees, from its first read on, what nobody else can change."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def put(db: sqlite3.Connection, records: Iterable[tuple[PairRecord, float | None]]) -> Added:

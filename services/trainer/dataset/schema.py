@@ -5,7 +5,9 @@ import sqlite3
 
 from shared.errors import Fatal
 
-SCHEMA = 4
+SCHEMA = 5
+WRITTEN_FOR_A_PASSAGE = "provenance ->> 'task' = 'retrieval'"
+"""Which pairs have a passage as sentence2."""
 
 TABLES = """
 CREATE TABLE pair (
@@ -44,6 +46,26 @@ INSERT INTO total SELECT pairs, pairs - (SELECT coalesce(max(pairs), 0) FROM rou
     FROM (SELECT coalesce(max(id), 0) AS pairs FROM pair);
 """
 
+# A passage is kept once, however many places in documents have it, and its id outlives a change of its document.
+# `corpus` counts what there is, as `total` does. The index finds the queries of a passage that goes.
+DOCUMENTS = f"""
+CREATE TABLE document (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, title TEXT NOT NULL, url TEXT NOT NULL, source TEXT NOT NULL,
+    hash BLOB NOT NULL, digest BLOB NOT NULL, collected REAL NOT NULL
+);
+CREATE TABLE passage (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL
+);
+CREATE TABLE place (
+    passage INTEGER NOT NULL, document INTEGER NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+    PRIMARY KEY (passage, document, start)
+) WITHOUT ROWID;
+CREATE INDEX place_document ON place (document);
+CREATE TABLE corpus (documents INTEGER NOT NULL, passages INTEGER NOT NULL, places INTEGER NOT NULL);
+INSERT INTO corpus VALUES (0, 0, 0);
+CREATE INDEX pair_passage ON pair (sentence2) WHERE {WRITTEN_FOR_A_PASSAGE};
+"""
+
 # Schema 1 kept hashes as text and marked each pair with the round that took it.
 FROM_1 = f"""
 ALTER TABLE pair RENAME TO pair1;
@@ -77,7 +99,8 @@ def prepare(connection: sqlite3.Connection, read_only: bool) -> None:
 def _renew(connection: sqlite3.Connection, version: int) -> None:
     connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
     named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
-    steps = {0: TABLES + named, 1: FROM_1 + named}.get(version, "") + (TRACES if version < 3 else "") + CHANGES
+    steps = {0: TABLES + named, 1: FROM_1 + named}.get(version, "") + (TRACES if version < 3 else "")
+    steps += (CHANGES if version < 4 else "") + DOCUMENTS
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:

@@ -18,13 +18,13 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from services.trainer.dataset.pair_rows import UNFINISHED, Added, Selection, put, take_out
+from services.trainer.dataset.document_rows import Documents
+from services.trainer.dataset.pair_rows import PORTION, UNFINISHED, Added, Selection, put, take_out, writing
 from services.trainer.dataset.schema import prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
 FILE = "pairs.sqlite"
-PORTION = 10_000
 OF_ROUND = (
     "SELECT {0} FROM pair WHERE id <= :last_pair"
     " UNION ALL SELECT {0} FROM removed_pair WHERE id <= :last_pair AND round >= :id"
@@ -81,11 +81,8 @@ class Origin(NamedTuple):
     pairs: int
 
 
-class Dataset:
-    """One dataset's pairs, unique by content hash, and its rounds."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
+class Dataset(Documents):
+    """One dataset's pairs, unique by content hash, its documents and its rounds."""
 
     @property
     def id(self) -> str:
@@ -99,7 +96,7 @@ class Dataset:
 
         A pair that is there with another score gets the one that came later, and counts as new in the next round.
         """
-        with self._writing():
+        with writing(self._db):
             added = put(self._db, zip(records, times or repeat(None), strict=False))
             (last,) = self._db.execute("SELECT last_pair FROM total").fetchone()
             self._db.executemany(
@@ -122,15 +119,8 @@ class Dataset:
 
     def remove(self, ids: Sequence[int]) -> list[str]:
         """Delete pairs; the content hashes of those that were there. A round that is under way keeps them."""
-        with self._writing():
+        with writing(self._db):
             return [hash_.hex() for hash_ in take_out(self._db, ids)]
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A transaction that sees, from its first read on, what nobody else can change."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
 
     def traceparents(self, round_: Round) -> list[str]:
         """The spans that brought the pairs which a round is the first to train on, oldest first."""
@@ -182,7 +172,7 @@ class Dataset:
             "INSERT INTO round (state, pairs, last_pair, seed, base, start)"
             " SELECT 'planned', pairs, last_pair, ?, ?, ? FROM total"
         )
-        with self._writing():  # SQLite gives it the next id
+        with writing(self._db):  # SQLite gives it the next id
             id_ = self._db.execute(query, (seed, base, start)).lastrowid
             self._db.execute("UPDATE total SET new_pairs = 0")
         return self.round(id_ or 0)

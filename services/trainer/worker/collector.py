@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from redis.exceptions import RedisError
+
 from services.trainer.dataset.store import DatasetThread
 from shared import tracing
 from shared.errors import first_line
@@ -27,7 +29,7 @@ REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError
 
 
 class Collector:
-    """Moves pairs. `reader` blocks and must not retry; `writer` may."""
+    """Moves pairs and documents. `reader` blocks and must not retry; `writer` may."""
 
     def __init__(self, reader: PairStream, writer: PairStream, dataset: DatasetThread) -> None:
         self._reader, self._writer, self._dataset = reader, writer, dataset
@@ -56,9 +58,9 @@ class Collector:
 
     async def _keep(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            if delivery.record is None:
+            if delivery.error is not None:
                 await self._dead_letter(delivery)
-        readable = [delivery for delivery in deliveries if delivery.record is not None]
+        readable = [delivery for delivery in deliveries if delivery.error is None]
         if others := [delivery for delivery in readable if delivery.deliveries <= DELIVERIES]:
             await self._keep_together(others)
         for delivery in readable:
@@ -109,5 +111,29 @@ class Collector:
             times = [delivery.came for delivery in deliveries if delivery.record is not None]
             known = filter(None, traceparents)
             added = await self._dataset.run(lambda dataset: dataset.add(records, known, times))
-            if added.changed:
+            documents = [delivery for delivery in deliveries if delivery.document is not None]
+            if await self._add_documents(documents) or added.changed:
                 self._last_new = time.monotonic()
+
+    async def _add_documents(self, deliveries: Sequence[Delivery]) -> int:
+        """Keep documents; how many are new or have changed."""
+        if not deliveries:
+            return 0
+        documents = [delivery.document for delivery in deliveries if delivery.document is not None]
+        times = [delivery.came for delivery in deliveries]
+        added = await self._dataset.run(lambda dataset: dataset.add_documents(documents, times))
+        if added.replaced:
+            log.info(
+                "%d documents have changed; %d pairs were written for passages that are gone, and were deleted",
+                *(added.replaced, len(added.pairs)),
+            )
+        await forget(self._writer, added.pairs)
+        return added.changed
+
+
+async def forget(stream: PairStream, hashes: Sequence[str]) -> None:
+    """Let deleted pairs come again. Redis may be away: that is no reason to keep them."""
+    try:
+        await stream.forget(hashes)
+    except (RedisError, OSError) as error:
+        log.warning("for seven days, jobs can't send %d deleted pairs again: %s", len(hashes), first_line(error))

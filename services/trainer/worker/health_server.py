@@ -1,4 +1,4 @@
-"""The trainer's HTTP, on the worker's event loop: `/metrics`, `/livez`, `/readyz`, and what a router adds."""
+"""The trainer's HTTP, on the worker's event loop: `/metrics`, `/livez`, `/readyz`, and what routers add."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def health_server(
-    host: str, port: int, metrics: Metrics, keys: Sequence[str] = (), router: APIRouter | None = None
+    host: str, port: int, metrics: Metrics, keys: Sequence[str] = (), routers: Sequence[APIRouter] = ()
 ) -> AsyncIterator[None]:
-    """Answer until the block ends; the router only to `keys`, if there are any.
+    """Answer until the block ends; the routers only to `keys`, if there are any.
 
     Port 0 answers nowhere, and a port that can't be had is a warning.
     """
@@ -38,11 +38,11 @@ async def health_server(
 
     about: dict[str, Any] = {
         "title": "Pairwright trainer",
-        "description": "Its health and metrics, and the deletion of pairs.",
+        "description": "Its health and metrics; the corpus, and the deletion of pairs and documents.",
         "openapi_url": None,
     }
     app = create_app(checks=checks, keys=keys, registry=metrics.registry, max_body_bytes=1024, **about)
-    if router is not None:
+    for router in routers:
         app.include_router(router)
     http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))

@@ -1,25 +1,19 @@
 """`DELETE /pairs` of the trainer: what is deleted by job, task, label, score or text is not in the next round."""
 
-import contextlib
 import logging
-import sqlite3
-from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
 
 from services.trainer.dataset.pair_rows import Selection
+from services.trainer.worker.collector import forget
+from services.trainer.worker.dataset_api import DatasetApi
 from services.trainer.worker.parts import Parts
-from shared.errors import first_line
 from shared.http.problems import Problem
 from shared.pairs import Score
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-TITLE = "The dataset is not available"
 
 
 class PairsQuery(BaseModel, extra="forbid"):
@@ -43,39 +37,19 @@ class PairsQuery(BaseModel, extra="forbid"):
         return selection
 
 
-class PairsApi:
-    """The route, and the parts of the trainer that answer it while it works on the dataset."""
+def pairs_router(api: DatasetApi) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["pairs"])
 
-    def __init__(self, host: str, has_keys: bool) -> None:
-        self._parts: Parts | None = None
-        self._is_safe = has_keys or host in LOOPBACK
-        self.router = APIRouter(tags=["pairs"])
-        self.router.delete("/pairs", summary="Delete pairs from the dataset")(self._delete)
-
-    @contextlib.contextmanager
-    def answered_by(self, parts: Parts) -> Iterator[None]:
-        """Answer with these parts until the block ends."""
-        self._parts = parts
-        try:
-            yield
-        finally:
-            self._parts = None
-
-    async def _delete(self, query: Annotated[PairsQuery, Query()]) -> dict[str, int]:
-        if not self._is_safe:
-            detail = "Set PAIRWRIGHT_API_KEYS: without a key, pairs are deleted over loopback only."
-            raise Problem(403, "Forbidden", detail)
-        selection = query.selection()
-        if (parts := self._parts) is None:
-            detail = "This trainer waits for another one that works on the dataset: ask that one."
-            raise Problem(503, TITLE, detail, {"Retry-After": "5"})
-        try:
+    @router.delete("/pairs", summary="Delete pairs from the dataset")
+    async def remove(query: Annotated[PairsQuery, Query()]) -> dict[str, int]:
+        with api.parts() as parts:
+            selection = query.selection()
             if query.dry_run:
                 return {"selected": await parts.dataset.run_beside(lambda dataset: dataset.count_selected(selection))}
             return {"deleted": await delete(parts, selection)}
-        except (sqlite3.Error, OSError) as error:
-            detail = f"{first_line(error)}; what was deleted before stays so. Ask again."
-            raise Problem(503, TITLE, detail, {"Retry-After": "5"}) from None
+
+    return router
 
 
 async def delete(parts: Parts, selection: Selection) -> int:
@@ -88,9 +62,6 @@ async def delete(parts: Parts, selection: Selection) -> int:
             break
         hashes = await parts.dataset.run(lambda dataset: dataset.remove(ids))  # noqa: B023
         last, deleted = ids[-1], deleted + len(hashes)
-        try:
-            await parts.writer.forget(hashes)
-        except (RedisError, OSError) as error:
-            log.warning("for seven days, jobs can't send %d deleted pairs again: %s", len(hashes), first_line(error))
+        await forget(parts.writer, hashes)
     log.info("%d pairs were deleted on request", deleted)
     return deleted

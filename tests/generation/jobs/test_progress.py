@@ -31,7 +31,7 @@ def write(item: WorkItem, rates: dict[str, float], seed: int) -> WorkItemResult:
     if chance.random() < rates["no_sentence1"]:
         result.rejected["too_short"] = item.attempts
         return result
-    result.sentence1 = item.sentence1 or f"Sentence {item.number}."
+    result.sentence1 = item.given or f"Sentence {item.number}."
     for label, count in item.wants.items():
         for number in range(count):
             for _ in range(item.attempts):

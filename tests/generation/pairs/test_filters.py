@@ -13,7 +13,7 @@ from services.generation.pairs.comparison import has_repetition, main_script, no
 from services.generation.pairs.dino_postprocess import dino_dataset, smooth
 from services.generation.pairs.filters import ALL, Draft, reject
 from services.generation.pairs.plan import FILTERS
-from services.generation.pairs.prompts import Exchange, Prompt, lanes_for_sentence2, topical_prompt
+from services.generation.pairs.prompts import Exchange, Prompt, lanes_for, topical_prompt
 from services.generation.pairs.tasks import TaskSpec, load_all_tasks
 
 LONG = "The committee has postponed its decision about the new school building in the north of the town"
@@ -154,13 +154,13 @@ GERMAN = TaskSpec.model_validate(
     ],
 )
 def test_the_prompt_s_own_lines_do_not_come_back(text: str, reason: str | None) -> None:
-    [lane] = lanes_for_sentence2(GERMAN, "1", "Die Katze schläft.", [0])
+    [lane] = lanes_for(GERMAN, "1", "Die Katze schläft.", [0])
     assert reject(Draft(text, "quote", "Die Katze schläft.", prompt=lane)) == reason
 
 
 def test_words_of_sentence1_are_no_evidence() -> None:
     sentence1 = "Schreibe zwei Sätze: Ein Junge gibt den Enten Brot."
-    [lane] = lanes_for_sentence2(GERMAN, "1", sentence1, [0])
+    [lane] = lanes_for(GERMAN, "1", sentence1, [0])
     assert reject(Draft("Schreibe zwei Sätze: Ein Junge gibt den Enten Korn.", "quote", sentence1, prompt=lane)) is None
 
 
@@ -175,7 +175,7 @@ def test_first_sentences_are_compared_with_their_prompt() -> None:
 def test_exemplars_that_change_the_script_allow_it() -> None:
     spec = GERMAN.model_dump()
     spec["labels"]["1"]["exemplars"] = [["The cat sleeps.", "Кошка спит."]]
-    [lane] = lanes_for_sentence2(TaskSpec.model_validate(spec), "1", "A ship sails.", [0])
+    [lane] = lanes_for(TaskSpec.model_validate(spec), "1", "A ship sails.", [0])
     assert reject(Draft("Корабль плывёт.", "quote", "A ship sails.", prompt=lane)) is None
 
 

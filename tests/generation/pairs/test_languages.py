@@ -8,6 +8,7 @@ from services.generation.pairs.languages import detect, language_warning, teache
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import load_all_tasks
 
+ENGLISH = ["The load balancer drops connections.", "Pods are evicted once the disk is full."]
 HINDI = ["पानी बहुत ठंडा है।", "किताब मेज पर रखी हुई है।"]
 
 
@@ -15,7 +16,7 @@ HINDI = ["पानी बहुत ठंडा है।", "किताब �
     ("texts", "language"),
     [
         (["Der Server ist seit heute Morgen ausgefallen.", "Der Mieter muss drei Monate vorher kündigen."], "de"),
-        (["The load balancer drops connections.", "Pods are evicted once the disk is full."], "en"),
+        (ENGLISH, "en"),
         (HINDI, "hi"),
         (["word1 word2.", "kubectl get pods -n kube-system"], None),
         (["12345", "?!"], None),
@@ -27,8 +28,10 @@ def test_the_language_of_texts_together(texts: list[str], language: str | None) 
 
 def test_built_in_tasks_need_no_warning() -> None:
     tasks = load_all_tasks(None)
-    for name in tasks:
-        assert language_warning(Plan(task=name, num_inputs=3).resolve(tasks), frozenset({"en"}), "default") is None
+    for name, task in tasks.items():
+        given = {"inputs": ENGLISH} if task.writes_queries else {"num_inputs": 3}
+        plan = Plan.model_validate({"task": name, **given}).resolve(tasks)
+        assert language_warning(plan, frozenset({"en"}), "default") is None
     hindi = Plan(inputs=HINDI).resolve(tasks)
     assert "given sentences are in 'hi'" in str(language_warning(hindi, frozenset({"en"}), "default"))
     assert language_warning(hindi, frozenset({"hi"}), "x") is None

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from services.generation.decoding.tokenizer import cut
 from services.generation.pairs.comparison import normalised
-from services.generation.pairs.generator import sample_seed
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
-from services.generation.pairs.prompts import lanes_for_sentence2, sentence1_prompt, topical_prompt
+from services.generation.pairs.prompts import lanes_for, sentence1_prompt, topical_prompt
+from services.generation.pairs.seeds import sample_seed
 from services.generation.pairs.tasks import InvalidTask, load_all_tasks, load_task
 
 ORIGINAL = {
@@ -33,7 +33,7 @@ def written(folder: Path, spec: object) -> Path:
 def test_the_original_spec_loads_with_scores_from_its_labels(tmp_path: Path) -> None:
     spec = load_task(written(tmp_path, ORIGINAL))
     assert {name: label.score for name, label in spec.labels.items()} == {"1": 1.0, "0": 0.0}
-    assert tuple(prompt.text for prompt in lanes_for_sentence2(spec, "0", "Hello there.", range(2))) == (
+    assert tuple(prompt.text for prompt in lanes_for(spec, "0", "Hello there.", range(2))) == (
         'Task: Other.\nSentence 1: "Hello there."\nSentence 2: "',
         'Task: Same.\nSentence 1: "Hello there."\nSentence 2: "',
     )
@@ -50,7 +50,7 @@ def test_built_in_sts_is_the_papers() -> None:
     assert sts.labels["0"].instruction == (
         'Task: Write two sentences that are on completely different topics.\nSentence 1: "<X1>"\nSentence 2: "'
     )
-    prompt = lanes_for_sentence2(sts, "1", "X.", [0])[0].text
+    prompt = lanes_for(sts, "1", "X.", [0])[0].text
     first, second = sts.labels["1"].exemplars[0]
     assert prompt == (
         f'Task: Write two sentences that mean the same thing.\nSentence 1: "{first}"\nSentence 2: "{second}"\n\n'
@@ -90,7 +90,9 @@ def test_built_in_tasks_say_what_the_default_teacher_can_do() -> None:
     for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         graded.setdefault((row["task"], row["label"]), []).append(row["right"])
     tasks = load_all_tasks(None)
-    assert set(graded) == {(name, label) for name, task in tasks.items() for label in task.labels}
+    assert set(graded) == {
+        (name, label) for name, task in tasks.items() if not task.writes_queries for label in task.labels
+    }
     for (name, label), right in graded.items():
         accuracy = tasks[name].labels[label].label_accuracy
         assert accuracy is not None
@@ -210,7 +212,7 @@ def test_the_originals_four_specs_load_unchanged(tmp_path: Path) -> None:
     }
     spec = load_task(written(tmp_path, reviews))
     assert spec.writes_pairs
-    assert [prompt.text for prompt in lanes_for_sentence2(spec, "1", "Jaws")] == [
+    assert [prompt.text for prompt in lanes_for(spec, "1", "Jaws")] == [
         'Task: Write a review for a good movie.\nMovie: "Jaws"\nReview: "',
         'Task: Write a review for a bad movie.\nMovie: "Jaws"\nReview: "',
     ]
@@ -230,7 +232,7 @@ def test_built_in_tasks_are_whole(task: str) -> None:
 
 def test_the_chat_form_asks_and_lets_the_assistant_go_on() -> None:
     sts = load_all_tasks(None)["sts"]
-    prompt = lanes_for_sentence2(sts, "1", 'He said "no".', [0])[0]
+    prompt = lanes_for(sts, "1", 'He said "no".', [0])[0]
     instruction = "Task: Write two sentences that mean the same thing."
     first, second = sts.labels["1"].exemplars[0]
     assert prompt.turns == [

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from services.trainer.dataset.pair_rows import Selection
-from services.trainer.dataset.schema import TABLES, TRACES
+from services.trainer.dataset.schema import CHANGES, TABLES, TRACES
 from services.trainer.dataset.store import FILE, Dataset, Round, State, lock, open_dataset
 from shared.errors import Fatal
 from shared.pairs import Pair
+from tests.support.documents import make_document
 from tests.support.pairs import make_pairs, plan, records
 
 
@@ -117,6 +118,21 @@ def test_a_file_of_schema_3_is_renewed_with_its_pairs_and_rounds(tmp_path: Path)
         assert len(kept(dataset, round_)) == 6
         assert dataset.add(records([make_pairs(9)[-1]])) == (1, 0)
         assert [one.id for one in dataset.pairs(plan(dataset, 1, "base"))].count(9) == 1
+        assert dataset.corpus_size() == (0, 0, 0)
+        assert dataset.add_documents([make_document("a", "One.")]).new == 1
+
+
+def test_a_file_of_schema_4_is_renewed_as_it_is(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as old:
+        named = "INSERT INTO fact VALUES ('id', 'name'); PRAGMA user_version = 4;"
+        old.executescript(f"{TABLES} {TRACES} {CHANGES} {named}")
+    old.close()
+    with pytest.raises(Fatal, match="start the trainer once"), open_dataset(tmp_path, read_only=True):
+        pass
+    with open_dataset(tmp_path) as dataset:
+        dataset.add(records(make_pairs(8)))
+        assert (dataset.id, dataset.count(), dataset.count_new()) == ("name", 8, 8)
+        assert dataset.add_documents([make_document("a", "One.")]).new == 1
 
 
 def test_a_round_has_everything_up_to_its_plan_and_nothing_later(pairs_dataset: Dataset) -> None:

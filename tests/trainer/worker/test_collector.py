@@ -16,7 +16,8 @@ from services.trainer.worker.collector import Collector
 from shared.pairs import Pair, PairRecord
 from shared.queue import EmbeddedServer
 from shared.redis import command_client, reading_client
-from shared.stream import Offer, PairStream
+from shared.stream import Append, Offer, PairStream
+from tests.support.documents import make_document, retrieval
 from tests.support.pairs import make_pairs, records
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +107,38 @@ async def test_garbage_goes_to_the_dead_letters_and_the_rest_flows(
         "Invalid JSON: key must be a string at line 1 column 2",
         "the entry has no field 'record'",
     ]
+
+
+async def test_documents_are_kept_beside_pairs_and_a_redelivery_changes_nothing(
+    server: EmbeddedServer, dataset: str, stream: PairStream, collector: Collector, pairs_dataset: Dataset
+) -> None:
+    old, new = make_document("a", "The pool is closed."), make_document("a", "The pool is open.")
+    await offer(stream, 3)
+    for document in (old, make_document("b", "Breakfast is at eight."), new):
+        await stream.append_documents([document])
+    client = reading_client(server.url, longest_block_s=1)
+    taken = await PairStream(client, dataset).read("trainer-0")
+    await client.aclose()
+    documents = [one for one in taken if one.document is not None]
+    pairs_dataset.add_documents([one.document for one in documents if one.document], [one.came for one in documents])
+    before = list(pairs_dataset.passages())  # dead between commit and acknowledgement
+    await collector.drain()
+    assert list(pairs_dataset.passages()) == before
+    assert [one.text for one in before] == ["Breakfast is at eight.", "The pool is open."]
+    assert (pairs_dataset.count(), await stream.backlog(), await stream.count_dead_letters()) == (3, 0, 0)
+
+
+async def test_queries_of_a_passage_that_has_changed_may_come_again(
+    stream: PairStream, collector: Collector, pairs_dataset: Dataset
+) -> None:
+    old, query = make_document("a", "The pool is closed."), retrieval("is the pool open", "The pool is closed.")
+    await stream.append_documents([old])
+    await stream.append([Offer(query, "one/0/0")])
+    await collector.drain()
+    await stream.append_documents([make_document("a", "The pool is open.")])
+    await collector.drain()
+    assert pairs_dataset.count() == 0
+    assert await stream.append([Offer(query, "two/0/0")]) == [Append.ACCEPTED]
 
 
 async def test_draining_takes_more_than_one_read(

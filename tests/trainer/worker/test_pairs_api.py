@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from services.trainer.dataset.store import Dataset
 from services.trainer.metrics import Metrics
+from services.trainer.worker.dataset_api import DatasetApi
 from services.trainer.worker.health_server import health_server
-from services.trainer.worker.pairs_api import PairsApi
+from services.trainer.worker.pairs_api import pairs_router
 from shared.model_store import ModelStore
 from shared.pairs import Pair
 from shared.queue import EmbeddedServer
@@ -32,13 +33,13 @@ def settings(tmp_path: Path, own_server: EmbeddedServer) -> Settings:
 
 
 @asynccontextmanager
-async def served(api: PairsApi, keys: tuple[str, ...] = ()) -> AsyncIterator[httpx.AsyncClient]:
+async def served(api: DatasetApi, keys: tuple[str, ...] = ()) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the route, with the key."""
     port, metrics = free_port(), Metrics(CollectorRegistry())
     headers = {"Authorization": f"Bearer {KEY}"}
     url = f"http://127.0.0.1:{port}"
     async with (
-        health_server("127.0.0.1", port, metrics, keys, api.router),
+        health_server("127.0.0.1", port, metrics, keys, [pairs_router(api)]),
         httpx.AsyncClient(base_url=url, headers=headers) as client,
     ):
         yield client
@@ -58,7 +59,7 @@ async def working(settings: Settings, pairs: list[Pair]) -> AsyncIterator[LocalT
 async def test_deleted_pairs_leave_the_dataset_and_may_come_again(settings: Settings) -> None:
     pairs = make_pairs(30)
     async with working(settings, pairs) as trainer:
-        api = PairsApi("127.0.0.1", has_keys=False)
+        api = DatasetApi("127.0.0.1", has_keys=False)
         with api.answered_by(trainer.parts):
             async with served(api) as client:
                 query: dict[str, str | float] = {"job": "job", "score": 0.5}
@@ -78,7 +79,7 @@ async def test_deleted_pairs_leave_the_dataset_and_may_come_again(settings: Sett
 
 async def test_what_would_delete_too_much_or_cannot_be_answered_is_a_problem(settings: Settings) -> None:
     async with working(settings, make_pairs(3)) as trainer:
-        api = PairsApi("0.0.0.0", has_keys=True)
+        api = DatasetApi("0.0.0.0", has_keys=True)
         async with served(api, (KEY,)) as client:
             assert (await client.delete("/pairs", params={"job": "job"})).status_code == 503
             with api.answered_by(trainer.parts):
@@ -90,7 +91,7 @@ async def test_what_would_delete_too_much_or_cannot_be_answered_is_a_problem(set
                 assert without_key.status_code == 401
                 assert await trainer.parts.dataset.run(Dataset.count) == 3
                 assert (await client.delete("/pairs", params={"job": "job"})).json() == {"deleted": 3}
-        open_to_all = PairsApi("0.0.0.0", has_keys=False)
+        open_to_all = DatasetApi("0.0.0.0", has_keys=False)
         with open_to_all.answered_by(trainer.parts):
             async with served(open_to_all) as client:
                 refused = await client.delete("/pairs", params={"job": "job"})

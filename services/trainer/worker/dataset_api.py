@@ -1,0 +1,44 @@
+"""What the routes on the dataset share: when they answer, and the problem of who may not or can't be answered."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+from services.trainer.worker.parts import Parts
+from shared.errors import first_line
+from shared.http.problems import Problem
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+TITLE = "The dataset is not available"
+
+
+class DatasetApi:
+    """The parts of the trainer that answer while it works on the dataset."""
+
+    def __init__(self, host: str, has_keys: bool) -> None:
+        self._parts: Parts | None = None
+        self._is_safe = has_keys or host in LOOPBACK
+
+    @contextlib.contextmanager
+    def answered_by(self, parts: Parts) -> Iterator[None]:
+        """Answer with these parts until the block ends."""
+        self._parts = parts
+        try:
+            yield
+        finally:
+            self._parts = None
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[Parts]:
+        """What answers a request; an error of the dataset's file in the block is a problem too. Raises `Problem`."""
+        if not self._is_safe:
+            detail = "Set PAIRWRIGHT_API_KEYS: without a key, the dataset is read and changed over loopback only."
+            raise Problem(403, "Forbidden", detail)
+        if self._parts is None:
+            detail = "This trainer waits for another one that works on the dataset: ask that one."
+            raise Problem(503, TITLE, detail, {"Retry-After": "5"})
+        try:
+            yield self._parts
+        except (sqlite3.Error, OSError) as error:
+            detail = f"{first_line(error)}; what was deleted before stays so. Ask again."
+            raise Problem(503, TITLE, detail, {"Retry-After": "5"}) from None
