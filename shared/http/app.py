@@ -1,6 +1,6 @@
 """The app that every service's HTTP begins with: keys, limits, CORS, request ids, error handlers, health, metrics."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +33,7 @@ def create_app(
     max_body_bytes: int,
     render: Renderer = problem_details,
     body_seconds: float = 60.0,
+    streamed: Mapping[str, int] | None = None,
     cors_origins: Sequence[str] = (),
     has_index: bool = True,
     **options: Any,
@@ -41,8 +42,8 @@ def create_app(
 
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
-    whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
-    `has_index` the service has a `/` of its own.
+    whole within `body_seconds`; `streamed` paths have limits of their own (`BodyLimit`). `cors_origins` are the web
+    pages from which browsers may call the service. Without `has_index` the service has a `/` of its own.
     """
     app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
     if app.openapi_url:
@@ -51,7 +52,7 @@ def create_app(
     if has_index:
         add_index(app)
     app.add_middleware(BearerKeys, keys=keys, render=render)
-    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render)
+    app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render, streamed=streamed)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

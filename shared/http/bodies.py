@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -24,14 +24,16 @@ class BodyLimit:
     """Refuse a body of more than `limit` bytes, announced, in chunks or decompressed, and one not whole in `seconds`.
 
     What bodies and answers of all requests together hold is bounded too; past it, the next ones become a 429.
+    `streamed`: paths whose bodies are never held whole, and their own limits; `seconds` bounds each piece of them.
     Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float, render: Renderer) -> None:
-        self._app, self._limit, self._render = app, limit, render
+    def __init__(
+        self, app: ASGIApp, limit: int, seconds: float, render: Renderer, streamed: Mapping[str, int] | None = None
+    ) -> None:
+        self._app, self._limit, self._render, self._streamed = app, limit, render, streamed or {}
         self._held, self._most = 0, max(BODIES_AT_ONCE * limit, LEAST_HELD_BYTES)
         self.seconds = seconds
-        self.too_large = f"The body may have at most {limit} bytes: send less at a time."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,27 +41,26 @@ class BodyLimit:
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         announced = int(headers.get(b"content-length", b"0"))  # the server has checked that it is a number
-        problem = self._refusal(announced, encoding)
+        streamed = self._streamed.get(scope["path"])
+        limit = self._limit if streamed is None else streamed
+        problem = self._refusal(announced, encoding, limit)
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)
-        body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None)
+        decoder = _Decoder() if encoding in ENCODINGS else None
+        body = _Body(self, receive, decoder, limit, is_held=streamed is None)
         answer = _Answer(self, send, lambda problem: self._render(Request(scope), problem)(scope, receive, send))
         try:
             await self._app(scope, body.receive, answer.send)
         finally:
-            self._held -= body.received + answer.size
+            self._held -= body.held + answer.size
 
-    def _refusal(self, announced: int, encoding: str) -> Problem | None:
-        if announced > self._limit:
-            return Problem(413, "Body too large", self.too_large)
+    def _refusal(self, announced: int, encoding: str, limit: int) -> Problem | None:
+        if announced > limit:
+            return Problem(413, "Body too large", too_large(limit))
         if encoding not in ("", "identity", *ENCODINGS):
             detail = f"Content-Encoding {encoding[:40]!r} can't be read here: send gzip, deflate or none."
             return Problem(415, "Unsupported encoding", detail, {"Accept-Encoding": "gzip, deflate"})
         return None
-
-    def room(self, received: int) -> int:
-        """Bytes that a body may still have."""
-        return self._limit - received
 
     def hold(self, size: int, own: int) -> bool:
         """Count `size` bytes in for a request that has `own`, these among them; whether it is too much.
@@ -68,6 +69,11 @@ class BodyLimit:
         """
         self._held += size
         return self._held > max(self._most, own)
+
+
+def too_large(limit: int) -> str:
+    """What is wrong with a body of more than `limit` bytes."""
+    return f"The body may have at most {limit} bytes: send less at a time."
 
 
 class _Answer:
@@ -99,16 +105,21 @@ class _Answer:
 class _Body:
     """The body of one request, as it comes."""
 
-    def __init__(self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None") -> None:
+    def __init__(
+        self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None", limit: int, is_held: bool
+    ) -> None:
         self._limits, self._receive, self._decoder = limits, receive, decoder
+        self._limit, self._is_held = limit, is_held
         self._deadline = asyncio.get_running_loop().time() + limits.seconds
         self._is_whole = False
-        self.received = 0
+        self._received = self.held = 0
 
     async def receive(self) -> Message:
         """ASGI's `receive`. Raises `HTTPException` for a body that is too large, too slow or wrongly compressed."""
         if self._is_whole:  # what comes now is the caller's leaving
             return await self._receive()
+        if not self._is_held:
+            self._deadline = asyncio.get_running_loop().time() + self._limits.seconds
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
@@ -120,12 +131,14 @@ class _Body:
         self._is_whole = not message.get("more_body", False)
         body: bytes = message.get("body", b"")
         if self._decoder is not None:
-            body = self._decoder.decode(body, self._limits.room(self.received), self._is_whole)
+            body = self._decoder.decode(body, self._limit - self._received, self._is_whole)
             message = {**message, "body": body}
-        self.received += len(body)
-        is_too_much = self._limits.hold(len(body), self.received)
-        if self._limits.room(self.received) < 0:
-            raise HTTPException(413, self._limits.too_large)  # FastAPI lets no other exception through from a body
+        self._received += len(body)
+        size = len(body) if self._is_held else 0
+        self.held += size
+        is_too_much = self._limits.hold(size, self.held) and self._is_held
+        if self._received > self._limit:
+            raise HTTPException(413, too_large(self._limit))  # FastAPI lets no other exception through from a body
         if is_too_much:
             raise HTTPException(429, TOO_MUCH, {"Retry-After": "2", "Connection": "close"})
         return message

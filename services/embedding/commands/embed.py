@@ -21,7 +21,7 @@ from services.embedding.models.base import Encoder, Tokens, Vectors, smoke_test
 from services.embedding.serving.batcher import workers
 from services.embedding.serving.errors import InvalidInput
 from services.embedding.serving.quantise import NumberType, quantise
-from services.embedding.serving.queue import cost
+from services.embedding.serving.queue import cut_by_length
 from services.embedding.serving.service import EmbedRequest, InputType, dimensions_of, options_of, shape
 from services.embedding.settings import EmbeddingSettings
 from shared.errors import Fatal
@@ -195,7 +195,7 @@ def _embed(
             for ids, texts in _portions(options):
                 tokens = encoder.tokenise(texts, reading)
                 vectors = np.empty((len(texts), encoder.manifest.dimensions), np.float32)
-                batches = _batches(encoder, tokens)
+                batches = cut_by_length(encoder, tokens)
                 computed = pool.map(encode, [[tokens[index] for index in batch] for batch in batches])
                 for batch, part in zip(batches, computed, strict=True):
                     vectors[batch] = part
@@ -226,18 +226,3 @@ def _portions(options: Options) -> Iterator[tuple[list[str | None], list[str]]]:
         chars += len(row[1])
     if texts:
         yield ids, texts
-
-
-def _batches(encoder: Encoder, tokens: Sequence[Tokens]) -> list[list[int]]:
-    """Places of texts of neighbouring length, as many as suit the encoder together."""
-    batches, total = list[list[int]](), 0
-    for index in sorted(range(len(tokens)), key=lambda index: tokens[index].count):
-        count = tokens[index].count
-        # In this order, the newest is the longest.
-        fits = batches and cost(len(batches[-1]) + 1, count, total + count, encoder.padded) <= encoder.batch_tokens
-        if not fits:
-            batches.append([])
-            total = 0
-        batches[-1].append(index)
-        total += count
-    return batches
