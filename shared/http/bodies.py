@@ -124,7 +124,8 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            detail = f"The body must have come whole within {self._limits.seconds:g} s."
+            what = "body must have come whole" if self._is_held else "next piece of the body must have come"
+            detail = f"The {what} within {self._limits.seconds:g} s."
             raise HTTPException(408, detail, {"Connection": "close"}) from None
         if message["type"] != "http.request":
             return message

@@ -18,8 +18,9 @@ from services.embedding.serving.quantise import NumberType, quantise
 from shared.errors import first_line, validation_message
 
 Form = Literal["lines", "openai"]
-READ_BYTES = 256 * 1024
-ROWS_AT_ONCE = 1024
+Results = Iterator[tuple[str | None, Records]]
+READ_BYTES = 1024 * 1024
+LINES_AT_ONCE, ROWS_AT_ONCE = 64, 1024
 SAME_IN_ALL = ("model", "dimensions", "encoding_format", "prompt_name", "input_type")
 
 
@@ -127,18 +128,20 @@ class LineReader:
                 raise ValueError(f"body.{name}: must be the same in all lines")
 
 
-def json_lines(
-    batch: Batch, results: Iterator[tuple[str | None, Records]], kind: NumberType, range_: float
-) -> Iterator[bytes]:
+def json_lines(batch: Batch, results: Results, kind: NumberType) -> Iterator[bytes]:
     """The result, a line for each of the file, in its order: OpenAI's form for OpenAI's, else id and `embedding`."""
-    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    lines, option = list[bytes](), orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     for number, (id_, records) in enumerate(results, start=1):
-        vectors = quantise(kind, np.ascontiguousarray(records["vector"]), range_)
+        vectors = quantise(kind, np.ascontiguousarray(records["vector"]), batch.int8_range)
         if batch.form == "openai":
-            yield _openai_line(batch, number, id_, vectors, int(np.abs(records["tokens"]).sum()))
+            lines.append(_openai_line(batch, number, id_, vectors, int(np.abs(records["tokens"]).sum())))
         else:
             row = {"line": number} if id_ is None else {"line": number, "id": id_}
-            yield orjson.dumps(row | {"embedding": vectors[0]}, option=option)
+            lines.append(orjson.dumps(row | {"embedding": vectors[0]}, option=option))
+        if len(lines) == LINES_AT_ONCE:
+            yield b"".join(lines)
+            lines.clear()
+    yield b"".join(lines)
 
 
 def _openai_line(batch: Batch, number: int, id_: str | None, vectors: Any, tokens: int) -> bytes:
@@ -156,14 +159,12 @@ def _openai_line(batch: Batch, number: int, id_: str | None, vectors: Any, token
     return b'%b,%b,"error":null}\n' % (head, response)
 
 
-def parquet(
-    batch: Batch, results: Iterator[tuple[str | None, Records]], kind: NumberType, range_: float
-) -> Iterator[bytes]:
+def parquet(batch: Batch, results: Results, kind: NumberType) -> Iterator[bytes]:
     """The result as Parquet, a row for each text: `line` from 1, `id`, `index` in the line, `embedding`."""
     import pyarrow
     from pyarrow import parquet as files
 
-    sample = quantise(kind, np.zeros((1, batch.dimensions), np.float32), range_)
+    sample = quantise(kind, np.zeros((1, batch.dimensions), np.float32), batch.int8_range)
     embedding = pyarrow.list_(pyarrow.from_numpy_dtype(sample.dtype), sample.shape[1])
     schema = pyarrow.schema(
         {"line": pyarrow.int64(), "id": pyarrow.string(), "index": pyarrow.int32(), "embedding": embedding}
@@ -173,7 +174,7 @@ def parquet(
 
     def table() -> Any:
         *columns, vectors = zip(*rows, strict=True)
-        numbers = quantise(kind, np.stack(vectors), range_)
+        numbers = quantise(kind, np.stack(vectors), batch.int8_range)
         values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(numbers.ravel()), numbers.shape[1])
         return pyarrow.table([*(pyarrow.array(column) for column in columns), values], schema=schema)
 

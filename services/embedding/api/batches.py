@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from services.embedding.api.batch_lines import READ_BYTES, BadLine, LineReader, json_lines, parquet
 from services.embedding.api.errors import problem_errors
@@ -71,7 +70,7 @@ def router(store: BatchStore, runner: BatchRunner, versions: VersionRegistry, se
         response.headers["Location"] = f"/batches/{batch.id}"
         return batch
 
-    _add_reading_routes(routes, store, versions)
+    _add_reading_routes(routes, store)
     return routes
 
 
@@ -111,6 +110,7 @@ class Uploads:
         prompt_name, input_type = reading.prompt_name, reading.input_type
         request = EmbedRequest([], prompt_name=prompt_name, input_type=input_type, dimensions=reading.dimensions)
         options_of(request, encoder)
+        dimensions = dimensions_of(request, encoder)
         return new_batch(
             lines.lines,
             lines.texts,
@@ -118,12 +118,13 @@ class Uploads:
             version=encoder.version,
             prompt_name=prompt_name,
             input_type=input_type,
-            dimensions=dimensions_of(request, encoder),
+            dimensions=dimensions,
+            int8_range=encoder.int8_ranges[dimensions],
             base64=lines.fields.get("encoding_format") == "base64",
         )
 
 
-def _add_reading_routes(routes: APIRouter, store: BatchStore, versions: VersionRegistry) -> None:
+def _add_reading_routes(routes: APIRouter, store: BatchStore) -> None:
     errors = problem_errors(401, 404)
 
     # Not async: they read the disk.
@@ -146,18 +147,15 @@ def _add_reading_routes(routes: APIRouter, store: BatchStore, versions: VersionR
         "/batches/{id}/result", summary="Its vectors, in the order of the file", response_class=Response,
         responses=RESULT | problem_errors(401, 404, 409),
     )  # fmt: skip
-    async def _result(
-        id: str, format: Literal["jsonl", "parquet"] = "jsonl", output_dtype: NumberType = "float"
-    ) -> Response:
-        batch = await run_in_threadpool(_get, store, id)
+    def _result(id: str, format: Literal["jsonl", "parquet"] = "jsonl", output_dtype: NumberType = "float") -> Response:
+        batch = _get(store, id)
         if batch.state != "done":
             why = batch.error or f"{batch.done} of {batch.texts} texts are done"
             raise Problem(409, "Not done", f"{id} has no result: {why}")
         if batch.base64 and output_dtype != "float":
             raise Problem(409, "Not this type", "Its lines ask for base64, which holds float32")
-        range_ = (await versions.get(batch.version)).int8_ranges[batch.dimensions] if "int8" in output_dtype else 1.0
         write, media_type = WRITERS[format]
-        content: Iterator[bytes] = write(batch, store.results(batch), output_dtype, range_)
+        content: Iterator[bytes] = write(batch, store.results(batch), output_dtype)
         return StreamingResponse(content, media_type=media_type, headers={VERSION_HEADER: batch.version})
 
 

@@ -22,6 +22,7 @@ from shared.model_store import NoVersion
 
 log = logging.getLogger(__name__)
 
+READY_S = 0.5
 POLL_S = 30.0
 """How often to look for batches of other processes, for what has grown old, and again for one that couldn't be done."""
 TOKENISED_TEXTS, PORTION_TEXTS, PORTION_CHARS = 64, 1024, 1024 * 1024
@@ -44,16 +45,21 @@ class BatchRunner:
         try:
             while True:
                 self._wakeup.clear()
-                try:
-                    await asyncio.to_thread(self._store.tidy)
-                    for batch in await asyncio.to_thread(self._store.all):
-                        if batch.state == "open":
-                            await self._attempt(batch)
-                except OSError as error:
-                    log.warning("batches can't go on, next try in %.0f s: %s", POLL_S, error)
-                await pause(self._wakeup, POLL_S)
+                is_ready = self._versions.serving is not None
+                if is_ready:
+                    await self._attempt_all()
+                await pause(self._wakeup, POLL_S if is_ready else READY_S)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _attempt_all(self) -> None:
+        try:
+            await asyncio.to_thread(self._store.tidy)
+            for batch in await asyncio.to_thread(self._store.all):
+                if batch.state == "open":
+                    await self._attempt(batch)
+        except OSError as error:
+            log.warning("batches can't go on, next try in %.0f s: %s", POLL_S, error)
 
     async def _attempt(self, batch: Batch) -> None:
         """Do what is left of a batch. One that can't be done now stays open. Raises OSError."""
@@ -67,7 +73,7 @@ class BatchRunner:
                 log.info("%s was deleted", batch.id)
             except (NoVersion, InvalidInput, EncodingFailed) as error:
                 log.error("%s failed: %s", batch.id, error)
-                self._store.finish(batch, first_line(error))
+                await asyncio.to_thread(self._store.finish, batch, first_line(error))
             except EmbeddingError as error:  # no memory for its version just now, or it is quarantined
                 log.warning("%s waits, next try in %.0f s: %s", batch.id, POLL_S, error)
 
@@ -85,7 +91,7 @@ class BatchRunner:
             ])  # fmt: skip
             await loop.run_in_executor(self._pool, self._store.append, batch, records)
             self._metrics.batch_texts.inc(len(portion))
-        self._store.finish(batch)
+        await asyncio.to_thread(self._store.finish, batch)
         log.info("%s is done: %d texts", batch.id, batch.texts)
 
     async def _embed(self, batch: Batch, encoder: Encoder, texts: list[str], options: EncodeOptions) -> Records:

@@ -48,6 +48,7 @@ class Batch(BaseModel):
     prompt_name: str | None = None
     input_type: InputType | None = None
     dimensions: int
+    int8_range: float = 1.0  # what int8 covers of its vectors
     base64: bool = False  # OpenAI's `encoding_format`
     lines: int
     texts: int
