@@ -15,7 +15,7 @@ def check_sentence(text: str) -> str:
         raise ValueError("must not be blank")
     if len(text) > MAX_SENTENCE_CHARS:
         raise ValueError(f"must have at most {MAX_SENTENCE_CHARS} characters, has {len(text)}")
-    for character in text:
+    for character in "" if text.isprintable() else text:  # nearly all are, and so it takes a sixth of the time
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise ValueError(f"must be one line of text without control characters, has U+{ord(character):04X}")
     return text

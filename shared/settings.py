@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     teacher's token table) or `teacher` (its lower layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
+    trainer_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['trainer']}"
+    """Where the trainer answers: the generation service reads its passages, and passes questions about documents on."""
     keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
     """How long a connection without a request stays open. Longer than a load balancer's own limit, often 60."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -162,6 +164,7 @@ def _check_names(settings: type[BaseSettings], secrets: str | None) -> None:
     files = [name.upper() for name in os.listdir(secrets)] if secrets and os.access(secrets, os.R_OK) else []
     for name in sorted({*os.environ, *files}):
         of_other = prefix == PREFIX and name.startswith(tuple(f"{PREFIX}{service.upper()}_" for service in PORTS))
+        of_other = of_other or name.removeprefix(PREFIX).lower() in Settings.model_fields  # as PAIRWRIGHT_TRAINER_URL
         if not name.startswith(prefix) or name in known or of_other or name in NO_SETTINGS or SERVICE_LINK.search(name):
             continue
         nearest = _nearest(name, sorted(known - retired))

@@ -164,17 +164,18 @@ def _json_array(file: Path, text: str) -> Iterator[tuple[int, Row | BadRow]]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Fatal(f"{file}: is not JSON: {error}") from None
-    yield from enumerate(map(_json_row, rows), start=1)
+    yield from enumerate(map(row_of, rows), start=1)
 
 
 def _json_line(line: str) -> Row | BadRow:
     try:
-        return _json_row(json.loads(line))
+        return row_of(json.loads(line))
     except (ValueError, RecursionError) as error:
         return BadRow(f"is not JSON: {error}")
 
 
-def _json_row(value: Any) -> Row | BadRow:
+def row_of(value: Any) -> Row | BadRow:
+    """A JSON value as a row: an object, or a text."""
     if isinstance(value, str):
         return {TEXT: value}
     return value if isinstance(value, dict) else BadRow("is not a JSON object")

@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.generation.api.app import create_generation_app
+from services.generation.api.documents import DocumentsApi
 from services.generation.commands.generate import main as generate
 from services.generation.decoding.base import Engine
 from services.generation.decoding.factory import make_engine, start_engine
+from services.generation.documents.adding import add_documents
 from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
@@ -69,7 +71,9 @@ def assemble(
     context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
-    return create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher), scheduler
+    app = create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher)
+    app.include_router(DocumentsApi(common, own, stream).router)
+    return app, scheduler
 
 
 async def _serve(web: Server, listener: socket.socket, engine: Engine, scheduler: JobScheduler, drain_s: float) -> None:
@@ -104,4 +108,4 @@ async def _run_jobs(engine: Engine, scheduler: JobScheduler) -> None:
 
 
 if __name__ == "__main__":
-    run("generation", generate(sys.argv[1:]) if len(sys.argv) > 1 else main())
+    run("generation", generate(sys.argv[1:], add_documents) if len(sys.argv) > 1 else main())

@@ -1,6 +1,6 @@
 """The app that every service's HTTP begins with: keys, limits, CORS, request ids, error handlers, health, metrics."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -33,17 +33,17 @@ def create_app(
     max_body_bytes: int,
     render: Renderer = problem_details,
     body_seconds: float = 60.0,
-    streamed: Mapping[str, int] | None = None,
     cors_origins: Sequence[str] = (),
     has_index: bool = True,
+    streamed: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app with everything the services share; each adds its routes.
 
     `checks` maps each thing the service needs to "ok" or to what is wrong; `/readyz` answers 503 unless all are ok.
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
-    whole within `body_seconds`; `streamed` paths have limits of their own (`BodyLimit`). `cors_origins` are the web
-    pages from which browsers may call the service. Without `has_index` the service has a `/` of its own.
+    whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
+    `has_index` the service has a `/` of its own. What is posted to a path of `streamed` may have any size.
     """
     app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
     if app.openapi_url:

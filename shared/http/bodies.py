@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from fastapi import Request
@@ -15,6 +15,8 @@ ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 BODIES_AT_ONCE, LEAST_HELD_BYTES = 8, 64 * 1024 * 1024
 """Bodies and answers that are held at one time: so many of a body's greatest size together, or so many bytes."""
+PIECE_BYTES = 128 * 1024 * 1024
+"""Of a body that is taken as it comes, decompressed at a time: more than 64 KiB, which come at once, can become."""
 SLICE_BYTES = 256 * 1024
 """Of an answer, handed to the connection at a time. A caller that takes no slice in time is dropped by the protocol."""
 TOO_MUCH = "Too much is being received and answered. Try again in 2 s, or send less at once."
@@ -24,16 +26,17 @@ class BodyLimit:
     """Refuse a body of more than `limit` bytes, announced, in chunks or decompressed, and one not whole in `seconds`.
 
     What bodies and answers of all requests together hold is bounded too; past it, the next ones become a 429.
-    `streamed`: paths whose bodies are never held whole, and their own limits; `seconds` bounds each piece of them.
-    Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
+    A POST to one of the paths `streamed` may have any size, as its route holds no more of it than a piece; each piece
+    has `seconds`. Starlette's own `RequestBodyLimitMiddleware` always answers in plain text.
     """
 
     def __init__(
-        self, app: ASGIApp, limit: int, seconds: float, render: Renderer, streamed: Mapping[str, int] | None = None
+        self, app: ASGIApp, limit: int, seconds: float, render: Renderer, streamed: Collection[str] = ()
     ) -> None:
-        self._app, self._limit, self._render, self._streamed = app, limit, render, streamed or {}
+        self._app, self._limit, self._render, self._streamed = app, limit, render, streamed
         self._held, self._most = 0, max(BODIES_AT_ONCE * limit, LEAST_HELD_BYTES)
         self.seconds = seconds
+        self.too_large = f"The body may have at most {limit} bytes: send less at a time."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,26 +44,28 @@ class BodyLimit:
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         announced = int(headers.get(b"content-length", b"0"))  # the server has checked that it is a number
-        streamed = self._streamed.get(scope["path"])
-        limit = self._limit if streamed is None else streamed
-        problem = self._refusal(announced, encoding, limit)
+        is_streamed = scope["method"] == "POST" and scope["path"] in self._streamed
+        problem = self._refusal(0 if is_streamed else announced, encoding)
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)
-        decoder = _Decoder() if encoding in ENCODINGS else None
-        body = _Body(self, receive, decoder, limit, is_held=streamed is None)
+        body = _Body(self, receive, _Decoder() if encoding in ENCODINGS else None, is_streamed)
         answer = _Answer(self, send, lambda problem: self._render(Request(scope), problem)(scope, receive, send))
         try:
             await self._app(scope, body.receive, answer.send)
         finally:
-            self._held -= body.held + answer.size
+            self._held -= body.received + answer.size
 
-    def _refusal(self, announced: int, encoding: str, limit: int) -> Problem | None:
-        if announced > limit:
-            return Problem(413, "Body too large", too_large(limit))
+    def _refusal(self, announced: int, encoding: str) -> Problem | None:
+        if announced > self._limit:
+            return Problem(413, "Body too large", self.too_large)
         if encoding not in ("", "identity", *ENCODINGS):
             detail = f"Content-Encoding {encoding[:40]!r} can't be read here: send gzip, deflate or none."
             return Problem(415, "Unsupported encoding", detail, {"Accept-Encoding": "gzip, deflate"})
         return None
+
+    def room(self, received: int) -> int:
+        """Bytes that a body may still have."""
+        return self._limit - received
 
     def hold(self, size: int, own: int) -> bool:
         """Count `size` bytes in for a request that has `own`, these among them; whether it is too much.
@@ -69,11 +74,6 @@ class BodyLimit:
         """
         self._held += size
         return self._held > max(self._most, own)
-
-
-def too_large(limit: int) -> str:
-    """What is wrong with a body of more than `limit` bytes."""
-    return f"The body may have at most {limit} bytes: send less at a time."
 
 
 class _Answer:
@@ -106,43 +106,52 @@ class _Body:
     """The body of one request, as it comes."""
 
     def __init__(
-        self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None", limit: int, is_held: bool
+        self, limits: BodyLimit, receive: Receive, decoder: "_Decoder | None", is_streamed: bool = False
     ) -> None:
-        self._limits, self._receive, self._decoder = limits, receive, decoder
-        self._limit, self._is_held = limit, is_held
-        self._deadline = asyncio.get_running_loop().time() + limits.seconds
+        self._limits, self._receive, self._decoder, self._is_streamed = limits, receive, decoder, is_streamed
+        self._deadline = self._from_now()
         self._is_whole = False
-        self._received = self.held = 0
+        self.received = 0
 
     async def receive(self) -> Message:
         """ASGI's `receive`. Raises `HTTPException` for a body that is too large, too slow or wrongly compressed."""
         if self._is_whole:  # what comes now is the caller's leaving
             return await self._receive()
-        if not self._is_held:
-            self._deadline = asyncio.get_running_loop().time() + self._limits.seconds
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            what = "body must have come whole" if self._is_held else "next piece of the body must have come"
-            detail = f"The {what} within {self._limits.seconds:g} s."
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        message = await self._in_time()
         if message["type"] != "http.request":
             return message
         self._is_whole = not message.get("more_body", False)
         body: bytes = message.get("body", b"")
         if self._decoder is not None:
-            body = self._decoder.decode(body, self._limit - self._received, self._is_whole)
+            room = PIECE_BYTES if self._is_streamed else self._limits.room(self.received)
+            body = self._decoder.decode(body, room, self._is_whole)
             message = {**message, "body": body}
-        self._received += len(body)
-        size = len(body) if self._is_held else 0
-        self.held += size
-        is_too_much = self._limits.hold(size, self.held) and self._is_held
-        if self._received > self._limit:
-            raise HTTPException(413, too_large(self._limit))  # FastAPI lets no other exception through from a body
+        if self._is_streamed:
+            if len(body) > PIECE_BYTES:
+                raise HTTPException(413, "The body becomes too large when it is decompressed.")
+            return message
+        self.received += len(body)
+        is_too_much = self._limits.hold(len(body), self.received)
+        if self._limits.room(self.received) < 0:
+            raise HTTPException(413, self._limits.too_large)  # FastAPI lets no other exception through from a body
         if is_too_much:
             raise HTTPException(429, TOO_MUCH, {"Retry-After": "2", "Connection": "close"})
         return message
+
+    async def _in_time(self) -> Message:
+        """The next piece. Raises `HTTPException` 408."""
+        if self._is_streamed:
+            self._deadline = self._from_now()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            what = "A piece of the body must come" if self._is_streamed else "The body must have come whole"
+            detail = f"{what} within {self._limits.seconds:g} s."
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+
+    def _from_now(self) -> float:
+        return asyncio.get_running_loop().time() + self._limits.seconds
 
 
 class _Decoder:

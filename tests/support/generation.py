@@ -18,9 +18,11 @@ from shared.settings import Settings
 
 
 @contextlib.contextmanager
-def live_generation(engine: Engine, redis_url: str, dataset: str, **own: Any) -> Iterator[httpx.Client]:
+def live_generation(
+    engine: Engine, redis_url: str, dataset: str, common: Settings | None = None, **own: Any
+) -> Iterator[httpx.Client]:
     """Serve in a thread until the block ends; yields a client of it."""
-    common = Settings(dataset=dataset)
+    common = (common or Settings()).model_copy(update={"dataset": dataset})
     started, web = threading.Event(), []
     listener = listen("127.0.0.1", 0, "PORT")
 

@@ -70,7 +70,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
         keys=[*settings.keys, *own.admins] if settings.keys else [],
         registry=metrics.registry,
         max_body_bytes=own.max_body_bytes,
-        streamed={"/batches": own.max_batch_bytes},
+        streamed=(batches.PATH,),
         cors_origins=own.origins,
         has_index=False,
         render=render,

@@ -19,6 +19,7 @@ from services.embedding.serving.service import EmbedRequest, InputType, dimensio
 from services.embedding.settings import EmbeddingSettings
 from shared.http.problems import Problem
 
+PATH = "/batches"
 WRITERS = {"jsonl": (json_lines, "application/x-ndjson"), "parquet": (parquet, "application/vnd.apache.parquet")}
 FILE = {
     "requestBody": {
@@ -55,7 +56,7 @@ def router(store: BatchStore, runner: BatchRunner, versions: VersionRegistry, se
     summary = "Embed a file of texts in the background: JSON Lines of texts, or OpenAI's batch file"
     errors = problem_errors(400, 401, 404, 408, 413, 415, 422, 429, 503, 507)
 
-    @routes.post("/batches", summary=summary, status_code=202, openapi_extra=FILE, responses=errors)
+    @routes.post(PATH, summary=summary, status_code=202, openapi_extra=FILE, responses=errors)
     async def _submit(http: Request, response: Response, reading: Annotated[Reading, Query()]) -> Batch:
         try:
             batch = await uploads.receive(http, reading)
@@ -79,15 +80,19 @@ class Uploads:
 
     def __init__(self, store: BatchStore, versions: VersionRegistry, settings: EmbeddingSettings) -> None:
         self._store, self._versions = store, versions
-        self._max_line_bytes, self._max_texts = settings.max_body_bytes, settings.max_client_inputs
+        self._max_bytes, self._max_line_bytes = settings.max_batch_bytes, settings.max_body_bytes
+        self._max_texts = settings.max_client_inputs
 
     async def receive(self, http: Request, reading: Reading) -> Batch:
         """The batch of a request's body. Raises `BadLine`, `NoRoom`, `EmbeddingError` and OSError."""
         with self._store.upload() as folder, LineReader(folder, self._max_line_bytes, self._max_texts) as lines:
             await asyncio.to_thread(self._store.check_room)
-            pieces = bytearray()
+            pieces, received = bytearray(), 0
+            self._check_size(int(http.headers.get("content-length", "0")))  # the server has seen that it is a number
             async for piece in http.stream():
                 pieces += piece
+                received += len(piece)
+                self._check_size(received)
                 if len(pieces) >= READ_BYTES:
                     await asyncio.to_thread(self._take, lines, bytes(pieces))
                     pieces.clear()
@@ -95,6 +100,12 @@ class Uploads:
             await asyncio.to_thread(lines.finish)
             batch = await self._describe(reading, http.headers.get(VERSION_HEADER), lines)
             return await asyncio.to_thread(self._store.submit, folder, batch)
+
+    def _check_size(self, size: int) -> None:
+        """Raises `Problem`."""
+        if size > self._max_bytes:
+            detail = f"The file may have at most {self._max_bytes} bytes: send it in parts."
+            raise Problem(413, "Body too large", detail)
 
     def _take(self, lines: LineReader, data: bytes) -> None:
         self._store.check_room()

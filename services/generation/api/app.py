@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.middleware.gzip import GZipMiddleware
 
-from services.generation.api import streaming
+from services.generation.api import documents, streaming
 from services.generation.api.admission import JobAdmission
 from services.generation.decoding.base import Engine
 from services.generation.jobs.scheduler import JobScheduler
@@ -52,6 +52,7 @@ def create_generation_app(
         keys=keys,
         registry=registry,
         max_body_bytes=settings.max_body_bytes,
+        streamed=(documents.PATH,),
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
     admission = JobAdmission(scheduler, tasks, settings, teacher)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import huggingface_hub
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services.generation.commands import documents  # noqa: F401
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
 from services.generation.commands.journal import Journal
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
+from services.generation.documents.options import DocumentOptions
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.corpus import Corpus
@@ -28,10 +30,18 @@ from shared.errors import Fatal, first_line
 from shared.process import claim_stdout, configure_logging
 from shared.settings import Settings, load
 
+AddDocuments = Callable[[DocumentOptions, Settings, GenerationSettings], Awaitable[dict[str, Any]]]
 
-async def main(arguments: Sequence[str]) -> None:
+
+async def main(arguments: Sequence[str], add_documents: AddDocuments) -> None:
     """Parse, write, print the summary. Raises `Fatal` with one line for whatever a person can mend."""
     options = parse(arguments)
+    if isinstance(options, DocumentOptions):
+        summary = await add_documents(options, load(Settings), load(GenerationSettings))
+        for warning in summary["warnings"]:
+            sys.stderr.write(f"warning: {warning}\n")
+        sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        return
     if isinstance(options, FilterOptions):
         counts = filter_pairs(options, load(GenerationSettings).task_dir)
         sys.stdout.write(json.dumps(counts, ensure_ascii=False) + "\n")

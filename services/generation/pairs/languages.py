@@ -23,10 +23,15 @@ def language_warning(plan: ResolvedPlan, known: frozenset[str], teacher: str) ->
     The language is that of the given sentences, else of the instructions. `known` are ISO 639-1 codes. The first call
     reads the detector's model, about a second.
     """
-    language = detect(plan.inputs or _instructions(plan))
+    what = "given sentences are" if plan.inputs else "instructions are"
+    return texts_warning(plan.inputs or _instructions(plan), known, teacher, what)
+
+
+def texts_warning(texts: Sequence[str], known: frozenset[str], teacher: str, what: str = "documents are") -> str | None:
+    """One line for texts in a language that the teacher is not known to write; None if there is nothing to say."""
+    language = detect(texts)
     if language is None or language in known:
         return None
-    what = "given sentences are" if plan.inputs else "instructions are"
     return (
         f"the {what} in {language!r}, and the teacher ({teacher}) is known to write {', '.join(sorted(known))} only: "
         "pairs may be in another language, or noise. Look at them with dry_run; name another teacher with "

@@ -123,10 +123,7 @@ class Collector:
         times = [delivery.came for delivery in deliveries]
         added = await self._dataset.run(lambda dataset: dataset.add_documents(documents, times))
         if added.replaced:
-            log.info(
-                "%d documents have changed; %d pairs were written for passages that are gone, and were deleted",
-                *(added.replaced, len(added.pairs)),
-            )
+            log.info("%d documents have changed; %d pairs went with their passages", added.replaced, len(added.pairs))
         await forget(self._writer, added.pairs)
         return added.changed
 
