@@ -160,12 +160,13 @@ def _check_names(settings: type[BaseSettings], secrets: str | None) -> None:
     """A variable that nothing reads is a misspelt one. Raises `Fatal` that names it and the nearest that there is."""
     prefix = str(settings.model_config["env_prefix"])
     retired = set(getattr(settings, "RETIRED", ()))
+    of_all = {f"{PREFIX}{field}".upper() for field in Settings.model_fields}  # one begins as the trainer's own do
     known = {f"{prefix}{field}".upper() for field in settings.model_fields} | retired
+    passed = known | of_all | NO_SETTINGS
     files = [name.upper() for name in os.listdir(secrets)] if secrets and os.access(secrets, os.R_OK) else []
     for name in sorted({*os.environ, *files}):
         of_other = prefix == PREFIX and name.startswith(tuple(f"{PREFIX}{service.upper()}_" for service in PORTS))
-        of_other = of_other or name.removeprefix(PREFIX).lower() in Settings.model_fields  # as PAIRWRIGHT_TRAINER_URL
-        if not name.startswith(prefix) or name in known or of_other or name in NO_SETTINGS or SERVICE_LINK.search(name):
+        if not name.startswith(prefix) or name in passed or of_other or SERVICE_LINK.search(name):
             continue
         nearest = _nearest(name, sorted(known - retired))
         hint = f"did you mean {nearest}?" if nearest else f"there is {', '.join(sorted(known - retired))}"

@@ -20,6 +20,7 @@ from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
+from services.generation.pairs.corpus_source import CorpusSource
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.tasks import Tasks, load_all_tasks
 from services.generation.settings import GenerationSettings
@@ -68,7 +69,8 @@ def assemble(
     metrics.tokens.set_function(lambda: engine.tokens_drawn)
     stream = PairStream(redis, common.dataset, own.max_backlog)
     store = JobStore(redis, common.dataset, keep_s=own.keep_jobs_hours * 3600)
-    context = JobContext(PairGenerator(engine), store, stream, metrics, common.dataset, common.teacher)
+    passages = CorpusSource(common.trainer_url, common.keys)
+    context = JobContext(PairGenerator(engine), store, stream, passages, metrics, common.dataset, common.teacher)
     heartbeats = Heartbeats(redis, common.dataset)
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
     app = create_generation_app(engine, scheduler, redis, tasks, own, common.keys, registry, common.teacher)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer.dataset.store import Dataset, Round
-from services.trainer.distillation import embedding_cache, ridge
+from services.trainer.distillation import embedding_cache
 from services.trainer.estimation import build
 from services.trainer.estimation.estimate import Estimator
 from services.trainer.evaluation.sts import Row, StsFile, sts_files
@@ -26,10 +26,11 @@ from services.trainer.publishing.retention import repair
 from services.trainer.settings import GENERATED, TrainerSettings
 from services.trainer.students import locate
 from services.trainer.students.names import SETTING
-from services.trainer.training import fit, split
+from services.trainer.training import fit, preparation, queries, retrieval, split
 from services.trainer.training.distributed import ProcessGroup
 from services.trainer.training.fit import ReportProgress
 from services.trainer.training.recipe import Recipe, recipe_for
+from services.trainer.training.retrieval import Corpus
 from shared import __version__, teacher, tracing
 from shared.errors import Fatal
 from shared.manifest import Manifest
@@ -63,9 +64,9 @@ def run_round(
     if manifest is None:
         human = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
         runner = RoundRunner(round_, dataset, store, common, own, processes, human, report_progress)
-        report_progress(Progress(state="preparing" if round_.pairs else "publishing"))
+        report_progress(Progress(state="preparing" if round_.id else "publishing"))
         with tracing.span("train", round=id_, pairs=round_.pairs):
-            candidate = runner.train() if round_.pairs else runner.untrained()
+            candidate = runner.train() if round_.id else runner.untrained()
         processes.leave()
         if not processes.is_first:
             return
@@ -139,23 +140,28 @@ class RoundRunner:
         began = time.monotonic()
         self.processes.compute_on_first(partial(self._prepare, recipe, start))
         prepare_s = round(time.monotonic() - began, 1)
-        rows = split.prepared(self.folder / "rows")
-        if rows is None or not rows.stats.train:
+        rows, corpus = split.prepared(self.folder / "rows"), retrieval.prepared(self.folder / "corpus")
+        if rows is None or not (rows.stats.train or corpus):
             raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
         recipe = recipe.for_rows(rows.stats.train, static)
-        if rows.dev_problem is not None:
+        if rows.dev_problem is not None and rows.stats.train:
             log.warning("round %d has no dev scores: %s", self.round.id, rows.dev_problem)
         eval_pairs, selected_by = self._eval_pairs(rows)
         before = score_student(model, rows, self.human) if self.processes.is_first else StudentScores()
         base = self._load(None)
         estimators = list[Estimator]()
-        self.processes.compute_on_first(lambda: estimators.extend(self._estimators(rows, base)))
-        # A warm start's token embeddings are fitted already.
-        count, seconds = self._fit_to_teacher(model, recipe) if start is None else (0, 0.0)
-        self.report_progress(Progress(state="training"))
-        train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
-        inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
-        outcome = fit.train(model, recipe, inputs, self.report_progress)
+        self.processes.compute_on_first(lambda: estimators.extend(self._estimators(rows, corpus, base)))
+        # A warm start's token embeddings are prepared already.
+        prepared = self._prepare_static(model, recipe, corpus) if static and start is None else {}
+        outcome = None
+        if rows.stats.train:
+            self.report_progress(Progress(state="training"))
+            train, checkpoints = self.folder / "rows" / split.TRAIN, self.folder / "checkpoints"
+            inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
+            outcome = fit.train(model, recipe, inputs, self.report_progress)
+        if not static and corpus is not None:
+            workplace = queries.Workplace(self.folder, self.own.checkpoint_seconds, self.processes)
+            prepared |= queries.learn(model, recipe, corpus, workplace, self.report_progress)
         mixture = mix(base, model, estimators)
         return self._candidate(
             mixture.model,
@@ -168,11 +174,12 @@ class RoundRunner:
             selected_by=selected_by if eval_pairs else None,
             outcome=outcome,
             before=before,
-            preparation={"teacher_embeddings": count, "teacher_embeddings_s": seconds, "prepare_s": prepare_s},
+            preparation=prepared | {"prepare_s": prepare_s},
+            corpus=corpus.stats if corpus is not None else None,
             origins=self.dataset.origins(self.round) if self.processes.is_first else [],
         )
 
-    def _estimators(self, rows: split.Split, base: Any) -> list[Estimator]:
+    def _estimators(self, rows: split.Split, corpus: Corpus | None, base: Any) -> list[Estimator]:
         """What candidates are measured by; [] where the gate is off or the dataset is too small."""
         if self.own.gate == "off":
             return []
@@ -185,33 +192,37 @@ class RoundRunner:
             students.append(partial(encoder.encode, neighbours))
         train = self.folder / "rows" / split.TRAIN
         kept = self.common.dataset_dir / f"mutual-information-{locate.identity(source)}.npz"
+        held_out, texts = None, embedding_cache.column(train, 0)
+        if corpus is not None:
+            held_out = build.HeldOut(corpus.queries(held_out=True), corpus.searched())
+            if not rows.stats.train:  # queries are as short as the texts of pairs, and as near to one another
+                texts = (query for side in (True, False) for query, _ in corpus.queries(side))
         return build.estimators(
-            embedding_cache.column(train, 0),
+            texts,
             embedding_cache.column(train, 1),
             rows.dev,
+            held_out,
             students,
             build.LanguageModel(partial(Likelihood, source, ESTIMATE_TEACHER), kept),
             lambda done, count: self.report_progress(Progress(state="measuring", step=done, steps=count)),
         )
 
-    def _fit_to_teacher(self, model: Any, recipe: Recipe) -> tuple[int, float]:
-        """Fit a static student to the teacher embeddings of training sentences; how many, and how long it took."""
+    def _prepare_static(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
+        """What a static student takes before it trains; what the manifest says of it."""
         most = recipe.teacher_embeddings
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
-        if len(texts) < ridge.FEWEST:
-            return 0, 0.0
-        began = time.monotonic()
         source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
-        teacher_embeddings = embedding_cache.encode_cached(
+        told = preparation.fit_to_teacher(
+            model,
             texts,
             embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
             lambda: PromptEOLEncoder(source).encode,
             lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
         )
-        bag = encoder.bag_of_tokens_matrix(model, texts)
-        fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
-        encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
-        return len(texts), round(time.monotonic() - began, 1)
+        if corpus is not None:
+            self.report_progress(Progress(state="reading the corpus"))
+            told |= preparation.add_corpus_terms(model, corpus)
+        return told
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         dataset, name = self.common.dataset, self.common.teacher
@@ -248,9 +259,10 @@ class RoundRunner:
             shutil.rmtree(self.folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
             self.folder.mkdir(parents=True)
             file.write_text(json.dumps(plan))
-        if split.prepared(target) is not None:
+        if split.prepared(target) is not None:  # written after the corpus
             return
         os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
+        retrieval.prepare(self.dataset, self.round, self.folder / "corpus")
         try:
             split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
         except split.NoNewPairs:

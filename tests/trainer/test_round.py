@@ -1,17 +1,20 @@
 """A round, in this process: real training, a real version."""
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.trainer.dataset.document_rows import DocumentSelection
 from services.trainer.evaluation.sts import unit
 from services.trainer.models import encoder
 from shared.errors import Fatal
 from shared.manifest import PROBE_SENTENCES
-from tests.support.pairs import make_pairs, plan, records
+from tests.support.documents import make_document, retrieval
+from tests.support.pairs import NOUNS, SYNONYMS, make_pairs, plan, records
 from tests.support.trainer_homes import Home
 
 
@@ -126,3 +129,62 @@ def test_a_full_disk_leaves_the_old_version(home: Home, static_student: Path, mo
 def test_a_student_that_is_gone_is_named(home: Home, tmp_path: Path) -> None:
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: there is no folder"):
         home.run(home.dataset.plan_base(1, str(tmp_path / "gone")))
+
+
+def test_a_corpus_is_enough_for_a_round(home: Home, static_student: Path) -> None:
+    """Each document is about two nouns of its own, and its queries name one of them: the corpus' terms tell."""
+    words = [f"the {one} near a {SYNONYMS[one]} sees the {other}" for one, other in zip(NOUNS, NOUNS[7:], strict=False)]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(words)])
+    round_ = plan(home.dataset, 1, str(static_student))
+    told = home.run(round_)
+    manifest = home.published(told)
+    assert "reading the corpus" in [progress.state for progress in told]
+    assert (manifest.pairs, manifest.round, manifest.dataset_hash) == (0, 1, None)
+    assert manifest.training.items() >= {"passages": len(words), "corpus_terms": len(words), "titles": True}.items()
+    folder = home.store.path(manifest.id)
+    assert f"from {len(words)} passages" in (folder / "report" / "report.md").read_text()
+    assert "a corpus, without a pair" in (folder / "README.md").read_text()
+    queries = [f"a {noun}" for noun in NOUNS[: len(words)]]
+    before, after = (_rank_of_own(Path(one), queries, words) for one in (static_student, folder))
+    assert after > before + 0.1
+
+
+@pytest.mark.slow
+def test_a_killed_round_keeps_the_passages_that_it_began_with(home: Home, static_student: Path) -> None:
+    home.dataset.add(records(make_pairs(600)))
+    texts = [f"the {one} near a {SYNONYMS[one]}" for one in NOUNS]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(texts)])
+    round_ = plan(home.dataset, 1, str(static_student))
+    home.kill_at(5, round_, epochs=100)
+    home.dataset.remove_documents(home.dataset.find_documents(DocumentSelection(text="noun1")))
+    assert home.dataset.count_passages() < len(NOUNS)
+    manifest = home.published(home.run(round_, epochs=100))
+    assert manifest.training["passages"] == manifest.training["corpus_terms"] == len(NOUNS)
+
+
+def _rank_of_own(student: Path, queries: list[str], passages: list[str]) -> float:
+    """The mean reciprocal rank of the passage with a query's number."""
+    model = encoder.load(str(student), "test")
+    cosines = unit(encoder.encode(model, queries)) @ unit(encoder.encode(model, passages)).T
+    return float(np.mean(1 / (1 + (cosines > np.diag(cosines)[:, None]).sum(axis=1))))
+
+
+@pytest.mark.slow
+def test_a_transformer_learns_queries(home: Home, plain_encoder: Path) -> None:
+    contents = [f"the {SYNONYMS[one]} near a {SYNONYMS[other]}" for one, other in itertools.combinations(NOUNS[:20], 2)]
+    home.dataset.add_documents([make_document(f"d{number}", text) for number, text in enumerate(contents)])
+    asked = [(f"a {one} sees the {other}", text) for (one, other), text in
+             zip(itertools.combinations(NOUNS[:20], 2), contents, strict=True)]  # fmt: skip
+    home.dataset.add([retrieval(query, text) for query, text in asked])
+    round_ = plan(home.dataset, 1, str(plain_encoder))
+    told = home.run(round_, learning_rate=1e-3)
+    manifest = home.published(told)
+    assert [state for state, _ in itertools.groupby(progress.state for progress in told)] == [
+        "preparing", "mining negatives", "training", "publishing",
+    ]  # fmt: skip
+    training = manifest.training
+    assert training["queries"] == len(asked)
+    assert 150 <= training["held_out"] + training["query_rows"] <= len(asked)  # a few have no passage that is unlike
+    assert not training["titles"]
+    assert manifest.split["train"] == 0
+    assert "with mined negatives" in (home.store.path(manifest.id) / "report" / "report.md").read_text()

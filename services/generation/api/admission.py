@@ -6,6 +6,7 @@ import re
 from services.generation.jobs.scheduler import JobScheduler, KeyReused
 from services.generation.jobs.status import Status
 from services.generation.jobs.store import TooManyJobs
+from services.generation.pairs.corpus_source import NoCorpus
 from services.generation.pairs.languages import language_warning, teacher_languages
 from services.generation.pairs.plan import InvalidPlan, Plan
 from services.generation.pairs.tasks import Tasks
@@ -27,16 +28,20 @@ class JobAdmission:
             resolved = plan.resolve(self._tasks)
             requested, limit = resolved.pairs_requested, self._settings.max_pairs_per_job
             if requested > limit:
-                field = "pairs" if plan.pairs is not None else "pairs_per_label"
+                field = next((name for name in ("pairs", "queries") if getattr(plan, name)), "pairs_per_label")
                 raise _invalid(field, f"this asks for {requested} pairs; a job may ask for {limit}")
             self.scheduler.generator.check_form(resolved)
             # Half of the stream is kept for the jobs that run already; a dry run puts nothing into it.
             if not plan.dry_run and await self._stream.backlog() >= max(1, self._stream.limit // 2):
                 raise _busy("The trainer is behind: the pair stream is half full.")
+            resolved = await asyncio.to_thread(self.scheduler.passages.pin, resolved)
             warning = await asyncio.to_thread(language_warning, resolved, self._languages, self._teacher)
             return await self.scheduler.submit(resolved, key, request_id, [warning] if warning else [])
         except InvalidPlan as error:
             raise _invalid(error.field, error.message) from None
+        except NoCorpus as error:
+            detail = f"The dataset's passages can't be read: {error}"
+            raise Problem(503, "The trainer does not answer", detail, {"Retry-After": "10"}) from None
         except TooManyJobs:
             raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
         except KeyReused:

@@ -36,7 +36,7 @@ def dataset_card(
         f"| teacher | `{public_name(teacher)}` |",
         f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
         f"| pairs | {progress.accepted.total()} of {progress.requested} asked for ({progress.outcome}) |",
-        f"| first sentences | {f'{len(plan.inputs)} given' if plan.inputs else 'written by the teacher'} |",
+        _source(plan),
         f"| exemplars in a prompt | {plan.exemplars} |",
         f"| decoding | {decoding} |",
         f"| seed | {plan.seed} |",
@@ -61,6 +61,12 @@ def dataset_card(
         *(f"- `{file}`{_description(file)}" for file in files),
     ]
     return "\n".join(sections) + "\n"
+
+
+def _source(plan: ResolvedPlan) -> str:
+    if plan.task.writes_queries:
+        return f"| passages | {f'{len(plan.inputs)} given' if plan.inputs else f'{plan.queries} of the dataset'} |"
+    return f"| first sentences | {f'{len(plan.inputs)} given' if plan.inputs else 'written by the teacher'} |"
 
 
 def _description(file: str) -> str:

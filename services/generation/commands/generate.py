@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from services.generation.commands import documents  # noqa: F401
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
-from services.generation.commands.journal import Journal
+from services.generation.commands.journal import Journal, last_passage
 from services.generation.commands.options import Options, make_plan, parse
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.documents.options import DocumentOptions
 from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.corpus import Corpus
+from services.generation.pairs.corpus_source import CorpusSource, NoCorpus
 from services.generation.pairs.dino_postprocess import dino_dataset
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.languages import language_warning, teacher_languages
@@ -46,31 +46,22 @@ async def main(arguments: Sequence[str], add_documents: AddDocuments) -> None:
         counts = filter_pairs(options, load(GenerationSettings).task_dir)
         sys.stdout.write(json.dumps(counts, ensure_ascii=False) + "\n")
         return
+    await _generate(options)
+
+
+async def _generate(options: Options) -> None:
+    """Write the pairs, then the files and the summary. Raises `Fatal`."""
     stdout = claim_stdout()
     common, own = load(Settings), load(GenerationSettings)
     configure_logging("WARNING" if common.log_level == "INFO" else common.log_level, common.log_format, "generation")
-    plan, journal = prepare(options, common, own)
+    passages = CorpusSource(common.trainer_url, common.keys)
+    plan, journal = prepare(options, common, own, passages)
     with journal:
         progress = JobProgress(plan)
         for result in journal.results:
             progress.record(result)
         if not progress.done:
-            languages = teacher_languages(own.teacher_languages, common.teacher)
-            if warning := language_warning(plan, languages, common.teacher):
-                sys.stderr.write(f"warning: {warning}\n")
-            engine = await make_engine(common, own)
-            sys.stderr.write("starting the engine ...\n")
-            await start_engine(engine)
-            try:
-                generator = PairGenerator(engine)
-                generator.check_form(plan)
-                corpus = Corpus(plan.inputs or ()) if plan.task.writes_queries else None
-                job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=corpus)
-                await write(job, progress, generator, journal, with_bar=common.log_format == "human")
-            except InvalidPlan as error:
-                raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
-            finally:
-                engine.stop()
+            await _write_missing(plan, common, own, passages, progress, journal)
     try:
         summary = _finish(options, common, plan, progress, journal)
     except OSError as error:
@@ -79,14 +70,57 @@ async def main(arguments: Sequence[str], add_documents: AddDocuments) -> None:
     print(json.dumps(summary), file=stdout, flush=True)
 
 
-def prepare(options: Options, common: Settings, own: GenerationSettings) -> tuple[ResolvedPlan, Journal]:
+async def _write_missing(
+    plan: ResolvedPlan,
+    common: Settings,
+    own: GenerationSettings,
+    passages: CorpusSource,
+    progress: JobProgress,
+    journal: Journal,
+) -> None:
+    """Have the teacher write what the journal doesn't have yet. Raises `Fatal`."""
+    if warning := language_warning(plan, teacher_languages(own.teacher_languages, common.teacher), common.teacher):
+        sys.stderr.write(f"warning: {warning}\n")
+    engine = await make_engine(common, own)
+    sys.stderr.write("starting the engine ...\n")
+    await start_engine(engine)
+    try:
+        generator = PairGenerator(engine)
+        generator.check_form(plan)
+        job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=passages.corpus(plan))
+        await write(job, progress, generator, journal, with_bar=common.log_format == "human")
+    except InvalidPlan as error:
+        raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
+    except NoCorpus as error:
+        raise Fatal(f"--queries: {error}") from None
+    finally:
+        engine.stop()
+
+
+def prepare(
+    options: Options, common: Settings, own: GenerationSettings, passages: CorpusSource
+) -> tuple[ResolvedPlan, Journal]:
     """The plan and its open journal. Raises `Fatal` for whatever can be wrong before the engine starts."""
     plan = make_plan(options, own.task_dir)
+    if plan.queries is not None:
+        plan = _with_last_passage(plan, options.out, passages)
     if options.push_to_hub and not huggingface_hub.get_token():  # better before hours of work than after
         raise Fatal("--push-to-hub: there is no token; set HF_TOKEN, or log in with `hf auth login`")
     if options.rejected is not None and not options.rejected.resolve().parent.is_dir():
         raise Fatal(f"--rejected: there is no folder {options.rejected.parent}")
     return plan, Journal.open(options.out, plan, common.teacher)
+
+
+def _with_last_passage(plan: ResolvedPlan, out: Path, passages: CorpusSource) -> ResolvedPlan:
+    """The plan with the dataset's last passage, as the journal has it, else as it is now. Raises `Fatal`."""
+    if (last := last_passage(out)) is not None:
+        return plan.model_copy(update={"last_passage": last})
+    try:
+        return passages.pin(plan)
+    except NoCorpus as error:
+        raise Fatal(f"--queries: the dataset's passages can't be read: {error}") from None
+    except InvalidPlan as error:
+        raise Fatal(f"--queries: {error.message}") from None
 
 
 async def write(job: Job, progress: JobProgress, generator: PairGenerator, journal: Journal, with_bar: bool) -> None:
@@ -100,7 +134,7 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
         try:
             while not progress.done:
                 for result in await writer.take(1):
-                    result = result.without_surplus(progress.room).without_known(hashes)
+                    result = progress.acceptable(result).without_known(hashes)
                     result = result.with_few_texts(progress.rejected)
                     journal.add(result)
                     progress.record(result)

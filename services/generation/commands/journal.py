@@ -36,6 +36,19 @@ def _check_space(out: Path, plan: ResolvedPlan) -> None:
         raise Fatal(f"--out: {out.parent}: {message}")
 
 
+def last_passage(out: Path) -> int | None:
+    """What the journal of an output file was begun with; None without a journal that says so."""
+    try:
+        with _path(out).open("rb") as file:
+            return int(json.loads(file.readline())["last_passage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _path(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
 class Journal:
     """Opened for one plan; `results` are those of earlier runs and this one's."""
 
@@ -49,8 +62,10 @@ class Journal:
 
         Raises `Fatal` if it belongs to another plan, teacher or program, or can't be written.
         """
-        path = out.with_name(out.name + ".journal")
-        header = {"version": PLAN_VERSION, "plan": plan_hash(plan), "teacher": teacher}
+        path = _path(out)
+        header: dict[str, Any] = {"version": PLAN_VERSION, "plan": plan_hash(plan), "teacher": teacher}
+        if plan.queries is not None:
+            header["last_passage"] = plan.last_passage
         if out.is_dir():
             raise Fatal(f"--out: {out} is a folder; name a file")
         try:
@@ -107,7 +122,7 @@ def _is_whole(line: bytes) -> bool:
 def _old_header(plan: ResolvedPlan, teacher: str) -> dict[str, Any]:
     """The header of a journal of 0.1, which hashed every field."""  # retired: remove in 0.3
     new: Any = {"labels": {"__all__": {"label_accuracy"}}}
-    later = {"contrast": True, "round_trip_k": True}
+    later = dict.fromkeys(("queries", "contrast", "round_trip_k", "last_passage"), True)
     fields = plan.model_dump_json(exclude={"dry_run": True, "task": new, "sentence1_task": new, **later})
     return {"plan": hashlib.sha256(fields.encode()).hexdigest(), "teacher": teacher}
 

@@ -88,6 +88,9 @@ def generate(
     column: Annotated[str | None, _option("NAME", "the column of --inputs that has the sentences")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help=SKIP_HELP)] = False,
     num_inputs: Annotated[int | None, _option("N", "the teacher writes so many first sentences")] = None,
+    queries: Annotated[
+        int | None, _option("N", "queries for so many passages of the dataset, which the trainer reads out")
+    ] = None,
     pairs: Annotated[int | None, _option("N", "accepted pairs wanted for each label in all")] = None,
     preset: Annotated[
         Preset | None, _option(None, "where the defaults come from: default is ours, dino the original's")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from services.generation.pairs.comparison import words_of
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.seeds import in_turn
 from services.generation.pairs.work_item import WorkItem, WorkItemResult
@@ -45,6 +46,8 @@ class JobProgress:
         self.done = False
         self._passes: list[_Pass] = []
         self._lost: list[WorkItem] = []
+        self._queries: set[frozenset[str]] = set()
+        """The words of each that was accepted."""
         self._add_pass(range(plan.first_sentences), dict.fromkeys(plan.label_names, plan.pairs_per_label))
 
     @property
@@ -52,7 +55,7 @@ class JobProgress:
         """How the job ended. Only when `done`."""
         return "complete" if self.accepted.total() >= self.requested else "exhausted"
 
-    def room(self, label: str) -> int:
+    def _room(self, label: str) -> int:
         """How many more pairs of a label may be accepted."""
         return self.requested if self._plan.pairs is None else self._plan.pairs - self.accepted[label]
 
@@ -73,6 +76,12 @@ class JobProgress:
         label = in_turn(self._plan.label_names, self._plan.seed, number)
         return {label: current.wants[label]}
 
+    def acceptable(self, result: WorkItemResult) -> WorkItemResult:
+        """What of the next item's result may be accepted: no more pairs than there is room for, no query once more."""
+        if self._plan.task.writes_queries and self._plan.asks("near_duplicate"):
+            result = result.without_near_duplicates(self._queries)
+        return result.without_surplus(self._room)
+
     def record(self, result: WorkItemResult) -> None:
         """Enter what became of the next item."""
         item = self.work_item(self.recorded)
@@ -81,6 +90,8 @@ class JobProgress:
         self.accepted.update(result.accepted)
         self.rejected.update(result.rejected)
         self.samples += result.samples
+        if self._plan.task.writes_queries:
+            self._queries.update(words_of(one.pair.sentence1) for one in result.pairs.values())
         if result.lost and self._plan.pairs is None and item.attempts > 1:
             pairs = ((record.provenance.label, result.written(record.pair)) for record in result.pairs.values())
             again = replace(item, pass_number=item.pass_number + 1, attempts=item.attempts - 1, wants=dict(result.lost))
@@ -96,7 +107,7 @@ class JobProgress:
             if again:
                 self._add_pass([replace(item, index=self.total + place) for place, item in enumerate(again)], {})
             return
-        missing = {label: count for label in self._plan.label_names if (count := self.room(label)) > 0}
+        missing = {label: count for label in self._plan.label_names if (count := self._room(label)) > 0}
         # An item whose first sentence failed has no samples.
         left = self._plan.attempts * self.requested - max(self.samples, self.recorded)
         if not missing or left <= 0:

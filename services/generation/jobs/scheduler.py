@@ -41,6 +41,7 @@ class JobScheduler:
     def __init__(self, context: JobContext, heartbeats: Heartbeats, *, max_open: int, max_running: int) -> None:
         self._context, self._heartbeats = context, heartbeats
         self.store, self.stream, self.generator = context.store, context.stream, context.generator
+        self.passages = context.passages
         self._max_open, self._max_running = max_open, max_running
         context.metrics.backlog_limit.set(context.stream.limit)
         self._owner = uuid.uuid4().hex
@@ -61,10 +62,15 @@ class JobScheduler:
         status.dry_run, status.warnings = plan.dry_run, list(warnings)
         status.request_id, status.traceparent = request_id, tracing.traceparent()
         status.id, new = await self.store.create(plan, status, key, self._max_open)
-        if not new and await self.store.plan(status.id) != plan:
+        if not new and not await self._has_plan(status.id, plan):
             raise KeyReused
         self._wakeup.set()
         return await self.status(status.id) or status
+
+    async def _has_plan(self, id_: str, plan: ResolvedPlan) -> bool:
+        """Whether a job was asked for like this, however far the dataset's passages reached then."""
+        stored = await self.store.plan(id_)
+        return stored is not None and plan.model_copy(update={"last_passage": stored.last_passage}) == stored
 
     async def status(self, id_: str) -> Status | None:
         """A job of this or any other service; None if there is none of this id."""

@@ -16,7 +16,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.jobs.status import State, Status
 from services.generation.jobs.store import JobGone, JobStore
 from services.generation.metrics import Metrics
-from services.generation.pairs.corpus import Corpus
+from services.generation.pairs.corpus_source import CorpusSource, NoCorpus
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import WorkItemResult
@@ -49,6 +49,7 @@ class JobContext:
     generator: PairGenerator
     store: JobStore
     stream: PairStream
+    passages: CorpusSource
     metrics: Metrics
     dataset: str
     teacher: str
@@ -104,8 +105,8 @@ class JobWorker:
 
     async def _work(self) -> None:
         await self._load()
-        if self._job.plan.task.writes_queries:
-            self._job = replace(self._job, corpus=await asyncio.to_thread(Corpus, self._job.plan.inputs or ()))
+        if not self.status.done and not self._progress.done:
+            await self._load_corpus()
         writer = OrderedWriter(self._context.generator, self._job, self._progress)
         try:
             while not self.status.done:
@@ -132,6 +133,22 @@ class JobWorker:
         self.status.state, self.status.started = "running", self.status.started or time.time()
         await self._save()
 
+    async def _load_corpus(self) -> None:
+        """Have the passages that the plan draws from, once the trainer answers; a cancelled job needs none."""
+        backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
+        while not await self._is_cancelled():
+            try:
+                corpus = await asyncio.to_thread(self._context.passages.corpus, self._job.plan)
+            except NoCorpus as error:
+                if self.status.waiting_for is None:
+                    self.status.waiting_for = f"the trainer's passages: {error}"
+                    await self._save()
+                await asyncio.sleep(backoff.next_s())
+            else:
+                self._job = replace(self._job, corpus=corpus)
+                self.status.waiting_for = None
+                return
+
     async def _save(self) -> None:
         await self._retry_until_up(lambda: self._store.save(self.status))
         await self._on_change()
@@ -146,12 +163,13 @@ class JobWorker:
     async def _record(self, results: Sequence[WorkItemResult]) -> None:
         """Offer the pairs of the next items to the stream, and record what became of them. Raises `LeaseLost`."""
         first, recorded = self._progress.recorded, list[WorkItemResult]()
-        # With `pairs` one by one: how much room a label has left depends on what became of the item before.
-        step = len(results) if self._job.plan.pairs is None else 1
+        # With `pairs` and for queries one by one: what is acceptable depends on what became of the item before.
+        plan = self._job.plan
+        step = len(results) if plan.pairs is None and not plan.task.writes_queries else 1
         for start in range(0, len(results), step):
             if self._progress.done:
                 break
-            kept = [result.without_surplus(self._progress.room) for result in results[start : start + step]]
+            kept = [self._progress.acceptable(result) for result in results[start : start + step]]
             for answered in await self._offer(kept):
                 result = answered.with_few_texts(self._progress.rejected)
                 self._progress.record(result)

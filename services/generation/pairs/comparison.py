@@ -50,6 +50,11 @@ def _without_articles(text: str) -> str:
     return " ".join(word for word in text.split() if word not in ARTICLES)
 
 
+def words_of(text: str) -> frozenset[str]:
+    """What two queries are compared by: their words in any order, without articles."""
+    return frozenset(normalised(text).split()) - ARTICLES
+
+
 def changes_meaning(first: str, second: str) -> bool:
     """Whether two normalised sentences that are nearly the same differ in a number or a negation."""
     one, other = Counter(first.split()), Counter(second.split())

@@ -231,7 +231,9 @@ OF_A_SENTENCE1 = ("repeat", "label_conflict")
 
 
 OF_A_CORPUS = ("round_trip", "vague")
-"""Reasons that need all passages: `QueryFilter` looks for them."""
+"""Reasons that need all passages: the generator looks for them."""
+OF_A_JOB = ("near_duplicate",)
+"""Reasons that need the job's other queries: they are looked for in the order in which queries are recorded."""
 
 
 def reject(draft: Draft, names: Iterable[str] = tuple(ALL)) -> str | None:

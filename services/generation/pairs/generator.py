@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.generation.decoding.base import Decoding, Engine, NoChatTemplate, PromptTooLong, Sample
 from services.generation.pairs import prompts
-from services.generation.pairs.comparison import normalised
+from services.generation.pairs.comparison import normalised, words_of
 from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.filters import ALL, Draft, reject
 from services.generation.pairs.plan import InvalidPlan, Plan, ResolvedPlan
@@ -70,10 +70,11 @@ class PairGenerator:
 
     async def write(self, job: Job, item: WorkItem) -> WorkItemResult:
         """Write an item. Raises `EngineDead` or `NoChatTemplate`."""
-        is_query = job.plan.task.writes_queries
-        result = WorkItemResult(sentence2=item.given) if is_query else WorkItemResult(sentence1=item.given)
-        if result.given is None:
-            result.sentence1 = await self._sentence1(job, item, result)
+        result = WorkItemResult()
+        if job.plan.task.writes_queries:
+            result.sentence2 = _passage(job, item)
+        else:
+            result.sentence1 = item.given or await self._sentence1(job, item, result)
         given = result.given
         if given is None:
             return result
@@ -128,7 +129,7 @@ class PairGenerator:
         plan, task = job.plan, job.plan.task
         seed = sample_seed(plan.seed, task.task_name, label, item.number, item.pass_number, number, attempt)
         pool = max(len(task.labels[name].exemplars) for name in (label, *task.labels[label].counter_labels))
-        neighbour = job.corpus.neighbour(given) if plan.contrast and job.corpus else None
+        neighbour = await asyncio.to_thread(job.corpus.neighbour, given) if plan.contrast and job.corpus else None
         lanes = prompts.lanes_for(task, label, given, self._exemplars(job, pool, item.number), neighbour)
         return seed, await self._draft(job, lanes, seed, plan.decoding, given, task.labels[label].score)
 
@@ -184,6 +185,14 @@ class PairGenerator:
         return tuple(random.Random(seed).sample(range(pool), min(job.plan.exemplars, pool)))
 
 
+def _passage(job: Job, item: WorkItem) -> str | None:
+    """What a query is asked for; None if it has been deleted from the dataset since it was drawn."""
+    if job.corpus is None:
+        return item.given
+    passage = item.given or job.corpus.drawn(job.plan.seed, item.number)
+    return passage if passage in job.corpus else None
+
+
 def _rejection(job: Job, draft: Draft | None, label: str = "", accepted: Sequence[_Written] = ()) -> str | None:
     """Why a draft can't stay beside what was accepted for its given sentence."""
     if draft is None:
@@ -192,8 +201,9 @@ def _rejection(job: Job, draft: Draft | None, label: str = "", accepted: Sequenc
     reason = reject(draft, ALL if plan.filters is None else plan.filters)
     if reason is not None:
         return reason
-    text = normalised(draft.text)
-    labels = {other for other, written in accepted if normalised(written) == text}
+    form = words_of if draft.is_query else normalised
+    text = form(draft.text)
+    labels = {label if draft.is_query else other for other, written in accepted if form(written) == text}
     if plan.asks("repeat") and label in labels:
         return "repeat"
     if plan.asks("label_conflict") and labels - {label}:

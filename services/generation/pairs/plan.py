@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from services.generation.decoding.base import Decoding
-from services.generation.pairs.filters import ALL, OF_A_CORPUS, OF_A_SENTENCE1
+from services.generation.pairs.filters import ALL, OF_A_CORPUS, OF_A_JOB, OF_A_SENTENCE1
 from services.generation.pairs.prompts import Form
 from services.generation.pairs.tasks import Tasks, TaskSpec
 from shared.pairs import Sentence
 
 MAX_INPUTS = 100_000
-FILTERS = (*ALL, *OF_A_SENTENCE1, *OF_A_CORPUS)
+FILTERS = (*ALL, *OF_A_SENTENCE1, *OF_A_CORPUS, *OF_A_JOB)
 
 Preset = Literal["default", "dino"]
 
@@ -79,6 +79,9 @@ class Plan(BaseModel):
     """Sentences to write partners for; for `retrieval`, passages to write queries for."""
     num_inputs: Annotated[int | None, Field(ge=1, le=MAX_INPUTS)] = None
     """Instead of `inputs`: how many first sentences the teacher shall write itself."""
+    queries: Annotated[int | None, Field(ge=1, le=MAX_INPUTS)] = None
+    """Instead of `inputs`: for how many passages of the dataset to write, drawn by the seed; each may come again, once
+    all have had their turn."""
     pairs: Annotated[int | None, Field(ge=1)] = None
     """How many accepted pairs are wanted for each label in all. Alone, the teacher writes as many first sentences as
     that takes; with `inputs`, they are gone through as often as it takes."""
@@ -128,12 +131,18 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _one_source_of_sentences(self) -> Self:
+        sources = [name for name in ("inputs", "num_inputs", "queries") if getattr(self, name) is not None]
         if self.pairs is not None:
             if self.num_inputs is not None:
                 raise ValueError("give num_inputs or pairs, not both: with pairs, as many are written as it takes")
-        elif (self.inputs is None) == (self.num_inputs is None):
+            if self.queries is not None:
+                raise ValueError("give queries or pairs, not both: for given passages, pairs goes with inputs")
+        elif len(sources) > 1:
+            raise ValueError(f"give one of {', '.join(sources)}")
+        elif not sources:
             raise ValueError(
-                "give inputs (sentences), num_inputs (how many the teacher shall write) or pairs (how many are wanted)"
+                "give inputs (sentences), num_inputs (how many the teacher shall write), queries (how many passages of "
+                "the dataset) or pairs (how many are wanted)"
             )
         return self
 
@@ -164,6 +173,8 @@ class ResolvedPlan(Plan):
 
     task: TaskSpec
     sentence1_task: TaskSpec | None = None
+    last_passage: int = 0
+    """With `queries`: the dataset's last passage when the job was made. It knows no later one."""
 
     @property
     def label_names(self) -> list[str]:
@@ -180,7 +191,7 @@ class ResolvedPlan(Plan):
         """How many first sentences or passages there are; with `pairs`, as many as it takes if nothing is rejected."""
         if self.pairs is not None:
             return math.ceil(self.pairs / self.pairs_per_label)
-        return len(self.inputs) if self.inputs is not None else self.num_inputs or 0
+        return len(self.inputs) if self.inputs is not None else self.num_inputs or self.queries or 0
 
     @property
     def pairs_requested(self) -> int:
@@ -190,8 +201,13 @@ class ResolvedPlan(Plan):
 
 
 def _check_passages(plan: Plan, task: TaskSpec) -> None:
-    if task.writes_queries and plan.inputs is None:
-        raise InvalidPlan("inputs", f"task {task.task_name!r} writes queries for passages: give the passages as inputs")
+    if task.writes_queries and plan.inputs is None and plan.queries is None:
+        message = (
+            f"task {task.task_name!r} writes for passages: give them as inputs, or queries, how many of the dataset"
+        )
+        raise InvalidPlan("inputs", message)
+    if plan.queries is not None and not task.writes_queries:
+        raise InvalidPlan("queries", f"task {task.task_name!r} writes no queries; give inputs, num_inputs or pairs")
     if plan.contrast and not task.writes_queries:
         raise InvalidPlan("contrast", f"task {task.task_name!r} has no passages; its counter-labels are its contrast")
 

@@ -1,12 +1,13 @@
 """The unit in which pairs are written: one given sentence with all its labels, and what became of it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, field_validator
 
+from services.generation.pairs.comparison import words_of
 from shared.pairs import Pair, PairRecord
 
 
@@ -87,6 +88,18 @@ class WorkItemResult(BaseModel):
                 pairs[slot] = record
         surplus = Counter(surplus=len(self.pairs) - len(pairs))
         return self.model_copy(update={"pairs": pairs, "rejected": self.rejected + surplus})
+
+    def without_near_duplicates(self, seen: Container[frozenset[str]]) -> "WorkItemResult":
+        """This result without the queries whose words are those of one that the job has already."""
+        pairs = {slot: one for slot, one in self.pairs.items() if words_of(one.pair.sentence1) not in seen}
+        texts = [
+            RejectedText(reason="near_duplicate", text=one.pair.sentence1, label=one.provenance.label)
+            for slot, one in self.pairs.items()
+            if slot not in pairs
+        ]
+        rejected = self.rejected + Counter(near_duplicate=len(texts))
+        update = {"pairs": pairs, "rejected": rejected, "rejected_texts": [*self.rejected_texts, *texts]}
+        return self.model_copy(update=update)
 
     def reject(self, reason: str, text: str, label: str | None = None) -> None:
         """Count a sample that was thrown away, and keep its text."""

@@ -130,6 +130,10 @@ class Documents:
         """Different passages."""
         return self.corpus_size().passages
 
+    def last_passage(self) -> int:
+        """The id of the passage that came last; 0 without any."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) FROM passage").fetchone()[0])
+
     def passages(self, after: int = 0, most: int = -1) -> Iterator[StoredPassage]:
         """Different passages with ids above `after`, ascending: at most so many. No id is used twice."""
         query = (

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from services.trainer.dataset.document_rows import Documents
 from services.trainer.dataset.pair_rows import PORTION, UNFINISHED, Added, Selection, put, take_out, writing
-from services.trainer.dataset.schema import prepare
+from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE, prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
 
@@ -201,9 +201,21 @@ class Dataset(Documents):
         return [Round(**dict(row) | {"state": State(row["state"])}) for row in rows]
 
     def pairs(self, round_: Round) -> Iterator[StoredPair]:
-        """What a round may train on, one after the other: by sentence1, then sentence2, however they came."""
-        query = f"{OF_ROUND.format('id, hash, sentence1, sentence2, score')} ORDER BY sentence1, sentence2"
+        """A round's pairs, one after the other: by sentence1, then sentence2, however they came. Not its queries."""
+        columns = "id, hash, sentence1, sentence2, score"
+        query = (
+            f"SELECT {columns} FROM ({OF_ROUND.format(f'{columns}, provenance')})"
+            f" WHERE NOT {WRITTEN_FOR_A_PASSAGE} ORDER BY sentence1, sentence2"
+        )
         return (StoredPair(*row) for row in self._db.execute(query, vars(round_)))
+
+    def queries(self, round_: Round) -> Iterator[tuple[str, str]]:
+        """A round's queries that were written for passages, each with its passage, by both."""
+        query = (
+            f"SELECT sentence1, sentence2 FROM ({OF_ROUND.format('sentence1, sentence2, provenance')})"
+            f" WHERE {WRITTEN_FOR_A_PASSAGE} ORDER BY sentence1, sentence2"
+        )
+        return ((row[0], row[1]) for row in self._db.execute(query, vars(round_)))
 
     def records(self) -> Iterator[tuple[PairRecord, float]]:
         """Every pair with its provenance and when it was collected, in the order they came."""

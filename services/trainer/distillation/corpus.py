@@ -37,7 +37,7 @@ def corpus_of(table: Table) -> Corpus | None:
     with np.load(EMBEDDINGS, allow_pickle=False) as file:
         if str(file["teacher"]) != fingerprint(table):
             return None
-        return Corpus(_sentences(), dequantize(file))
+        return Corpus(sentences(), dequantize(file))
 
 
 def quantize(embeddings: Embeddings) -> dict[str, npt.NDArray[Any]]:
@@ -66,14 +66,15 @@ def main() -> None:
     common = load(Settings)
     configure_logging(common.log_level, common.log_format, "corpus")
     folder = teacher.default_teacher(common.cache_dir)
-    texts = _sentences()
+    texts = sentences()
     log.info("embedding %d sentences", len(texts))
     quantized = quantize(PromptEOLEncoder(folder).encode(texts))
     quantized["teacher"] = np.array(fingerprint(encoder.token_table(folder)))
     np.savez_compressed(EMBEDDINGS, allow_pickle=False, **quantized)
 
 
-def _sentences() -> list[str]:
+def sentences() -> list[str]:
+    """General text: what the default teacher wrote about each word of its vocabulary."""
     return SENTENCES.read_text(encoding="utf-8").splitlines()
 
 

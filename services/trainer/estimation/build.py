@@ -12,8 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from services.trainer.estimation.estimate import Estimator, RankEstimator, SearchEstimator
-from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, Numbers, measure_cached
-from services.trainer.estimation.sample import Places, near_and_far, queries_and_passages, sample_texts
+from services.trainer.estimation.mutual_information import QUERY, SAME_MEANING, Numbers, Pair, measure_cached
+from services.trainer.estimation.sample import (
+    Places,
+    held_out_search,
+    near_and_far,
+    queries_and_passages,
+    sample_texts,
+)
 from services.trainer.evaluation.sts import Encode, Row
 from services.trainer.models.likelihood import Likelihood
 
@@ -31,18 +37,27 @@ class LanguageModel(NamedTuple):
     file: Path
 
 
+class HeldOut(NamedTuple):
+    """What is not learnt from: queries with their passages, and the passages among which these are looked for."""
+
+    queries: Sequence[Pair]
+    passages: Iterable[str]
+
+
 def estimators(
     texts: Iterable[str],
     passages: Iterable[str],
     dev: Sequence[Row],
+    held_out: HeldOut | None,
     students: Sequence[Encode],
     language_model: LanguageModel,
     on_progress: Callable[[int, int], None],
 ) -> list[Estimator]:
     """One for each kind of task that there is evidence for.
 
-    `texts`, `passages`: the first and the second sentences of pairs. `dev`: pairs that are not trained on. `students`:
-    base students, who say what is near. Raises what loading the language model does, and OSError.
+    `texts`: the first sentences of pairs, or queries. `passages`: the second sentences of pairs. `dev`: pairs that are
+    not trained on. `held_out`: a corpus and its queries, where there is one. `students`: base students, who say what is
+    near. Raises what loading the language model does, and OSError.
     """
     load, file = cache(language_model.load), language_model.file  # loaded once for all kinds
     estimators_, sample = list[Estimator](), sample_texts(texts)
@@ -51,7 +66,10 @@ def estimators(
         information = measure_cached(pairs.rows(), SAME_MEANING, file, load, on_progress)
         if _are_related(pairs.anchors, information):
             estimators_.append(RankEstimator("grouping", pairs, information))
-    search = queries_and_passages(dev, passages, students)
+    if held_out is None:
+        search = queries_and_passages(dev, passages, students)
+    else:
+        search = held_out_search(held_out.queries, held_out.passages, students)
     if search is not None and len(search.queries) >= FEWEST_TEXTS:
         information = measure_cached(search.rows(), QUERY, file, load, on_progress)
         estimators_.append(SearchEstimator(search, information))

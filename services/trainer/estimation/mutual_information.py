@@ -22,6 +22,9 @@ from services.trainer.models.likelihood import MOST_TEXTS, Likelihood, Prompt
 
 log = logging.getLogger(__name__)
 
+PORTION = 100
+"""Pairs between two writes of the file: seconds on a machine of two cores."""
+
 Numbers = npt.NDArray[np.float64]
 Pair = tuple[str, str]
 
@@ -70,21 +73,21 @@ def measure_cached(
 ) -> Numbers:
     """The mutual information of some pairs, [pairs], from `file` as far as it has them; then it has all of them.
 
-    `load` loads the language model, if needed; `on_progress` gets how many texts of how many were read. Raises what
-    loading does, and OSError.
+    `load` loads the language model, if needed; `on_progress` gets how many pairs of how many were read. Raises what
+    loading does, and OSError. A run that is killed goes on from the last portion that was written.
     """
     kept = _read(file)
     keys = [_digest(question, pair) for pair in pairs]
-    missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in kept}
-    if missing:
-        kept |= zip(missing, measure(list(missing.values()), question, load(), on_progress).tolist(), strict=True)
+    missing = [(key, pair) for key, pair in dict(zip(keys, pairs, strict=True)).items() if key not in kept]
+    for first in range(0, len(missing), PORTION):
+        portion = dict(missing[first : first + PORTION])
+        kept |= zip(portion, measure(list(portion.values()), question, load()).tolist(), strict=True)
         _write(file, kept)
+        on_progress(first + len(portion), len(missing))
     return np.array([kept[key] for key in keys])
 
 
-def measure(
-    pairs: Sequence[Pair], question: Question, likelihood: Likelihood, on_progress: Callable[[int, int], None]
-) -> Numbers:
+def measure(pairs: Sequence[Pair], question: Question, likelihood: Likelihood) -> Numbers:
     """The mutual information of some pairs, [pairs]."""
     conditions = [[(other, one) for one, other in pairs], *([list(pairs)] if question.symmetric else [])]
     needed = dict.fromkeys(pair for some in conditions for pair in some)
@@ -95,7 +98,7 @@ def measure(
         for texts in [[text for _, text in group]]
         for start in range(0, len(texts), MOST_TEXTS)
     ]
-    means = likelihood.mean_log_likelihoods(question.prompt, groups, lambda done: on_progress(done, len(groups)))
+    means = likelihood.mean_log_likelihoods(question.prompt, groups)
     values = dict(zip(sorted(needed), np.concatenate(means).tolist(), strict=True))
     gains = [[values[pair] - values[question.neutral, pair[1]] for pair in some] for some in conditions]
     return np.asarray(np.mean(gains, axis=0))

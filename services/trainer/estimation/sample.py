@@ -100,6 +100,16 @@ def queries_and_passages(rows: Sequence[Row], corpus: Iterable[str], students: S
     return search(queries, [positives.get(query, "") for query in queries], passages, students)
 
 
+def held_out_search(
+    queries: Sequence[tuple[str, str]], corpus: Iterable[str], students: Sequence[Encode]
+) -> Search | None:
+    """Queries with their passages against a sample of a corpus; None without queries."""
+    own = dict(queries)
+    asked = sample_texts(own, ANCHORS)
+    passages = sample_texts([*(own[query] for query in asked), *sample_texts(corpus, MOST_TEXTS - len(asked))])
+    return search(asked, [own[query] for query in asked], passages, students) if asked else None
+
+
 def search(queries: list[str], own: list[str], passages: list[str], students: Sequence[Encode]) -> Search:
     """Queries, each with its own passage, against a corpus: partners of a query are as in `near_and_far`."""
     random = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from services.trainer.evaluation.sts import StsFile, Undefined, correlation, sco
 from services.trainer.models import encoder
 from services.trainer.training.fit import Outcome
 from services.trainer.training.recipe import Recipe
+from services.trainer.training.retrieval import CorpusStats
 from services.trainer.training.split import Split
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Candidate:
     before: StudentScores = StudentScores()
     preparation: dict[str, float] = field(default_factory=dict)
     """What was done before training and how many seconds it took, by names of the manifest's `training`."""
+    corpus: CorpusStats | None = None
+    """The passages and queries that it learnt from and is measured on."""
     origins: list[Origin] = field(default_factory=list)
     base: Any = None
     """The untrained base in memory; None in round 0, which publishes it."""

@@ -98,8 +98,9 @@ def _card(
     round_, before, outcome, recipe = candidate.round, candidate.before, candidate.outcome, candidate.recipe
     scores = {"dev_before": before.dev, "dev_after": after.dev}
     training = {name: value for name, value in asdict(outcome).items() if name != "history"} if outcome else {}
+    training |= candidate.preparation | (asdict(candidate.corpus) if candidate.corpus else {})
     if outcome and outcome.seconds:
-        training |= candidate.preparation | {"pairs_s": round(outcome.rows / outcome.seconds, 1)}
+        training["pairs_s"] = round(outcome.rows / outcome.seconds, 1)
     return Card(
         base=round_.base,
         parent=parent,

@@ -21,6 +21,8 @@ CLASSES = {
     "angle": "AnglELoss",
     "mnrl": "MultipleNegativesRankingLoss",
 }
+QUERY_LOSS = "CachedMultipleNegativesRankingLoss"
+"""For queries, their passages and hard negatives: the size of a batch takes no memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,11 @@ class Recipe:
     @property
     def triplets(self) -> bool:
         """Whether the loss takes (anchor, positive, hard negative) instead of scored pairs."""
-        return self.loss == CLASSES["mnrl"]
+        return self.loss in (CLASSES["mnrl"], QUERY_LOSS)
+
+    def for_queries(self) -> "Recipe":
+        """The same for queries and their passages: once through, the last step counts."""
+        return replace(self, loss=QUERY_LOSS, epochs=1)
 
     def for_rows(self, rows: int, static: bool) -> "Recipe":
         """With epochs for so many training rows: a static student takes three, or more up to 200 steps."""

@@ -126,9 +126,9 @@ def prepared(folder: Path) -> Split | None:
     return Split(folder, stats, list(_rows(folder / DEV)))
 
 
-def in_dev(sentence1: str, seed: int) -> bool:
-    """Whether a sentence1 belongs to the dev side: the same answer in every round, however the data grow."""
-    return _fraction(hashlib.sha256(f"{seed}\x1f{sentence1}".encode()).digest()) < DEV_SHARE
+def in_dev(name: str, seed: int, share: float = DEV_SHARE) -> bool:
+    """Whether a sentence1 or a document belongs to the dev side: the same answer in every round of this share."""
+    return _fraction(hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()) < share
 
 
 def _divide(

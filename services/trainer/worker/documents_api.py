@@ -58,10 +58,10 @@ def documents_router(api: DatasetApi) -> APIRouter:
     @router.get("/documents", summary="How many documents and passages, and the first ones")
     async def count() -> dict[str, Any]:
         with api.parts() as parts:
-            size, first = await parts.dataset.run_beside(
-                lambda dataset: (dataset.corpus_size(), list(dataset.passages(most=FIRST)))
+            size, last, first = await parts.dataset.run_beside(
+                lambda dataset: (dataset.corpus_size(), dataset.last_passage(), list(dataset.passages(most=FIRST)))
             )
-            return size._asdict() | {"first": [passage._asdict() for passage in first]}
+            return size._asdict() | {"last_passage": last, "first": [passage._asdict() for passage in first]}
 
     @router.get("/passages", summary="The corpus, a page at a time, as JSON Lines")
     async def read(query: Annotated[PassagesQuery, Query()]) -> Response:

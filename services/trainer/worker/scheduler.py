@@ -29,6 +29,7 @@ FEW_CORES = 8
 NVIDIA = Path("/dev/nvidiactl")
 RETRIES = 3
 MACHINE_PAUSE_S, LOG_S = 5.0, 15.0
+NOTHING = "there are no pairs and no passages to train on"
 TRANSIENT = (RedisError, OSError, sqlite3.Error)
 """What passes without us: a Redis that is away, a full disk."""
 
@@ -121,8 +122,8 @@ class RoundScheduler:
         round_ = await self._dataset.run(Dataset.unfinished)
         if round_ is None:
             await self._collector.drain()
-            if not await self._dataset.run(Dataset.count):
-                raise Fatal("there are no pairs to train on: generate some, or `dataset import` them")
+            if not await self._dataset.run(_has_data):
+                raise Fatal(f"{NOTHING}: generate pairs, `dataset import` them, or `documents add`")
         await self._plan_and_run(round_)
         if self._round is None:
             raise Fatal(self.error or "the round did not start")
@@ -165,9 +166,9 @@ class RoundScheduler:
         """Whether to plan a round: because someone asked, or because of the new pairs."""
         if self._tokens:
             await self._collector.drain()
-            if await self._dataset.run(Dataset.count):
+            if await self._dataset.run(_has_data):
                 return True
-            await self._answer("there are no pairs to train on")
+            await self._answer(NOTHING)
         is_due = due(await self._dataset.run(Dataset.count_new), self._collector.idle_s, self._settings)
         self._waiting = is_due and await self._must_wait()
         if is_due and not self._waiting:
@@ -236,7 +237,8 @@ class RoundScheduler:
         with log_context(round=round_.id), tracing.span(
             "round", parent=parent, links=[] if parent else sources, round=round_.id, pairs=round_.pairs
         ), self._metrics.running.track_inprogress():  # fmt: skip
-            size = f"{round_.pairs} pairs" if round_.pairs else "the untrained base"
+            passages = await self._dataset.run(Dataset.count_passages)
+            size = f"{round_.pairs} pairs, {passages} passages" if round_.id else "the untrained base"
             log.info("round %d starts: %s", round_.id, size)
             last = await self._run_round(round_.id, self._epoch, self._follow)
             self._metrics.observe_round(last, time.monotonic() - began)
@@ -301,6 +303,10 @@ class RoundScheduler:
             self._last_log = time.monotonic()
             numbers = progress.step, progress.steps, progress.loss, progress.seconds_left or 0
             log.info("step %d of %d, loss %.4f, %.0f s left", *numbers)
+
+
+def _has_data(dataset: Dataset) -> bool:
+    return dataset.count() > 0 or dataset.count_passages() > 0
 
 
 def _reason(last: Progress) -> str | None:

@@ -351,7 +351,10 @@ def test_without_redis_the_answer_is_503_and_readyz_names_it(engine: VllmEngine,
 
 def test_tasks_and_metrics(client: httpx.Client, server: EmbeddedServer, dataset: str) -> None:
     tasks = {task["task"]: task for task in client.get("/tasks").json()}
-    assert set(tasks) == {"sts", "paraphrase", "nli", "question-answer", "query-passage", "topic"}
+    assert set(tasks) == {"sts", "paraphrase", "nli", "question-answer", "query-passage", "topic", "retrieval"}
+    assert tasks["retrieval"]["writes"] == "queries"
+    example = tasks["retrieval"]["example"]
+    assert example["request"]["inputs"] == [example["pairs"][0]["sentence2"]]
     sts = tasks["sts"]
     assert [pair["score"] for pair in sts["example"]["pairs"]] == [1.0, 0.5, 0.0]
     assert sts["labels"]["0"]["counter_labels"] == ["1", "0.5"]

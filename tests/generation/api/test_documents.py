@@ -24,7 +24,7 @@ from tests.support.ports import free_port
 from tests.support.students import write_static
 from tests.support.trainer import LiveTrainer
 
-TEXTS = [f"Room {number} has a bed and a desk." for number in range(6)]
+TEXTS = [f"Room {number} has a bed and a chair." for number in range(6)]
 Serve = Callable[..., httpx.Client]
 
 

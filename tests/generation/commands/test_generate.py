@@ -21,6 +21,7 @@ from services.generation.commands.generate import prepare
 from services.generation.commands.journal import Journal, plan_hash
 from services.generation.commands.options import make_plan, parse, read_inputs
 from services.generation.decoding.vllm.engine import VllmEngine
+from services.generation.pairs.corpus_source import CorpusSource
 from services.generation.pairs.plan import Plan, ResolvedPlan
 from services.generation.pairs.tasks import load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult
@@ -32,6 +33,8 @@ from tests.support.generation import live_generation
 from tests.support.generation_process import environment, generate
 
 NUMBER = 120
+NOWHERE = "http://127.0.0.1:9"
+"""Where no trainer is."""
 
 
 @pytest.mark.vllm
@@ -115,7 +118,7 @@ def test_wrong_options_are_one_clear_line(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     options = parse(["generate", "--out", str(tmp_path / "pairs.jsonl"), *arguments])
     with pytest.raises(Fatal, match=re.escape(message)) as error:
-        prepare(options, Settings(), GenerationSettings())
+        prepare(options, Settings(), GenerationSettings(), CorpusSource(NOWHERE))
     assert "\n" not in str(error.value)
 
 

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     notes = tmp_path / "notes"
     notes.mkdir()
     for number in range(5):
-        (notes / f"{number}.md").write_text(f"# Room {number}\n\nRoom {number} has a bed and a desk by the window.\n")
+        (notes / f"{number}.md").write_text(f"# Room {number}\n\nRoom {number} has a bed and a chair by the window.\n")
     return notes
 
 
@@ -67,7 +67,7 @@ def test_a_folder_is_added_once_and_what_changes_is_added_again(
     assert (summary["documents"], summary["unchanged"], summary["passages"], summary["bad"]) == (5, 0, 5, 0)
     assert summary["tokens"] == {"min": 13, "median": 13, "p95": 13, "max": 13}
     assert summary["first"][0] == {
-        "document": "notes/0.md", "title": "Room 0", "text": "Room 0 has a bed and a desk by the window.",
+        "document": "notes/0.md", "title": "Room 0", "text": "Room 0 has a bed and a chair by the window.",
     }  # fmt: skip
     documents = drained(server, dataset)
     assert [one.id for one in documents] == [f"notes/{number}.md" for number in range(5)]

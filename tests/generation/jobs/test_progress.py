@@ -53,7 +53,7 @@ def run(plan: ResolvedPlan, rates: dict[str, float], seed: int) -> tuple[JobProg
     while not progress.done:
         item = progress.work_item(progress.recorded)
         assert item.index == progress.recorded
-        result = write(item, rates, seed).without_surplus(progress.room)
+        result = progress.acceptable(write(item, rates, seed))
         results.append(result)
         progress.record(result)
         assert progress.recorded < 20_000, "the job doesn't end"

@@ -18,6 +18,7 @@ from services.generation.jobs.scheduler import JobScheduler
 from services.generation.jobs.store import JobStore
 from services.generation.jobs.worker import JobContext
 from services.generation.metrics import Metrics
+from services.generation.pairs.corpus_source import CorpusSource
 from services.generation.pairs.generator import PairGenerator
 from services.generation.pairs.plan import Plan
 from services.generation.pairs.tasks import load_all_tasks
@@ -144,7 +145,8 @@ LEASE_S = 1.0
 
 def scheduler(engine: VllmEngine, redis: Redis, dataset: str) -> JobScheduler:
     store, metrics = JobStore(redis, dataset, keep_s=600, lease_s=LEASE_S), Metrics(CollectorRegistry())
-    context = JobContext(PairGenerator(engine), store, PairStream(redis, dataset), metrics, dataset, "tiny")
+    passages = CorpusSource("http://127.0.0.1:9")
+    context = JobContext(PairGenerator(engine), store, PairStream(redis, dataset), passages, metrics, dataset, "tiny")
     return JobScheduler(context, Heartbeats(redis, dataset), max_open=10, max_running=10)
 
 

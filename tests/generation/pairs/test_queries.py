@@ -19,6 +19,7 @@ from services.generation.pairs.tasks import TaskSpec, load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult, public_pairs, public_rejected
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
+from tests.support.documents import retrieval
 from tests.support.tiny_teacher import make_tiny_teacher
 
 TASKS = load_all_tasks(None)
@@ -69,8 +70,9 @@ def test_a_passage_gets_one_kind_in_turn_or_each_that_is_named() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"inputs": None, "num_inputs": 3}, "inputs: task 'retrieval' writes queries for passages"),
-        ({"inputs": None, "pairs": 3}, "inputs: task 'retrieval' writes queries for passages"),
+        ({"inputs": None, "num_inputs": 3}, "inputs: task 'retrieval' writes for passages"),
+        ({"inputs": None, "pairs": 3}, "inputs: task 'retrieval' writes for passages"),
+        ({"task": "sts", "inputs": None, "queries": 3}, "queries: task 'sts' writes no queries"),
         ({"task": "sts", "contrast": True}, "contrast: task 'sts' has no passages"),
     ],
 )
@@ -90,6 +92,31 @@ def test_a_corpus_knows_neighbours_and_whose_passage_a_query_is() -> None:
     assert corpus.standing("ferry", PASSAGES[1]) == Standing(0, 1)
     assert corpus.standing("zeppelin", PASSAGES[0]) == Standing(0, 3)
     assert Corpus(PASSAGES[2:3]).neighbour(PASSAGES[2]) is None
+
+
+def test_passages_are_drawn_in_turns_and_stay_in_order_when_one_goes() -> None:
+    corpus, smaller = Corpus(PASSAGES), Corpus(PASSAGES[:2] + PASSAGES[3:])
+    first, second = [[corpus.drawn(5, number) for number in range(start, start + 4)] for start in (0, 4)]
+    assert sorted(first) == sorted(second) == sorted(PASSAGES)
+    assert first != second or corpus.drawn(6, 0) != first[0]
+    assert [smaller.drawn(5, number) for number in range(3)] == [text for text in first if text != PASSAGES[2]]
+
+
+def record(query: str, passage: str) -> WorkItemResult:
+    return WorkItemResult(sentence2=passage, pairs={"question/0": retrieval(query, passage)})
+
+
+def test_a_query_of_the_same_words_is_not_accepted_again() -> None:
+    progress = JobProgress(plan())
+    progress.record(progress.acceptable(record("When does the ferry leave?", PASSAGES[0])))
+    again = progress.acceptable(record("the ferry: when does it leave", PASSAGES[1]))
+    assert again.pairs
+    again = progress.acceptable(record("a ferry does leave when", PASSAGES[1]))
+    assert (again.pairs, again.rejected) == ({}, {"near_duplicate": 1})
+    assert public_rejected([again])[0]["text"] == "a ferry does leave when"
+    off = JobProgress(plan(filters=["copy"]))
+    off.record(record("ferry", PASSAGES[0]))
+    assert off.acceptable(record("ferry", PASSAGES[1])).pairs
 
 
 def test_a_corpus_of_a_script_without_spaces_has_words() -> None:
@@ -147,6 +174,14 @@ async def test_a_query_is_sentence_1_and_contrast_changes_it(tmp_path: Path) -> 
     for pair in public_pairs(strict):
         assert sum(corpus.standing(pair["sentence1"], pair["sentence2"])) == 0
     engine.stop()
+
+
+@pytest.mark.anyio
+async def test_nothing_is_written_for_a_passage_that_is_gone(tmp_path: Path) -> None:
+    generator = PairGenerator(TransformersEngine(str(tmp_path), GenerationSettings()))  # never started
+    job, item = Job(plan(), corpus=Corpus(PASSAGES[1:])), JobProgress(plan()).work_item(0)
+    result = await generator.write(job, item)
+    assert (result.given, result.pairs, result.samples) == (None, {}, 0)
 
 
 def test_inputs_of_queries_are_titles_and_texts(tmp_path: Path) -> None:

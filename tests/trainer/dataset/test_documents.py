@@ -79,7 +79,7 @@ def test_a_document_that_goes_takes_the_queries_of_its_own_passages_with_it(pair
     assert {"towels", "breakfast", "The pool can't be used."} <= set(queries(pairs_dataset))
     assert "is the pool open" not in queries(pairs_dataset)
     assert pairs_dataset.count() == 6
-    assert "is the pool open" in [one.sentence1 for one in pairs_dataset.pairs(round_)], "it is under way"
+    assert "is the pool open" in [query for query, _ in pairs_dataset.queries(round_)], "it is under way"
     assert pairs_dataset.remove_documents([1]) == ([], [])
 
 

@@ -128,8 +128,8 @@ def test_mutual_information_is_kept_and_damage_is_overcome(tiny: Likelihood, tmp
 
 def test_mutual_information_is_symmetric_for_texts_of_one_kind(tiny: Likelihood) -> None:
     pairs = [("dog runs", "cat sleeps"), ("cat sleeps", "dog runs")]
-    same = measure(pairs, SAME_MEANING, tiny, lambda _done, _all: None)
-    query = measure(pairs, QUERY, tiny, lambda _done, _all: None)
+    same = measure(pairs, SAME_MEANING, tiny)
+    query = measure(pairs, QUERY, tiny)
     assert same[0] == pytest.approx(same[1], abs=1e-6)
     assert query[0] != pytest.approx(query[1], abs=1e-6)
 
@@ -137,4 +137,4 @@ def test_mutual_information_is_symmetric_for_texts_of_one_kind(tiny: Likelihood)
 def test_too_few_texts_are_no_evidence(tiny: Likelihood, tmp_path: Path) -> None:
     model = build.LanguageModel(lambda: tiny, tmp_path / "kept.npz")
     few = TEXTS[: build.FEWEST_TEXTS - 1]
-    assert build.estimators(few, [], [], [student(1)], model, lambda _done, _all: None) == []
+    assert build.estimators(few, [], [], None, [student(1)], model, lambda _done, _all: None) == []

@@ -134,7 +134,7 @@ async def test_a_round_that_is_asked_for_needs_pairs_and_nothing_else(
     outcomes.first = [Progress(version="r000001-00000000", rejection="points worse")]
     with lock(settings.dataset_dir):
         async with run(round_pairs=NEVER) as trainer:
-            assert await train_once(settings) == ("", "there are no pairs to train on\n")
+            assert await train_once(settings) == ("", "there are no pairs and no passages to train on\n")
             await trainer.send(make_pairs(5))
             assert await train_once(settings) == ("", "round 1 is rejected, as r000001-00000000: points worse\n")
             await trainer.send(make_pairs(9)[5:])

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
         ("vectors", f"{card.dimensions} dimensions"),
         ("code", f"Pairwright {card.code_version}"),
     ]
-    if card.split:
+    if card.split and card.pairs:
         split = card.split
         facts.append(("training rows", f"{split['train']}, of which {split['random']} with random partners"))
         facts.append(("held out by sentence1", f"{split['held_out']} pairs, {split['dev']} of them measured"))
@@ -161,14 +161,28 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     if card.recipe:
         numbers = (f"{name} {value}" for name, value in card.recipe.items() if value is not None)
         facts.append(("recipe", ", ".join(numbers)))
-    if card.training:
-        training = card.training
+    training = card.training
+    if "seconds" in training:
         speed = f", {training['pairs_s']} rows/s" if "pairs_s" in training else ""
         facts.append(("training took", f"{training['seconds']:.1f} s{speed}, at most {training['peak_mib']} MiB"))
-        if count := training.get("teacher_embeddings"):
-            facts.append(("before it", f"{training['teacher_embeddings_s']:.1f} s for {count} teacher embeddings"))
         if training.get("resumed_at") is not None:
             facts.append(("resumed", f"at step {training['resumed_at']}, after a death"))
+    return facts + _preparation(training)
+
+
+def _preparation(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was done before training."""
+    facts = []
+    if count := training.get("teacher_embeddings"):
+        facts.append(("before it", f"{training['teacher_embeddings_s']:.1f} s for {count} teacher embeddings"))
+    if count := training.get("corpus_terms"):
+        facts.append(("terms of the corpus", f"from {count} passages, in {training['corpus_terms_s']:.1f} s"))
+    if count := training.get("query_rows"):
+        facts.append(("queries learnt", f"{count} with mined negatives, in {training['query_s']:.1f} s"))
+    if "passages" in training:
+        kind = "titles of documents" if training["titles"] else "queries that the teacher wrote"
+        held_out = f"{training['queries']} {kind}, {training['held_out']} of them held out"
+        facts.append(("corpus", f"{training['passages']} passages; {held_out}"))
     return facts
 
 
@@ -221,14 +235,15 @@ def _head(candidate: Candidate) -> str:
 
 def _model_card(card: Card, origins: Sequence[Origin]) -> str:
     what = "The base student, untrained."
-    if card.pairs:
+    if card.round:
         by_human = (card.selected_by or "").startswith("human")
         labels = "A human-scored set chose the checkpoint." if by_human else "No human label was used."
-        what = f"A student fine-tuned on generated sentence pairs. {labels}"
+        source = "generated sentence pairs" if card.pairs else "a corpus, without a pair"
+        what = f"A student fine-tuned on {source}. {labels}"
     parts = ["# A sentence encoder made by Pairwright", what, USE, _table(("", ""), _facts(card)), *_scores(card)]
     if origins:
-        source = "Every pair names its teacher; what came from elsewhere was imported."
-        parts += ["## The data", source, _origins(origins)]
+        about = "Every pair names its teacher; what came from elsewhere was imported."
+        parts += ["## The data", about, _origins(origins)]
     parts.append("Plots and the worst pairs: `report/report.html`. Licences of base and teacher apply.")
     return "\n\n".join(parts) + "\n"
 

@@ -1,0 +1,36 @@
+"""What a static student's token embeddings take before it trains: teacher embeddings, and the terms of a corpus."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.trainer.distillation import corpus, corpus_terms, embedding_cache, ridge
+from services.trainer.evaluation.sts import Encode
+from services.trainer.models import encoder
+from services.trainer.training.retrieval import Corpus
+
+
+def fit_to_teacher(
+    model: Any, texts: Sequence[str], file: Path, load: Callable[[], Encode], on_progress: Callable[[int], None]
+) -> dict[str, float]:
+    """Fit the student to the teacher embeddings of `texts`, which `file` keeps; what the manifest says of it."""
+    if len(texts) < ridge.FEWEST:
+        return {}
+    began = time.monotonic()
+    teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress)
+    bag = encoder.bag_of_tokens_matrix(model, texts)
+    fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
+    encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
+    return {"teacher_embeddings": len(texts), "teacher_embeddings_s": round(time.monotonic() - began, 1)}
+
+
+def add_corpus_terms(model: Any, found: Corpus) -> dict[str, float]:
+    """Give part of the student's dimensions to the terms of a corpus; what the manifest says of it."""
+    began, texts = time.monotonic(), found.texts(corpus_terms.MOST)
+    if len(texts) < corpus_terms.FEWEST:
+        return {}
+    passages, general = (encoder.bag_of_tokens_matrix(model, some) for some in (texts, corpus.sentences()))
+    table = corpus_terms.add_corpus_terms(encoder.token_embeddings(model), passages, general)
+    encoder.set_token_embeddings(model, table)
+    return {"corpus_terms": len(texts), "corpus_terms_s": round(time.monotonic() - began, 1)}
