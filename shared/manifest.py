@@ -3,7 +3,9 @@
 The trainer writes it, the embedding service reads it; `model_store` keeps it as `manifest.json`, beside the files.
 """
 
+import math
 import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,6 +84,8 @@ class Card(BaseModel, frozen=True):
     dimensions: int = Field(gt=0)
     matryoshka: list[int] = []
     """Lengths of prefixes of its vectors that training made good alone; [] for none."""
+    int8_ranges: dict[int, float] = {}
+    """By length, the largest number in its unit vectors of the dev split: what int8 covers. {} where the probe says."""
     max_seq_length: int | None = None
     start: str | None = None
     """The version that training continued from; None from the base."""
@@ -120,3 +124,19 @@ class Manifest(Card):
     """The vectors of `PROBE_SENTENCES`, [4, dimensions], not normalised by us."""
     rejection: str | None = None
     """Why the gate refused or held it; None for a version that the gate published."""
+
+
+def int8_ranges(vectors: Sequence[Sequence[float]], lengths: Iterable[int]) -> dict[int, float]:
+    """For each length, the largest magnitude of a number in `vectors`, cut to it and normalised.
+
+    Where all are zero, four standard deviations of unit vectors whose numbers are all of one size.
+    """
+    ranges = {}
+    for length in lengths:
+        largest = 0.0
+        for vector in vectors:
+            prefix = vector[:length]
+            if norm := math.hypot(*prefix):
+                largest = max(largest, max(map(abs, prefix)) / norm)
+        ranges[length] = largest or min(1.0, 4 / math.sqrt(length))
+    return ranges

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         return self.home.expanduser().resolve() / "models" / self.dataset
 
     @property
+    def batches_dir(self) -> Path:
+        """Files of texts that are embedded in the background, and their vectors."""
+        return self.home.expanduser().resolve() / "batches" / self.dataset
+
+    @property
     def cache_dir(self) -> Path:
         """`cache`, absolute."""
         return self.cache.expanduser().resolve()

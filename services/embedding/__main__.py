@@ -1,4 +1,4 @@
-"""`python -m services.embedding`: settings to app to uvicorn."""
+"""`python -m services.embedding`: settings to app to uvicorn; or `... embed`."""
 
 import gc
 import logging
@@ -15,7 +15,7 @@ from services.embedding.settings import EmbeddingSettings
 from shared import tracing
 from shared.http.server import Server, listen, loop_factory
 from shared.manifest import Manifest
-from shared.process import configure_logging, run
+from shared.process import configure_logging, fatal_in_one_line, run
 from shared.settings import Settings, load, show_help
 
 log = logging.getLogger("services.embedding")
@@ -50,6 +50,12 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    about = "Text in, vectors out, over HTTP, always from the current version."
+    if sys.argv[1:2] == ["embed"]:
+        from services.embedding.commands import embed  # the service starts without a command line's libraries
+
+        with fatal_in_one_line("embedding"):
+            embed.run(sys.argv[2:], load_version)
+        sys.exit()
+    about = "Text in, vectors out, over HTTP, always from the current version. Without HTTP: see `... embed --help`."
     show_help("python -m services.embedding", about, Settings, EmbeddingSettings)
     run("embedding", main(), loop_factory())

@@ -47,6 +47,7 @@ class Metrics:
         self.truncated = counter("truncated", "Inputs that were cut because they were too long.")
         self.cache_hits = counter("cache_hits", "Inputs whose vector was known.")
         self.cache_misses = counter("cache_misses", "Inputs that had to be computed.")
+        self.batch_texts = counter("batch_texts", "Texts computed for `/batches`.")
         self.queued_tokens = gauge("queued_tokens", "Tokens that wait or are being computed.")
         self.expired = counter("expired", "Requests given up at their deadline.")
         self.queued_inputs = gauge("queued_inputs", "Inputs of requests that are not answered yet.")

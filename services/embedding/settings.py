@@ -54,6 +54,12 @@ class EmbeddingSettings(BaseSettings):
     cache_mib: Annotated[int, Field(ge=0)] = 64
     """Memory for vectors of texts that were asked for before; 0 keeps none."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_batch_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024 * 1024
+    """One file of texts for `/batches`, as decompressed."""
+    batches_mib: Annotated[int, Field(ge=1)] = 8192
+    """Disk for the texts and vectors of all batches together."""
+    keep_batches_hours: Annotated[float, Field(gt=0)] = 168.0
+    """A batch is deleted so long after it is done."""
     cors_origins: str = ""
     """Web pages that may call this service, separated by commas, as `https://a.example.com`, or `*`; default none."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0

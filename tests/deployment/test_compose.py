@@ -188,7 +188,7 @@ def test_whatever_is_written_has_a_place(document: dict[str, Any], images: dict[
     needed = {
         "generation": ["cache"],
         "trainer": ["cache", "home/models", "home/datasets"],
-        "embedding": ["home/models"],
+        "embedding": ["home/models", "home/batches"],
     }
     environment = container["environment"]
     places = [environment[f"PAIRWRIGHT_{path.split('/')[0].upper()}"] for path in needed[service_of(name)]]

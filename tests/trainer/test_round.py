@@ -21,6 +21,7 @@ from tests.support.trainer_homes import Home
 def test_the_untrained_base_is_round_0(home: Home, static_student: Path) -> None:
     manifest = home.published(home.run(home.dataset.plan_base(1, str(static_student))))
     assert (manifest.round, manifest.pairs, manifest.scores, manifest.recipe) == (0, 0, {}, {})
+    assert manifest.int8_ranges == {}
     original = encoder.encode(encoder.load(str(static_student), "test"), PROBE_SENTENCES)
     np.testing.assert_allclose(np.array(manifest.probe), original, atol=1e-6)
 
@@ -38,6 +39,9 @@ def test_a_static_student_learns_and_its_version_says_how(home: Home, static_stu
     }.items()  # fmt: skip
     assert (manifest.dataset_hash, manifest.pairs) == (round_.dataset_hash, 600)
     assert (manifest.dimensions, manifest.max_seq_length) == (16, None)
+    written = encoder.load(str(home.store.path(manifest.id)), "test")
+    vectors = encoder.encode(written, [*PROBE_SENTENCES, *(pair.sentence1 for pair in make_pairs(600))])
+    assert np.abs(unit(vectors[:4])).max() - 1e-6 <= manifest.int8_ranges[16] <= np.abs(unit(vectors)).max() + 1e-6
     steps = [progress for progress in told if progress.steps]
     assert [progress.step for progress in steps] == list(range(steps[0].steps + 1))
     assert steps[-1].loss is not None

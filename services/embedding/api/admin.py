@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from services.embedding.api.errors import DESCRIPTIONS, Responses
+from services.embedding.api.errors import problem_errors
 from services.embedding.api.serialization import VERSION_HEADER
 from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from shared.http.middleware import KeySet
@@ -95,13 +95,15 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
     routes = APIRouter(tags=["versions"])
 
     # Not async: they read manifests from disk.
-    @routes.get("/versions", summary="Every published version, its scores and its state", responses=_errors(401))
+    @routes.get("/versions", summary="Every published version, its scores and its state", responses=problem_errors(401))
     def _versions() -> VersionList:
         candidates = [_candidate(manifest) for manifest in versions.store.rejected()]
         published = [_info(versions, manifest) for manifest in versions.store.versions()]
         return VersionList(versions=published, candidates=candidates)
 
-    @routes.get("/versions/{id}", summary="One version, or `current`, or `previous`", responses=_errors(401, 404))
+    @routes.get(
+        "/versions/{id}", summary="One version, or `current`, or `previous`", responses=problem_errors(401, 404)
+    )
     def _version(id: str) -> VersionInfo:
         try:
             return _info(versions, versions.store.manifest(versions.store.resolve(id)))
@@ -110,7 +112,7 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
 
     summary = "Look at the store now; quarantined versions get another chance"
 
-    @routes.post("/versions/reload", summary=summary, responses=_errors(401, 403, 503))
+    @routes.post("/versions/reload", summary=summary, responses=problem_errors(401, 403, 503))
     async def _reload(request: Request, response: Response) -> VersionList:
         check_may_change(request, keys)
         await versions.refresh(retry_quarantined=True)
@@ -126,7 +128,7 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
 def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
     summary = "Serve a version from now on: promotion, or rollback (`previous`)"
 
-    @routes.post("/versions/{id}/activate", summary=summary, responses=_errors(401, 403, 404, 409))
+    @routes.post("/versions/{id}/activate", summary=summary, responses=problem_errors(401, 403, 404, 409))
     async def _activate(id: str, request: Request, response: Response) -> Activation:
         check_may_change(request, keys)
         before = versions.serving.version if versions.serving else None
@@ -164,17 +166,3 @@ def _info(versions: VersionRegistry, manifest: Manifest) -> VersionInfo:
         backend=loaded.backend if loaded else None,
         precision=loaded.precision if loaded else None,
     )
-
-
-class ProblemDetails(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
-def _errors(*statuses: int) -> Responses:
-    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
-    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}

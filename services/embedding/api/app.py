@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.embedding.api import admin, cohere, ollama, openai, tei
+from services.embedding.api import admin, batches, cohere, ollama, openai, tei
 from services.embedding.api.errors import add_error_handlers, render
 from services.embedding.metrics import Metrics
+from services.embedding.serving.batch_runner import BatchRunner
+from services.embedding.serving.batch_store import BatchStore
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.loading import LoadModel, VersionLoader
 from services.embedding.serving.registry import VersionRegistry
@@ -32,6 +34,8 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     metrics = Metrics(CollectorRegistry())
     versions = VersionRegistry(VersionLoader(ModelStore(settings.models_dir), load_model, metrics), own, metrics)
     batcher = Batcher(own, metrics)
+    store = BatchStore(settings.batches_dir, own.batches_mib * 1024 * 1024, own.keep_batches_hours * 3600)
+    runner = BatchRunner(store, versions, batcher, metrics)
     # Serving needs no Redis: where there is one, a new version is heard of before the next poll.
     heartbeats = Heartbeats(command_client(settings.redis_url), settings.dataset) if settings.redis_url else None
     failures: dict[str, str] = {}
@@ -44,7 +48,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        parts = {"versions": versions.watch(), "batcher": batcher.run()}
+        parts = {"versions": versions.watch(), "batcher": batcher.run(), "batches": runner.run()}
         if heartbeats is not None:
             parts["hints"] = heartbeats.listen(versions.wake)
         tasks = [asyncio.create_task(part, name=name) for name, part in parts.items()]
@@ -66,6 +70,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
         keys=[*settings.keys, *own.admins] if settings.keys else [],
         registry=metrics.registry,
         max_body_bytes=own.max_body_bytes,
+        streamed=(batches.PATH,),
         cors_origins=own.origins,
         has_index=False,
         render=render,
@@ -77,5 +82,6 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     app.include_router(tei.router(service, TokenService(service, batcher), own))
     for protocol in (openai, ollama, cohere):
         app.include_router(protocol.router(service))
+    app.include_router(batches.router(store, runner, versions, own))
     app.include_router(admin.router(versions, KeySet(own.admins or settings.keys)))
     return app

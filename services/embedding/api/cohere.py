@@ -1,45 +1,64 @@
 """Cohere's protocol: `POST /v2/embed`, with its smaller types of numbers."""
 
-import asyncio
 import uuid
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from services.embedding.api.errors import describe_errors
 from services.embedding.api.requests import Ignored, StrictBody, post
-from services.embedding.api.serialization import VERSION_HEADER, answer, base64_vectors, json_array, json_vectors
-from services.embedding.models.base import Vectors
-from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, prompt_for
+from services.embedding.api.serialization import VERSION_HEADER, Kind, answer, json_array, write_vectors
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, InputType
 
-Kind = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
-ROLES = {"search_query": "query", "search_document": "document"}
+
+class TextContent(StrictBody):
+    """A part of an input. Images are refused: versions read text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class EmbedInput(StrictBody):
+    """One text in parts, which are read as lines."""
+
+    content: Annotated[list[TextContent], Field(min_length=1)]
 
 
 class EmbedBody(StrictBody):
-    """`POST /v2/embed`. `input_type` chooses the version's prompt for a query or a document, if it has one."""
+    """`POST /v2/embed`: `texts` or `inputs`. `input_type` chooses the version's prompt, if it has one for the type."""
 
     EXAMPLE: ClassVar = {
         "model": "current", "input_type": "search_query", "texts": ["Who makes music?"], "embedding_types": ["float"],
     }  # fmt: skip
-    texts: list[str]
+    texts: list[str] | None = None
+    inputs: list[EmbedInput] | None = None
     model: str | None = None
-    input_type: Literal["search_query", "search_document", "classification", "clustering"] | None = None
+    input_type: InputType | None = None
     embedding_types: Annotated[list[Kind], Field(min_length=1)] | None = None
     truncate: Literal["NONE", "START", "END"] | None = "END"
     output_dimension: int | None = None
     priority: Ignored = None
 
+    @model_validator(mode="after")
+    def _one_kind_of_inputs(self) -> Self:
+        if (self.texts is None) == (self.inputs is None):
+            raise ValueError("send either `texts` or `inputs`")
+        return self
+
+    @property
+    def all_texts(self) -> list[str]:
+        """The texts, whichever way they came."""
+        if self.texts is not None:
+            return self.texts
+        return ["\n".join(part.text for part in one.content) for one in self.inputs or []]
+
 
 class EmbedAnswer(BaseModel):
-    """The vectors of each type that was asked for, in the order of the texts.
+    """The vectors of each type that was asked for, in the order of the texts."""
 
-    int8 and uint8 scale each vector by its own largest number; binary and ubinary have a bit for each positive number.
-    """
-
+    response_type: Literal["embeddings_by_type"]
     id: str
     embeddings: dict[Kind, list[list[float]] | list[str]]
     texts: list[str]
@@ -61,50 +80,26 @@ def router(service: EmbeddingService) -> APIRouter:
 
     @post(routes, ("/v2/embed",), EmbedBody, EmbedAnswer, _ERRORS, "Texts to vectors, as Cohere's clients ask for them")
     async def _embed(http: Request, body: EmbedBody) -> Response:
-        encoder = await service.versions.choose(body.model, http.headers.get(VERSION_HEADER))
-        role = ROLES.get(body.input_type or "")
+        texts = body.all_texts
         request = EmbedRequest(
-            body.texts,
-            (encoder.version,),
-            prompt_name=prompt_for(encoder, role) if role else None,
+            texts,
+            (body.model, http.headers.get(VERSION_HEADER)),
+            input_type=body.input_type,
             truncate=body.truncate != "NONE",
             truncation_side="left" if body.truncate == "START" else "right",
             dimensions=body.output_dimension,
-            field="texts",
+            field="inputs" if body.texts is None else "texts",
         )
         result = await service.embed(request, http.receive)
-        kinds = [
-            b'"%b":%b' % (kind.encode(), await _written(kind, result.vectors, service.writing)) for kind in _kinds(body)
-        ]
-        return answer(_content(body, result, b"{%b}" % b",".join(kinds)), result)
+        kinds: list[Kind] = list(dict.fromkeys(body.embedding_types or ["float"]))
+        embeddings = {kind: json_array(await write_vectors(kind, result, service.writing)) for kind in kinds}
+        return answer(_content(texts, result, embeddings), result)
 
     return routes
 
 
-def _kinds(body: EmbedBody) -> list[Kind]:
-    return list(dict.fromkeys(body.embedding_types or ["float"]))
-
-
-def _content(body: EmbedBody, result: EmbedResult, embeddings: bytes) -> bytes:
+def _content(texts: list[str], result: EmbedResult, embeddings: dict[Kind, bytes]) -> bytes:
+    written = b",".join(b'"%b":%b' % (kind.encode(), vectors) for kind, vectors in embeddings.items())
     meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": result.tokens}}
-    rest = orjson.dumps({"id": str(uuid.uuid4()), "texts": body.texts, "meta": meta})
-    return b'{"embeddings":%b,%b' % (embeddings, rest[1:])
-
-
-async def _written(kind: Kind, vectors: Vectors, writing: asyncio.Lock) -> bytes:
-    """The vectors as JSON."""
-    if kind == "float":
-        return json_array(await json_vectors(vectors, writing))
-    if kind == "base64":
-        return json_array(base64_vectors(vectors))
-    return orjson.dumps(quantise(kind, vectors), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def quantise(kind: Kind, vectors: Vectors) -> Any:
-    """Vectors in a smaller type, an array [vectors, dimensions], or [vectors, dimensions / 8] for bits."""
-    if kind in ("int8", "uint8"):
-        largest = np.abs(vectors).max(axis=1, keepdims=True)
-        scaled = np.rint(vectors / np.maximum(largest, np.float32(1e-12)) * 127).astype(np.int8)
-        return scaled if kind == "int8" else (scaled.astype(np.int16) + 128).astype(np.uint8)
-    bits = np.packbits(vectors > 0, axis=1)
-    return bits if kind == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    about = {"response_type": "embeddings_by_type", "id": str(uuid.uuid4()), "texts": texts, "meta": meta}
+    return b'{"embeddings":{%b},%b' % (written, orjson.dumps(about)[1:])

@@ -46,7 +46,7 @@ DESCRIPTIONS = {
     403: "This caller may not",
     404: "There is no such version",
     408: "The body came too slowly",
-    409: "It can't be activated; what served keeps serving",
+    409: "It can't be done now",
     413: "The body is too large",
     415: "The body's encoding can't be read",
     422: "Invalid input",
@@ -54,12 +54,28 @@ DESCRIPTIONS = {
     429: "Overloaded; see Retry-After",
     503: "No version is loaded yet",
     504: "The deadline has passed",
+    507: "It can't be stored",
 }
 
 
 def describe_errors(model: type[BaseModel], *statuses: int) -> Responses:
     """What OpenAPI says of a route's errors."""
     return {status: {"description": DESCRIPTIONS[status], "model": model} for status in statuses}
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem_errors(*statuses: int) -> Responses:
+    """The same, of our own routes."""
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -7,15 +7,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from services.embedding.api.errors import describe_errors
-from services.embedding.api.requests import Ignored, StrictBody, Texts, post
+from services.embedding.api.requests import Ignored, Prompted, Texts, post
 from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, json_vectors
 from services.embedding.serving.service import EmbeddingService, EmbedRequest
 from shared import __version__
 from shared.manifest import Manifest
 
 
-class OllamaBody(StrictBody):
-    """What both routes have. `options` and `keep_alive` are about Ollama's own engine."""
+class OllamaBody(Prompted):
+    """What both routes have. `options` and `keep_alive` are about Ollama's own engine; the prompts' fields are ours."""
 
     model: str | None = None
     options: Ignored = None
@@ -71,8 +71,8 @@ def router(service: EmbeddingService) -> APIRouter:
         routes, ("/api/embed",), EmbedBody, EmbedAnswer, _ERRORS, "Texts to vectors, as Ollama's clients ask for them"
     )
     async def _embed(http: Request, body: EmbedBody) -> Response:
-        versions, truncate = (body.model, http.headers.get(VERSION_HEADER)), body.truncate is not False
-        request = EmbedRequest(body.input, versions, truncate=truncate, dimensions=body.dimensions, field="input")
+        truncate = body.truncate is not False
+        request = _request(http, body, body.input, truncate=truncate, dimensions=body.dimensions, field="input")
         result = await service.embed(request, http.receive)
         about = {"model": body.model or "current", "total_duration": round(result.total_s * 1e9), "load_duration": 0}
         rest = json.dumps(about | {"prompt_eval_count": result.tokens}).encode()
@@ -83,8 +83,7 @@ def router(service: EmbeddingService) -> APIRouter:
 
     @post(routes, ("/api/embeddings",), EmbeddingsBody, EmbeddingsAnswer, _ERRORS, summary)
     async def _embeddings(http: Request, body: EmbeddingsBody) -> Response:
-        versions = (body.model, http.headers.get(VERSION_HEADER))
-        result = await service.embed(EmbedRequest([body.prompt], versions, field="prompt"), http.receive)
+        result = await service.embed(_request(http, body, [body.prompt], field="prompt"), http.receive)
         return answer(b'{"embedding":%b}' % (await json_vectors(result.vectors, service.writing))[0], result)
 
     @routes.get("/api/tags", summary="The versions that can be named in `model`", responses=_ERRORS)
@@ -97,6 +96,11 @@ def router(service: EmbeddingService) -> APIRouter:
         return {"version": __version__}
 
     return routes
+
+
+def _request(http: Request, body: OllamaBody, texts: list[str], **options: Any) -> EmbedRequest:
+    versions = (body.model, http.headers.get(VERSION_HEADER))
+    return EmbedRequest(texts, versions, prompt_name=body.prompt_name, input_type=body.input_type, **options)
 
 
 def _tag(name: str, manifest: Manifest) -> dict[str, Any]:

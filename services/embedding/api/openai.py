@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from services.embedding.api.errors import describe_errors
 from services.embedding.api.openai_tokens import decode
-from services.embedding.api.requests import SCHEMA, Ignored, StrictBody, are_token_ids, check_texts, post
-from services.embedding.api.serialization import VERSION_HEADER, answer, base64_vectors, json_array, json_vectors
+from services.embedding.api.requests import SCHEMA, Ignored, Prompted, Typed, are_token_ids, check_texts, post
+from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, write_vectors
 from services.embedding.models.base import Encoder
 from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult
 
@@ -24,8 +24,8 @@ def _texts_or_token_ids(value: Any) -> Any:
     return check_texts(value)
 
 
-class EmbeddingsBody(StrictBody):
-    """`POST /v1/embeddings`. `prompt_name`, `normalize` and `chunk` are ours.
+class EmbeddingsBody(Prompted, Typed):  # type: ignore[misc]  # to the pydantic plugin, bases clash
+    """`POST /v1/embeddings`. `prompt_name`, `input_type`, `normalize`, `chunk` and the types of numbers are ours.
 
     With `chunk`, long texts are read in windows and the answer is their mean.
     """
@@ -37,7 +37,6 @@ class EmbeddingsBody(StrictBody):
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
-    prompt_name: str | None = None
     normalize: bool | None = True
     chunk: bool | None = False
     user: Ignored = None
@@ -97,18 +96,19 @@ def router(service: EmbeddingService) -> APIRouter:
             await texts_of(body.input),
             (body.model, http.headers.get(VERSION_HEADER)),
             prompt_name=body.prompt_name,
+            input_type=body.input_type,
             normalize=body.normalize is not False,
             dimensions=body.dimensions,
             chunk=bool(body.chunk),
             field="input",
         )
         result = await service.embed(request, http.receive)
-        as_base64 = body.encoding_format == "base64"
+        kind = body.kind or "float"
+        # OpenAI's library asks for base64 unless told otherwise, decodes float32 from it, and takes lists as they are.
+        if kind == "float" and body.encoding_format == "base64":
+            kind = "base64"
         with service.metrics.write_seconds.time():
-            vectors = (
-                base64_vectors(result.vectors) if as_base64 else await json_vectors(result.vectors, service.writing)
-            )
-            content = _content(result, vectors)
+            content = _content(result, await write_vectors(kind, result, service.writing))
         return answer(content, result)
 
     @routes.get("/v1/models", summary="The versions that can be named in `model`", responses=_ERRORS)

@@ -3,15 +3,16 @@
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic_core
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from services.embedding.api.errors import Responses
-from services.embedding.api.serialization import VERSION_HEADER
+from services.embedding.api.serialization import VERSION_HEADER, Kind
+from services.embedding.serving.service import InputType
 
 Body = TypeVar("Body", bound="StrictBody")
 Handler = Callable[[Request, Body], Awaitable[Response]]
@@ -63,6 +64,33 @@ class StrictBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
     EXAMPLE: ClassVar[dict[str, Any]] = {}
+
+
+class Prompted(StrictBody):
+    """Which of the version's prompts is put before the texts: by its name, or for a type of input."""
+
+    prompt_name: str | None = None
+    input_type: InputType | None = None
+
+
+class Typed(StrictBody):
+    """In which type of numbers vectors are answered. Two fields, because some clients send the one, some the other."""
+
+    output_dtype: Kind | None = None
+    embedding_types: Annotated[list[Kind], Field(min_length=1, max_length=1)] | None = None
+
+    @property
+    def kind(self) -> Kind | None:
+        """The type; None where neither field asks for one."""
+        return self.embedding_types[0] if self.embedding_types else self.output_dtype
+
+    @model_validator(mode="after")
+    def _one_kind_of_unit_vectors(self) -> Self:
+        if self.output_dtype is not None and self.kind != self.output_dtype:
+            raise ValueError("`output_dtype` and `embedding_types` name two types: send one of them")
+        if self.kind in ("int8", "uint8") and getattr(self, "normalize", None) is False:
+            raise ValueError(f"{self.kind} holds normalised vectors only: leave out `normalize`")
+        return self
 
 
 async def read_json(request: Request) -> Any:

@@ -3,21 +3,32 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy.typing as npt
 import orjson
 import pybase64
 from fastapi import Response
 
 from services.embedding.models.base import Vectors
+from services.embedding.serving.quantise import NumberType, quantise
 from services.embedding.serving.service import EmbedResult
 
+Kind = NumberType | Literal["base64"]
 VERSION_HEADER = "x-pairwright-version"
 NUMBERS_AT_ONCE = 65_536
 """Numbers formatted before other requests get their turn on the event loop: a millisecond or two."""
 
 
-async def json_vectors(vectors: Vectors, writing: asyncio.Lock) -> list[bytes]:
-    """Each vector as a JSON array, each number with the fewest digits that name its float32. Finite values only.
+async def write_vectors(kind: Kind, result: EmbedResult, writing: asyncio.Lock) -> list[bytes]:
+    """Each vector as JSON: an array of numbers of this type, or a string."""
+    if kind == "base64":
+        return base64_vectors(result.vectors)
+    return await json_vectors(quantise(kind, result.vectors, result.int8_range), writing)
+
+
+async def json_vectors(vectors: npt.NDArray[Any], writing: asyncio.Lock) -> list[bytes]:
+    """Each row as a JSON array, each number with the fewest digits that name its float32. Finite values only.
 
     Large answers are written one after the other, by `writing`: half-written, each would hold its memory twice.
     """

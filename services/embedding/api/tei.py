@@ -8,12 +8,19 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from services.embedding.api.errors import describe_errors
-from services.embedding.api.requests import Ignored, StrictBody, Texts, parse, post, read_json
-from services.embedding.api.serialization import VERSION_HEADER, answer, json_array, json_response, json_vectors
+from services.embedding.api.requests import Ignored, Prompted, StrictBody, Texts, Typed, parse, post, read_json
+from services.embedding.api.serialization import (
+    VERSION_HEADER,
+    answer,
+    json_array,
+    json_response,
+    json_vectors,
+    write_vectors,
+)
 from services.embedding.models.base import Token, Vectors
 from services.embedding.serving.errors import EmptyInput
 from services.embedding.serving.registry import VersionRegistry
-from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, prompt_for
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, EmbedResult, prompts_by_type
 from services.embedding.serving.tokens import TokenService
 from services.embedding.settings import EmbeddingSettings
 from shared import __version__
@@ -38,16 +45,15 @@ class Truncation(StrictBody):
         return EmbedRequest(texts, **options | more)
 
 
-class Reading(Truncation):
+class Reading(Truncation, Prompted):
     """How texts are read."""
 
-    prompt_name: str | None = None
-
     def embed_request(self, http: Request, texts: list[str], **more: Any) -> EmbedRequest:
-        return super().embed_request(http, texts, **{"prompt_name": self.prompt_name} | more)
+        prompt = {"prompt_name": self.prompt_name, "input_type": self.input_type}
+        return super().embed_request(http, texts, **prompt | more)
 
 
-class EmbedBody(Reading):
+class EmbedBody(Reading, Typed):  # type: ignore[misc]  # to the pydantic plugin, bases clash
     """`POST /embed`. `chunk` is ours: read long texts in windows and answer with their mean."""
 
     EXAMPLE: ClassVar = {"inputs": ["A man is playing a guitar.", "Somebody makes music."]}
@@ -103,14 +109,13 @@ class SimilarityBody(StrictBody):
     options: Ignored = None
 
 
-class TokenizeBody(StrictBody):
+class TokenizeBody(Prompted):
     """`POST /tokenize`."""
 
     EXAMPLE: ClassVar = {"inputs": "A man is playing a guitar."}
 
     inputs: Texts
     add_special_tokens: bool | None = True
-    prompt_name: str | None = None
 
 
 class DecodeBody(StrictBody):
@@ -147,13 +152,13 @@ def router(service: EmbeddingService, tokens: TokenService, settings: EmbeddingS
 def _add_computing_routes(routes: APIRouter, service: EmbeddingService) -> None:
     summary = "Texts to vectors: a bare nested list, also for a single text"
 
-    @post(routes, ("/embed",), EmbedBody, list[list[float]], _ERRORS, summary)
+    @post(routes, ("/embed",), EmbedBody, list[list[float]] | list[str], _ERRORS, summary)
     async def _embed(http: Request, body: EmbedBody) -> Response:
         normalize, chunk = body.normalize is not False, bool(body.chunk)
         request = body.embed_request(http, body.inputs, normalize=normalize, dimensions=body.dimensions, chunk=chunk)
         result = await service.embed(request, http.receive)
         with service.metrics.write_seconds.time():
-            content = json_array(await json_vectors(result.vectors, service.writing))
+            content = json_array(await write_vectors(body.kind or "float", result, service.writing))
         return answer(content, result)
 
     summary = "The cosine of one sentence with each of others"
@@ -198,9 +203,9 @@ async def rank(service: EmbeddingService, body: RerankBody, http: Request) -> tu
     """The texts' result, and their cosines with the query; each side is read under the version's prompt for it."""
     encoder = await service.versions.choose(http.headers.get(VERSION_HEADER))
     same = {"versions": (encoder.version,)}  # both sides are the same version's, whatever goes live meanwhile
-    asked = body.embed_request(http, [body.query], prompt_name=prompt_for(encoder, "query"), field="query", **same)
+    asked = body.embed_request(http, [body.query], input_type="query", field="query", **same)
     query = await service.embed(asked, http.receive)
-    found = body.embed_request(http, body.texts, prompt_name=prompt_for(encoder, "document"), field="texts", **same)
+    found = body.embed_request(http, body.texts, input_type="document", field="texts", **same)
     result = await service.embed(found, http.receive)
     return result, (result.vectors @ query.vectors[0]).clip(-1, 1)
 
@@ -211,7 +216,7 @@ def _add_token_routes(routes: APIRouter, service: EmbeddingService, tokens: Toke
     @post(routes, ("/tokenize",), TokenizeBody, list[list[Token]], _ERRORS, summary)
     async def _tokenize(http: Request, body: TokenizeBody) -> Response:
         version, special = http.headers.get(VERSION_HEADER), body.add_special_tokens is not False
-        encoder, listed = await tokens.list_tokens(body.inputs, version, body.prompt_name, special)
+        encoder, listed = await tokens.list_tokens(body.inputs, version, body.prompt_name, body.input_type, special)
         return json_response(orjson.dumps(listed), {VERSION_HEADER: encoder.version})
 
     @post(routes, ("/decode",), DecodeBody, list[str], _ERRORS, "The texts of token ids of this model")
@@ -273,6 +278,9 @@ def _add_information_routes(routes: APIRouter, versions: VersionRegistry, settin
             "max_batch_requests": None,
             "max_client_batch_size": settings.max_client_inputs,
             "auto_truncate": True,
+            "prompts": encoder.prompts,
+            "default_prompt": encoder.default_prompt,
+            "input_types": prompts_by_type(encoder),
             "tokenization_workers": 1,
             "version": __version__,
             "sha": None,

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from shared.manifest import PROBE_SENTENCES, PROBE_TOLERANCE, Manifest
+from shared.manifest import PROBE_SENTENCES, PROBE_TOLERANCE, Manifest, int8_ranges
 from shared.model_store import BrokenVersion
 
 Vectors = npt.NDArray[np.float32]
@@ -68,6 +69,12 @@ class Encoder(ABC):
     @property
     def version(self) -> str:
         return self.manifest.id
+
+    @cached_property
+    def int8_ranges(self) -> dict[int, float]:
+        """By length of its vectors, what int8 covers of unit ones; by the probe, where the manifest has no ranges."""
+        manifest = self.manifest
+        return manifest.int8_ranges or int8_ranges(manifest.probe, [manifest.dimensions, *manifest.matryoshka])
 
     @abstractmethod
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:

@@ -1,5 +1,6 @@
 """What may wait at one time: requests past it are refused at once, with the time after which to try again."""
 
+import asyncio
 import math
 
 from services.embedding.metrics import Metrics
@@ -18,6 +19,8 @@ class Admission:
     def __init__(self, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.inputs = self.chars = 0
         self.tokens = 0  # that wait or are computed now, each distinct text once
+        self.idle = asyncio.Event()  # set while no request is in flight
+        self.idle.set()
         self._settings, self._refused = settings, metrics.refused
         self._tokens_per_s = 0.0  # of all threads together; 0 before the first batch
         metrics.queued_inputs.set_function(lambda: self.inputs)
@@ -36,6 +39,7 @@ class Admission:
             seconds = min(max(1, math.ceil(wait)), LONGEST_RETRY_S)
             detail = f"Too much is waiting. Try again in {seconds} s, or send fewer inputs at once."
             raise Overloaded(detail, retry_after=seconds)
+        self.idle.clear()
         self.inputs += inputs
         self.chars += chars
 
@@ -43,6 +47,8 @@ class Admission:
         """A request was answered or given up."""
         self.inputs -= inputs
         self.chars -= chars
+        if not self.inputs:
+            self.idle.set()
 
     def observe_speed(self, tokens_per_s: float) -> None:
         """The speed of one more batch, all threads together."""

@@ -99,6 +99,10 @@ class Batcher:
         elif not request.done.cancelled():
             request.done.exception()  # asyncio complains of an error that nobody looked at
 
+    async def wait_until_idle(self) -> None:
+        """Return once no request is in flight."""
+        await self._admission.idle.wait()
+
     def stats(self) -> dict[str, float]:
         """How much waits, by infinity's names."""
         waiting, most = self._admission.inputs, self._settings.max_queue_inputs

@@ -152,3 +152,18 @@ class BatchQueue:
             entry.dequeued = True
             self.tokens -= entry.count
         return batch
+
+
+def cut_by_length(encoder: Encoder, tokens: Sequence[Tokens]) -> list[list[int]]:
+    """Places of texts of neighbouring length, as many as suit the encoder together: all batches of what is at hand."""
+    batches, total = list[list[int]](), 0
+    for index in sorted(range(len(tokens)), key=lambda index: tokens[index].count):
+        count = tokens[index].count
+        # In this order, the newest is the longest.
+        fits = batches and cost(len(batches[-1]) + 1, count, total + count, encoder.padded) <= encoder.batch_tokens
+        if not fits:
+            batches.append([])
+            total = 0
+        batches[-1].append(index)
+        total += count
+    return batches

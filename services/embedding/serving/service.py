@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,19 @@ from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from services.embedding.settings import EmbeddingSettings
 from shared.tracing import span
 
-ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""A role and the names of its prompt, as sentence-transformers looks for them."""
+InputType = Literal["query", "search_query", "document", "search_document", "passage", "classification", "clustering"]
+"""What a text is for, in the words of the protocols."""
+_QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
+PROMPTS: dict[InputType, tuple[str, ...]] = {
+    "query": _QUERY,
+    "search_query": _QUERY,
+    "document": _DOCUMENT,
+    "search_document": _DOCUMENT,
+    "passage": _DOCUMENT,
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+"""The names of its prompt, as sentence-transformers looks for them."""
 WaitForLeaving = Callable[[], Awaitable[Any]]
 """Returns when the caller has left."""
 
@@ -31,6 +42,7 @@ class EmbedRequest:
     texts: list[str]
     versions: tuple[str | None, ...] = ()  # what the caller names, in several places; nothing: the one that serves
     prompt_name: str | None = None
+    input_type: InputType | None = None  # instead: the version chooses its prompt, if it has one for this type
     normalize: bool = True
     truncate: bool = True
     truncation_side: Side = "right"
@@ -45,6 +57,7 @@ class EmbedResult:
 
     vectors: Vectors  # float32 [texts, dimensions]
     version: str
+    int8_range: float  # what int8 covers of `vectors`, if they are normalised
     tokens: int  # that were read, counted for every text of the request
     truncated: int  # texts that were longer than the version reads
     unknown: int  # texts without a token that the version knows: their vectors are zero
@@ -84,7 +97,7 @@ class EmbeddingService:
         self.check_texts(request.texts, request.field)
         # The version is fixed here: all the request's batches use it, whatever goes live meanwhile.
         encoder = await self.versions.choose(*request.versions)
-        dimensions, options = _dimensions(request, encoder), options_of(request, encoder)
+        dimensions, options = dimensions_of(request, encoder), options_of(request, encoder)
         texts, sizes = request.texts, [1] * len(request.texts)
         if request.chunk:
             windows = await self._batcher.run_apart(
@@ -102,8 +115,9 @@ class EmbeddingService:
         if len(texts) > len(request.texts):
             vectors = _mean(vectors, counts, sizes)
         result = EmbedResult(
-            vectors=_shape(vectors, dimensions, request.normalize),
+            vectors=shape(vectors, dimensions, request.normalize),
             version=encoder.version,
+            int8_range=encoder.int8_ranges[dimensions],
             tokens=sum(counts),
             truncated=len(truncated),
             unknown=len(vectors) - int(np.count_nonzero(vectors.any(axis=1))),
@@ -161,23 +175,31 @@ class EmbeddingService:
 
 def options_of(request: EmbedRequest, encoder: Encoder) -> EncodeOptions:
     """How a version reads the request's texts. Raises `InvalidInput`."""
-    prompt = encoder.default_prompt if request.prompt_name is None else find_prompt(encoder, request.prompt_name)
-    return EncodeOptions(prompt, request.truncation_side)
+    prompt = find_prompt(encoder, request.prompt_name, request.input_type)
+    return EncodeOptions(encoder.default_prompt if prompt is None else prompt, request.truncation_side)
 
 
-def find_prompt(encoder: Encoder, name: str) -> str:
-    """A version's prompt by its name. Raises `InvalidInput`."""
-    if name not in encoder.prompts:
+def find_prompt(encoder: Encoder, name: str | None, input_type: InputType | None) -> str | None:
+    """A version's prompt by its name or for a type of input; None where neither chooses one. Raises `InvalidInput`."""
+    if name is not None and input_type is not None:
+        detail = "`prompt_name` and `input_type` both choose the prompt: send one of them"
+        raise InvalidInput(detail, "input_type", "conflicting_prompts")
+    if input_type is not None:
+        own = prompts_by_type(encoder).get(input_type)
+        return None if own is None else encoder.prompts[own]
+    if name is not None and name not in encoder.prompts:
         # The list is text-embeddings-inference's: its clients look for it.
         names = ", ".join(f'"{own}"' for own in sorted(encoder.prompts))
         detail = f"`prompt_name` {name!r} is unknown to {encoder.version}. Available prompts: [{names}]"
         raise InvalidInput(detail, "prompt_name", "unknown_prompt")
-    return encoder.prompts[name]
+    return None if name is None else encoder.prompts[name]
 
 
-def prompt_for(encoder: Encoder, role: str) -> str | None:
-    """The name of a version's prompt for a `query` or a `document`; None where it has none of its own."""
-    return next((name for name in ROLES[role] if encoder.prompts.get(name)), None)
+def prompts_by_type(encoder: Encoder) -> dict[InputType, str]:
+    """The name of a version's prompt for each type of input that it has one for."""
+    # sentence-transformers gives every model an empty `query` and `document`, which say nothing.
+    own = {kind: [name for name in names if encoder.prompts.get(name)] for kind, names in PROMPTS.items()}
+    return {kind: names[0] for kind, names in own.items() if names}
 
 
 def _too_long(request: EmbedRequest, encoder: Encoder, place: int, tokens: int) -> InvalidInput:
@@ -186,8 +208,9 @@ def _too_long(request: EmbedRequest, encoder: Encoder, place: int, tokens: int) 
     return InvalidInput(f"`{request.field}` {limit}", request.field, "input_too_long")
 
 
-def _dimensions(request: EmbedRequest, encoder: Encoder) -> int:
-    """How many leading dimensions to answer with. A prefix means something only where training made it so."""
+def dimensions_of(request: EmbedRequest, encoder: Encoder) -> int:
+    """How many leading dimensions to answer with. Raises `InvalidInput`."""
+    # A prefix means something only where training made it so.
     native, trained = encoder.manifest.dimensions, encoder.manifest.matryoshka
     if request.dimensions is None or request.dimensions == native:
         return native
@@ -207,7 +230,7 @@ def _mean(vectors: Vectors, counts: list[int], sizes: list[int]) -> Vectors:
     return mean
 
 
-def _shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
+def shape(vectors: Vectors, dimensions: int, normalize: bool) -> Vectors:
     """Cut, then normalise. Zero vectors (texts of unknown tokens only) stay zero. Raises `EncodingFailed`."""
     vectors = vectors[:, :dimensions]
     if normalize:

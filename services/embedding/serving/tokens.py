@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from services.embedding.models.base import EncodeOptions, Encoder, Token, Vectors
 from services.embedding.serving.batcher import Batcher
 from services.embedding.serving.errors import InvalidInput
-from services.embedding.serving.service import EmbeddingService, EmbedRequest, find_prompt, options_of
+from services.embedding.serving.service import EmbeddingService, EmbedRequest, InputType, find_prompt, options_of
 
 MAX_TOKENS = 131_072
 """Tokens in one answer: about 8 MiB of JSON."""
@@ -22,7 +22,12 @@ class TokenService:
         self._service, self._batcher = service, batcher
 
     async def list_tokens(
-        self, texts: Sequence[str], version: str | None, prompt_name: str | None, add_special_tokens: bool
+        self,
+        texts: Sequence[str],
+        version: str | None,
+        prompt_name: str | None,
+        input_type: InputType | None,
+        add_special_tokens: bool,
     ) -> tuple[Encoder, list[list[Token]]]:
         """Every token of each text, and the version whose they are. Raises `EmbeddingError`."""
         self._service.check_size(texts, "inputs")
@@ -31,7 +36,7 @@ class TokenService:
             raise _too_much("inputs", f"at most {MAX_CHARS} characters; given: {chars}")
         async with self._service.deadline():
             encoder = await self._service.versions.choose(version)
-            prompt = find_prompt(encoder, prompt_name) if prompt_name is not None else ""
+            prompt = find_prompt(encoder, prompt_name, input_type) or ""
             try:
                 return encoder, await self._batcher.run_apart(
                     encoder,

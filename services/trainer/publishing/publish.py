@@ -1,12 +1,14 @@
 """From a trained student to a version: write, load what was written, measure it, ask the gate, report, publish."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from services.trainer.evaluation.sts import Row
 from services.trainer.models import encoder
 from services.trainer.publishing.candidate import Candidate, StudentScores, score_student
 from services.trainer.publishing.gate import BASE, CANDIDATE, Decision, Gate, Student, Verdict
@@ -14,9 +16,10 @@ from services.trainer.publishing.onnx_export import add_int8
 from services.trainer.publishing.report.report import write_report
 from services.trainer.publishing.retention import best, retain
 from services.trainer.settings import TrainerSettings
+from services.trainer.training.split import Split
 from shared import __version__
 from shared.errors import Fatal, first_line
-from shared.manifest import PROBE_SENTENCES, Card, Manifest
+from shared.manifest import PROBE_SENTENCES, Card, Manifest, int8_ranges
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
         if rejection is None and candidate.round.base != "teacher":
             int8 = add_int8(staged, split.dev if split else [])
         card = _card(candidate, after, verdict, store.current(), epoch, own).model_copy(update={"int8": int8})
+        if rejection is None:
+            card = card.model_copy(update={"int8_ranges": _int8_ranges(card, written, split)})
         write_report(staged, candidate, card, after, rejection)
         probe = encoder.encode(written, PROBE_SENTENCES)
         if rejection is None:
@@ -52,11 +57,23 @@ def _ask_the_gate(candidate: Candidate, written: Any, store: ModelStore, own: Tr
     if candidate.split is None:
         return Verdict(Decision.PUBLISH, "it is the untrained base")
     base, dev = candidate.round.base, candidate.split.dev
-    texts = [*PROBE_SENTENCES, *dict.fromkeys(text for row in dev for text in row[:2])][:SANITY_TEXTS]
+    texts = _texts(dev)
     student = Student(CANDIDATE, partial(encoder.encode, written), encoder.dimensions(candidate.model), base)
     untrained = Student(BASE, partial(encoder.encode, candidate.base), encoder.dimensions(candidate.base), base)
     gate = Gate(own.gate_margin, own.gate_confidence, own.gate == "off")
     return gate.decide(student, [untrained, *_published(store, base)], candidate.estimators, texts)
+
+
+def _texts(dev: Sequence[Row]) -> list[str]:
+    return [*PROBE_SENTENCES, *dict.fromkeys(text for row in dev for text in row[:2])][:SANITY_TEXTS]
+
+
+def _int8_ranges(card: Card, written: Any, split: Split | None) -> dict[int, float]:
+    """What int8 must cover, by the dev split's texts; {} without one."""
+    if split is None or not split.dev:
+        return {}
+    vectors = encoder.encode(written, _texts(split.dev)).tolist()
+    return int8_ranges(vectors, [card.dimensions, *card.matryoshka])
 
 
 def _published(store: ModelStore, base: str) -> list[Student]:

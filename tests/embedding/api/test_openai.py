@@ -5,6 +5,7 @@ import numpy as np
 import openai
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import quantize_embeddings
 
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
@@ -125,7 +126,31 @@ def test_prompts_and_normalisation(transformer_service: LiveService) -> None:
     assert "Available prompts" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("field", ["truncate_prompt_tokens", "normalise", "input_type"])
+@pytest.mark.parametrize("kind", ["int8", "ubinary"])
+def test_smaller_numbers_come_as_numbers_to_openais_library(
+    service: LiveService, static_one: SentenceTransformer, kind: str
+) -> None:
+    answer = client(service).embeddings.create(model="current", input=TEXTS, extra_body={"output_dtype": kind})
+    vectors = static_one.encode(TEXTS, normalize_embeddings=True)
+    if kind == "int8":
+        int8 = np.asarray([item.embedding for item in answer.data])
+        assert ((int8 * vectors).sum(axis=1) / np.linalg.norm(int8, axis=1)).min() > 0.998
+    else:
+        assert np.array_equal([item.embedding for item in answer.data], quantize_embeddings(vectors, kind))
+
+
+def test_the_type_decides_where_both_formats_are_named(service: LiveService) -> None:
+    def embedding(**fields: object) -> object:
+        body = {"input": "a dog"} | fields
+        return httpx.post(service.url + "/v1/embeddings", json=body).json()["data"][0]["embedding"]
+
+    as_base64 = embedding(encoding_format="base64")
+    assert embedding(output_dtype="base64") == embedding(embedding_types=["base64"]) == as_base64
+    assert embedding(output_dtype="float", encoding_format="base64") == as_base64
+    assert isinstance(embedding(output_dtype="int8", encoding_format="base64"), list)
+
+
+@pytest.mark.parametrize("field", ["truncate_prompt_tokens", "normalise", "embed_dtype"])
 def test_a_field_that_would_do_nothing_is_refused(service: LiveService, field: str) -> None:
     answer = httpx.post(service.url + "/v1/embeddings", json={"input": "a", field: "x", "user": "me"})
     assert answer.status_code == 400

@@ -63,6 +63,7 @@ def test_nulls_and_what_clients_send_to_every_server_mean_nothing(service: LiveS
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"], "top": 3}}, "inputs.top"),
         ("/tokenize", {"inputs": "a dog", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens"),
         ("/rerank", {"query": "a", "texts": ["b"], "top_n": 3}, "top_n"),
+        ("/rerank", {"query": "a", "texts": ["b"], "input_type": "query"}, "input_type"),
     ],
 )
 def test_a_field_that_would_do_nothing_is_refused(service: LiveService, path: str, body: object, field: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
@@ -42,12 +42,16 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(BoundedProtocol, "head_seconds", 1.0)
     app = create_app(
         title="Example", description="", checks=checks, keys=("one",), registry=CollectorRegistry(),
-        max_body_bytes=10_000, body_seconds=1.0, cors_origins=("https://page.example",),
+        max_body_bytes=10_000, body_seconds=1.0, cors_origins=("https://page.example",), streamed=("/file",),
     )  # fmt: skip
 
     @app.post("/ask")
     async def _ask(question: Question) -> dict[str, int]:
         return {"length": len(question.text)}
+
+    @app.post("/file")
+    async def _file(request: Request) -> dict[str, int]:
+        return {"length": sum([len(piece) async for piece in request.stream()])}
 
     port, thread, running = start(app)
     yield port
@@ -119,6 +123,28 @@ def test_a_slow_body_is_408(port: int) -> None:
         answer = everything(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"within 1 s" in answer
+
+
+HEAD_OF_FILE = b"POST /file HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\nConnection: close\r\n"
+
+
+def test_a_streamed_body_may_be_larger_and_take_longer(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(HEAD_OF_FILE + b"Content-Length: 60000\r\n\r\n")
+        for _ in range(4):
+            time.sleep(0.4)
+            connection.sendall(b"x" * 15_000)
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b'{"length":60000}')
+
+
+def test_a_streamed_body_that_stalls_is_408(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(HEAD_OF_FILE + b"Content-Length: 60000\r\n\r\nx")
+        stalled = everything(connection)
+    assert stalled.startswith(b"HTTP/1.1 408 ")
+    assert b"A piece of the body must come within 1 s" in stalled
 
 
 def test_browsers_of_one_page_only(port: int) -> None:
