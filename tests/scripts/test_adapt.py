@@ -121,7 +121,7 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
     measured = result["measured"]
     assert isinstance(measured, dict)
     assert list(measured) == ["held-out", "judged", "topics"]
-    assert measured["judged"]["before"]["mrr@10"]["value"] > 50  # a query has words of its document alone
+    assert measured["judged"]["before"]["mrr@10"]["value"] > 20  # by chance: 11
     assert "Before and after" in out
     assert f"PAIRWRIGHT_DATASET={dataset.name}" in out
 
