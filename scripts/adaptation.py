@@ -187,7 +187,7 @@ class Adaptation:
             return None
 
         answer = self.live.poll(submitted, 3600, "the generation service took no job")
-        if answer.status_code != 202:
+        if answer.status_code not in (200, 202):  # 200: the job has ended before
             raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
         job = self.live.follow_job(answer.headers["location"], answer.json()["requested"], unit)
         if job["state"] not in DONE:
