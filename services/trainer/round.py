@@ -174,7 +174,7 @@ class RoundRunner:
             selected_by=selected_by if eval_pairs else None,
             outcome=outcome,
             before=before,
-            preparation=prepared | {"prepare_s": prepare_s},
+            preparation={"teacher_embeddings": 0, "teacher_embeddings_s": 0.0} | prepared | {"prepare_s": prepare_s},
             corpus=corpus.stats if corpus is not None else None,
             origins=self.dataset.origins(self.round) if self.processes.is_first else [],
         )

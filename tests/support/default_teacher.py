@@ -5,8 +5,10 @@ second process is needed only where the two differ.
 """
 
 import asyncio
+import json
 import os
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # see shared.process.disable_openmp_spinning
@@ -16,9 +18,10 @@ import torch
 from services.generation.decoding.base import Decoding, Sample
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.jobs.progress import JobProgress
+from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.generator import Job, PairGenerator
 from services.generation.pairs.plan import Plan
-from services.generation.pairs.tasks import load_all_tasks
+from services.generation.pairs.tasks import TaskSpec, load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult
 from services.generation.settings import GenerationSettings
 from shared import teacher
@@ -27,6 +30,8 @@ from shared.settings import Settings
 from tests.support.decoding import STS, assert_exact, complete_all, lanes, recorded_draws, samples
 
 SENTENCES = [f"The {noun} is {verb} in the garden." for noun in ("dog", "nurse") for verb in ("waiting", "singing")]
+CORPUS = Path(__file__).parents[2] / "scripts" / "demo_corpus.jsonl"
+PASSAGES = [json.loads(line)["text"] for line in CORPUS.read_text(encoding="utf-8").splitlines()[:6]]
 
 
 async def main(dtype: str) -> None:
@@ -68,9 +73,16 @@ async def company_changes_no_sentence(engine: VllmEngine) -> None:
 async def every_task_is_understood(engine: VllmEngine) -> None:
     """Each label of each task gets pairs, around sentences that the teacher wrote; one task in plain text too."""
     tasks = load_all_tasks(None)
-    plans = [Plan(task=task.task_name, num_inputs=1) for task in tasks.values() if task.writes_pairs]
+    plans = [_plan(task) for task in tasks.values() if task.writes_pairs]
     plans.append(Plan(task="sts", num_inputs=1, prompt_form="plain"))
-    await asyncio.gather(*(every_label_gets_pairs(engine, Job(plan.resolve(tasks))) for plan in plans))
+    jobs = [Job(plan.resolve(tasks), corpus=Corpus(plan.inputs) if plan.inputs else None) for plan in plans]
+    await asyncio.gather(*(every_label_gets_pairs(engine, job) for job in jobs))
+
+
+def _plan(task: TaskSpec) -> Plan:
+    if task.writes_queries:
+        return Plan(task=task.task_name, inputs=PASSAGES, labels=[*task.labels])
+    return Plan(task=task.task_name, num_inputs=1)
 
 
 async def every_label_gets_pairs(engine: VllmEngine, job: Job) -> None:

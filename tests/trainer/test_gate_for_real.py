@@ -22,7 +22,8 @@ PAIRS = Path(__file__).parents[1] / "data" / "hotel_pairs.jsonl"
 KEPT: list[Any] = []
 """Name and bytes of the file of what the language model said."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate"), pytest.mark.timeout(1200)]
+"""A language model reads for five minutes on two cores that do much else and have no bfloat16."""
 
 
 def rows() -> list[Row]:

@@ -205,7 +205,7 @@ NASTY: list[tuple[bytes, int, str]] = [
     (b'{"inputs": ["a b"], "labels": [1]}', 422, "labels.0: "),
     (b'{"inputs": []}', 422, "inputs: "),
     (b"{}", 422, "give inputs (sentences), num_inputs"),
-    (b'{"inputs": ["a b"], "num_inputs": 3}', 422, "give inputs (sentences), num_inputs"),
+    (b'{"inputs": ["a b"], "num_inputs": 3}', 422, "give one of inputs, num_inputs"),
     (b'{"inputs": "a b"}', 422, "inputs: "),
     (b'{"inputs": [1]}', 422, "inputs.0: "),
     (b'{"inputs": [null]}', 422, "inputs.0: "),
