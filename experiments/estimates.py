@@ -126,7 +126,9 @@ def _read(folder: Path, other: str, bench: Bench) -> tuple[Domain, dict[str, lis
         return (
             domain,
             texts,
-            lambda own: {"ndcg@10": human.retrieval(own["queries"], own["sample"], judged.relevant)["ndcg@10"].value},
+            lambda own: {
+                "ndcg@10": human.retrieval(own["queries"], own["sample"], judged.relevant).measures["ndcg@10"].value
+            },
         )
     labelled = read_labelled(folder / "test.tsv", "--domain")
     chosen = random.Random(5).sample(range(len(labelled.texts)), min(LABELLED, len(labelled.texts)))

@@ -19,6 +19,7 @@ from scripts.judgements import JudgedQuery, Judgements, write_beir
 from scripts.live import LiveStack, trainer_line
 from scripts.outcome import WHEN, examples_table, measures_table
 from scripts.stack import HTTP_SERVICES, Stack, prepare_teacher
+from shared.documents import passage_content
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
@@ -160,7 +161,7 @@ class Adaptation:
         """BEIR folders: of held-out queries with their passages, and of what people judged of these documents."""
         places, documents = dict[str, str](), dict[str, list[str]]()
         for passage in self._passages():
-            places[f"{passage['title']} {passage['text']}".strip()] = str(passage["id"])
+            places[passage_content(passage["title"], passage["text"])] = str(passage["id"])
             documents.setdefault(passage["document"], []).append(str(passage["id"]))
         places |= {passage: f"own-{number}" for number, (_, passage) in enumerate(pairs) if passage not in places}
         corpus = [(name, "", text) for text, name in places.items()]

@@ -1,4 +1,4 @@
-"""Tables of what a run of `make adapt` or `make demo` came to: before, after, and how sure the change is."""
+"""Tables of what a run of `make adapt` came to: before, after, and how sure the change is."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -35,8 +35,8 @@ class Passage(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def content(self) -> str:
-        """What is embedded, searched and trained on, by BEIR's convention: a valid sentence of a pair."""
-        return f"{self.title} {self.text}" if self.title else self.text
+        """What is embedded, searched and trained on: a valid sentence of a pair."""
+        return passage_content(self.title, self.text)
 
     @property
     def content_hash(self) -> str:
@@ -61,6 +61,11 @@ class Document(BaseModel, frozen=True, extra="forbid"):
     def digest(self) -> str:
         """64 hex digits of all that is in it, the cut too: two documents of one digest are the same."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def passage_content(title: str, text: str) -> str:
+    """A passage in one line, by BEIR's convention."""
+    return f"{title} {text}" if title else text
 
 
 def content_hash(text: str) -> str:

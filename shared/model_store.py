@@ -87,8 +87,8 @@ class ModelStore:
             _manifest(folder)
             self._versions.mkdir(exist_ok=True)
             folder.rename(self._versions / version)
-            _fsync(self._versions)
-            _fsync(self._rejected)
+            fsync(self._versions)
+            fsync(self._rejected)
         return self.verify(version)
 
     def fence(self, epoch: int) -> None:
@@ -144,15 +144,15 @@ class ModelStore:
         (staged / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         for path in [*_files(staged), staged / MANIFEST]:
             path.chmod(0o444)
-            _fsync(path)
+            fsync(path)
         for folder in sorted({path.parent for path in _files(staged)} | {staged}):
-            _fsync(folder)
+            fsync(folder)
         parent.mkdir(parents=True, exist_ok=True)
         target = parent / id_
         if not target.exists():  # the same round published again after a crash: the folder is already right
             staged.chmod(0o755)
             staged.rename(target)
-            _fsync(parent)
+            fsync(parent)
         return manifest
 
     # ---- reading: everyone
@@ -225,9 +225,9 @@ class ModelStore:
         """Replace a one-line file in one step, durably."""
         temporary = self.root / f".{name}.tmp"
         temporary.write_text(line + "\n")
-        _fsync(temporary)
+        fsync(temporary)
         temporary.replace(self.root / name)
-        _fsync(self.root)
+        fsync(self.root)
 
     @contextlib.contextmanager
     def _writing(self, epoch: int | None = None) -> Iterator[None]:
@@ -245,7 +245,7 @@ class ModelStore:
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
-        _fsync(folder.parent)
+        fsync(folder.parent)
         return target
 
 
@@ -281,7 +281,8 @@ def _entry(path: Path) -> FileEntry:
         return FileEntry(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size=path.stat().st_size)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have what was written to a file, or renamed in a folder, on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.trainer.dataset.store import Dataset, Round
-from services.trainer.distillation import embedding_cache
+from services.trainer.distillation import embedding_cache, ridge
 from services.trainer.estimation import build
 from services.trainer.estimation.estimate import Estimator
 from services.trainer.evaluation.sts import Row, StsFile, sts_files
@@ -209,16 +209,17 @@ class RoundRunner:
 
     def _prepare_static(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
         """What a static student takes before it trains; what the manifest says of it."""
-        most = recipe.teacher_embeddings
+        most, told = recipe.teacher_embeddings, dict[str, float]()
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
-        source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
-        told = preparation.fit_to_teacher(
-            model,
-            texts,
-            embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
-            lambda: PromptEOLEncoder(source).encode,
-            lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
-        )
+        if len(texts) >= ridge.FEWEST:  # a teacher that nobody needs may be out of reach
+            source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
+            told |= preparation.fit_to_teacher(
+                model,
+                texts,
+                embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
+                lambda: PromptEOLEncoder(source).encode,
+                lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
+            )
         if corpus is not None:
             self.report_progress(Progress(state="reading the corpus"))
             told |= preparation.add_corpus_terms(model, corpus)

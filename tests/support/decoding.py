@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -126,3 +126,20 @@ def debiased_by_definition(own: torch.Tensor, counters: list[torch.Tensor], deco
         kept = torch.exp(-decoding.decay_constant * torch.relu(counter - own))
         weights = torch.minimum(weights, own * torch.clamp(kept, min=decoding.floor))
     return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def pass_over_processor(monkeypatch: pytest.MonkeyPatch, times: int) -> Callable[[], int]:
+    """Have vLLM's next steps take the likeliest token themselves, so many times; how often they have."""
+    from services.generation.decoding.vllm import processor
+
+    passed_over, apply = 0, processor.SelfDebias.apply
+
+    def now_and_then(self: Any, logits: torch.Tensor, *context: object) -> torch.Tensor:
+        nonlocal passed_over
+        if passed_over < times:
+            passed_over += 1
+            return logits
+        return apply(self, logits, *context)
+
+    monkeypatch.setattr(processor.SelfDebias, "apply", now_and_then)
+    return lambda: passed_over

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 
 from services.embedding.serving.service import EmbedRequest, InputType
+from shared.model_store import fsync
 
 ID = re.compile(r"^batch-[0-9a-f]{16}$")
 LEFT_OVER_S = 3600.0
@@ -113,10 +114,10 @@ class BatchStore:
         batch.bytes = vectors + (folder / "lines.jsonl").stat().st_size
         for name in ("vectors", "lock"):
             (folder / name).touch()
-        _fsync(folder / "lines.jsonl")
+        fsync(folder / "lines.jsonl")
         self._write(folder, batch)
         folder.rename(self.root / batch.id)
-        _fsync(self.root)
+        fsync(self.root)
         return batch
 
     def get(self, id_: str) -> Batch:
@@ -221,9 +222,9 @@ class BatchStore:
         """Replace `batch.json` in one step, durably."""
         temporary = folder / ".batch.json.tmp"
         temporary.write_text(batch.model_dump_json(exclude={"done"}))
-        _fsync(temporary)
+        fsync(temporary)
         temporary.replace(folder / "batch.json")
-        _fsync(folder)
+        fsync(folder)
 
 
 def new_batch(lines: int, texts: int, **fields: Any) -> Batch:
@@ -235,11 +236,3 @@ def _size(folder: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return sum(path.stat().st_size for path in folder.iterdir())
     return 0
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

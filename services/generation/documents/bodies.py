@@ -31,17 +31,14 @@ class Items:
         try:
             text = self._decoder.decode(data, is_last)
         except UnicodeDecodeError as error:
-            raise BadBody(f"{self._place(1)}: is not UTF-8 ({error.reason})") from None
+            raise BadBody(f"{self.place(self._number + 1)}: is not UTF-8 ({error.reason})") from None
         self._parts.append(text)
         self._held += len(text)
         if self._is_list is None:
             self._is_list = self._begins_a_list()
         yield from self._items(is_last) if self._is_list else self._lines(text, is_last)
         if self._held > MAX_ITEM_CHARS:
-            raise BadBody(f"{self._place(1)}: has more than {MAX_ITEM_CHARS} characters")
-
-    def _place(self, ahead: int = 0) -> str:
-        return f"{'item' if self._is_list else 'line'} {self._number + ahead}"
+            raise BadBody(f"{self.place(self._number + 1)}: has more than {MAX_ITEM_CHARS} characters")
 
     def place(self, number: int) -> str:
         """Where a row is, for a person."""
@@ -88,7 +85,7 @@ class Items:
                 value, start = decoder.raw_decode(text, start)
             except (ValueError, RecursionError) as error:
                 if is_last:
-                    raise BadBody(f"{self._place(1)}: is not JSON: {error}") from None
+                    raise BadBody(f"{self.place(self._number + 1)}: is not JSON: {error}") from None
                 break
             self._number += 1
             yield self._number, row_of(value)

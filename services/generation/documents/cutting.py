@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from services.generation.documents.texts import MAX_TITLE_CHARS, Text, one_line
-from shared.documents import Document, Passage, content_hash
+from shared.documents import Document, Passage, content_hash, passage_content
 from shared.pairs import MAX_SENTENCE_CHARS
 
 SAMPLE_CHARS = 4000
@@ -50,7 +50,7 @@ class _Piece:
 
     @property
     def content(self) -> str:
-        return f"{self.title} {self.text}" if self.title else self.text
+        return passage_content(self.title, self.text)
 
 
 class Cutter:

@@ -16,6 +16,8 @@ from services.generation.pairs.seeds import sample_seed
 AS_GOOD = 0.9
 """A passage with this share of the own passage's score counts as one that is as good an answer."""
 K1, B = 1.2, 0.75
+MOST_ORDERS = 8
+"""Kept at one time: jobs of several seeds draw from one corpus in turns."""
 WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 """Thai, Lao, Burmese, Khmer, Japanese and Chinese put no spaces between words: their pairs of letters are indexed."""
 
@@ -73,7 +75,7 @@ class Corpus:
         """`passages`: at least one."""
         self.passages = list(dict.fromkeys(passages))
         self._places = {text: place for place, text in enumerate(self.passages)}
-        self._order, self._order_of = list[str](), (-1, -1)
+        self._orders: dict[tuple[int, int], list[str]] = {}
         self._index = Bm25(self.passages)
 
     def __contains__(self, passage: str) -> bool:
@@ -89,10 +91,12 @@ class Corpus:
         The order of the others stays when a passage is taken out.
         """
         turn, place = divmod(number, len(self.passages))
-        if self._order_of != (seed, turn):
-            self._order = sorted(self.passages, key=lambda text: sample_seed(seed, "passage", turn, text))
-            self._order_of = (seed, turn)
-        return self._order[place]
+        if (seed, turn) not in self._orders:
+            if len(self._orders) == MOST_ORDERS:
+                self._orders.pop(next(iter(self._orders)))
+            order = sorted(self.passages, key=lambda text: sample_seed(seed, "passage", turn, text))
+            self._orders[seed, turn] = order
+        return self._orders[seed, turn][place]
 
     def neighbour(self, passage: str) -> str | None:
         """The other passage that is most like this one; None if no other shares a word with it."""

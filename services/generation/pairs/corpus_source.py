@@ -12,6 +12,7 @@ import httpx
 from services.generation.pairs.corpus import Corpus
 from services.generation.pairs.plan import MAX_INPUTS, InvalidPlan, ResolvedPlan
 from services.generation.pairs.seeds import sample_seed
+from shared.documents import passage_content
 from shared.errors import first_line
 
 MAX_PASSAGES = MAX_INPUTS
@@ -64,7 +65,8 @@ class CorpusSource:
                 drawn = heapq.nsmallest(MAX_PASSAGES, passages, key=lambda row: (sample_seed(row["id"]), row["id"]))
                 if not drawn:
                     raise InvalidPlan("queries", "the dataset's passages have been deleted since")
-                texts = [_content(row) for row in sorted(drawn, key=lambda row: int(row["id"]))]
+                ordered = sorted(drawn, key=lambda row: int(row["id"]))
+                texts = [passage_content(row["title"], row["text"]) for row in ordered]
                 corpus = self._of_the_dataset[plan.last_passage] = Corpus(texts)
         return corpus
 
@@ -84,8 +86,3 @@ class CorpusSource:
         except httpx.HTTPError as error:
             raise NoCorpus(f"{self._url} (PAIRWRIGHT_TRAINER_URL): {first_line(error)}") from None
         return response
-
-
-def _content(row: dict[str, Any]) -> str:
-    """As `Passage.content`."""
-    return f"{row['title']} {row['text']}" if row["title"] else str(row["text"])

@@ -188,7 +188,7 @@ def _score_pairs(file: StsFile, student: ObservedEncoder) -> Result:
 def _score_retrieval(given: RetrievalSet, student: ObservedEncoder) -> Result:
     queries, documents = student.queries(given.queries), student.documents(given.documents)
     size = f"{len(given.queries)} queries, {len(given.documents)} documents"
-    measures, first = human.retrieval(queries, documents, given.relevant), human.first_documents(queries, documents)
+    measures, first = human.retrieval(queries, documents, given.relevant)
     found = [
         Found(query, given.documents[place], place in relevant)
         for query, place, relevant in zip(given.queries, first, given.relevant, strict=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from services.trainer.dataset.pair_rows import PORTION, take_out, writing
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE
-from shared.documents import Document, Passage
+from shared.documents import Document, Passage, passage_content
 
 
 class StoredPassage(NamedTuple):
@@ -24,7 +24,7 @@ class StoredPassage(NamedTuple):
     @property
     def content(self) -> str:
         """As `shared.documents.Passage` has it."""
-        return f"{self.title} {self.text}" if self.title else self.text
+        return passage_content(self.title, self.text)
 
 
 class CorpusSize(NamedTuple):

@@ -5,6 +5,7 @@ Vectors are [texts, dimensions] of any length: cosines count. Intervals are of 9
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,21 +47,31 @@ class Measure:
         return Measure(round(after.value - self.value, 2))
 
 
-def retrieval(queries: Vectors, documents: Vectors, relevant: Sequence[Mapping[int, float]]) -> dict[str, Measure]:
-    """nDCG@10, recall@10 and MRR@10. `relevant`: by query, the grades above 0 of documents by number.
+class Retrieval(NamedTuple):
+    """How a student searches."""
+
+    measures: dict[str, Measure]
+    """nDCG@10, recall@10 and MRR@10."""
+    first: list[int]
+    """By judged query, the number of the document that is found first."""
+
+
+def retrieval(queries: Vectors, documents: Vectors, relevant: Sequence[Mapping[int, float]]) -> Retrieval:
+    """Search. `relevant`: by query, the grades above 0 of documents by number.
 
     Queries without a relevant document are left out. Raises `Undefined` where none is left.
     """
     judged = [number for number, grades in enumerate(relevant) if grades]
     if not judged or len(documents) < 2:
         raise Undefined("no query has a relevant document" if len(documents) > 1 else "there are no two documents")
-    unit_documents, rows = _unit(documents), list[tuple[float, float, float]]()
-    for first in range(0, len(judged), CHUNK):
-        numbers = judged[first : first + CHUNK]
+    unit_documents, rows, firsts = _unit(documents), list[tuple[float, float, float]](), list[int]()
+    for start in range(0, len(judged), CHUNK):
+        numbers = judged[start : start + CHUNK]
         cosines = _unit(queries[numbers]) @ unit_documents.T
         rows += [_ranked(row, relevant[number]) for number, row in zip(numbers, cosines, strict=True)]
+        firsts += cosines.argmax(axis=1).tolist()
     ndcg, recall, reciprocal = np.asarray(rows).T
-    return {"ndcg@10": mean(ndcg), "recall@10": mean(recall), "mrr@10": mean(reciprocal)}
+    return Retrieval({"ndcg@10": mean(ndcg), "recall@10": mean(recall), "mrr@10": mean(reciprocal)}, firsts)
 
 
 def grouping(vectors: Vectors, labels: Sequence[str]) -> dict[str, Measure]:
@@ -101,15 +112,6 @@ def mean(values: Numbers) -> Measure:
     random = np.random.default_rng(0)
     samples = [values[random.integers(0, len(values), len(values))].mean() for _ in range(SAMPLES)]
     return Measure(_percent(values.mean()), *_interval(np.asarray(samples)), items=values)
-
-
-def first_documents(queries: Vectors, documents: Vectors) -> list[int]:
-    """The number of each query's nearest document."""
-    unit_documents, nearest = _unit(documents), list[int]()
-    for first in range(0, len(queries), CHUNK):
-        cosines = _unit(queries[first : first + CHUNK]) @ unit_documents.T
-        nearest += cosines.argmax(axis=1).tolist()
-    return nearest
 
 
 def _ranked(cosines: Numbers, grades: Mapping[int, float]) -> tuple[float, float, float]:

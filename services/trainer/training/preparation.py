@@ -14,9 +14,8 @@ from services.trainer.training.retrieval import Corpus
 def fit_to_teacher(
     model: Any, texts: Sequence[str], file: Path, load: Callable[[], Encode], on_progress: Callable[[int], None]
 ) -> dict[str, float]:
-    """Fit the student to the teacher embeddings of `texts`, which `file` keeps; what the manifest says of it."""
-    if len(texts) < ridge.FEWEST:
-        return {}
+    """Fit the student to the teacher embeddings of at least `ridge.FEWEST` texts, which `file` keeps; what the manifest
+    says of it."""
     began = time.monotonic()
     teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress)
     bag = encoder.bag_of_tokens_matrix(model, texts)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from services.trainer.dataset.arrow import TableWriter, portions
 from services.trainer.dataset.store import Dataset, Round
 from services.trainer.training.split import digest, in_dev
+from shared.documents import passage_content
 
 PASSAGES, QUERIES, STATS = "passages.arrow", "queries.arrow", "corpus.json"
 PASSAGE_COLUMNS = pa.schema({"title": pa.string(), "text": pa.string(), "held_out": pa.bool_()})
@@ -50,7 +51,7 @@ class Corpus:
     def texts(self, most: int) -> list[str]:
         """At most so many passages to learn from, chosen and ordered by a hash."""
         rows = (
-            text if held_out and self.stats.titles else _content(title, text)
+            text if held_out and self.stats.titles else passage_content(title, text)
             for title, text, held_out in _rows(self.folder / PASSAGES)
         )
         return _sample(rows, most)
@@ -58,7 +59,7 @@ class Corpus:
     def searched(self, held_out_too: bool = True) -> Iterator[str]:
         """The passages as queries are asked of them: without their titles where these are the queries."""
         rows = (row for row in _rows(self.folder / PASSAGES) if held_out_too or not row[2])
-        return (text if self.stats.titles else _content(title, text) for title, text, _ in rows)
+        return (text if self.stats.titles else passage_content(title, text) for title, text, _ in rows)
 
     def queries(self, held_out: bool) -> list[tuple[str, str]]:
         """Queries with their passages, to learn from or to measure by."""
@@ -120,10 +121,6 @@ def _titles(folder: Path) -> Iterator[tuple[str, str, bool]]:
 def _sample(texts: Iterable[str], most: int) -> list[str]:
     by_hash = {digest(text): text for text in texts}
     return [by_hash[key] for key in heapq.nsmallest(most, by_hash)]
-
-
-def _content(title: str, text: str) -> str:
-    return f"{title} {text}" if title else text
 
 
 def _rows(file: Path) -> Iterator[Any]:

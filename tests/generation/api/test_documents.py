@@ -1,6 +1,5 @@
 """`/documents` over HTTP: a real port, queue and trainer; no engine, as none is needed."""
 
-import asyncio
 import contextlib
 import gzip
 import json
@@ -14,11 +13,9 @@ import pytest
 from services.generation.api import documents as api
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.settings import GenerationSettings
-from shared.documents import Document
 from shared.queue import EmbeddedServer
-from shared.redis import reading_client
 from shared.settings import Settings
-from shared.stream import PairStream
+from tests.support.documents import waiting_documents
 from tests.support.generation import live_generation
 from tests.support.ports import free_port
 from tests.support.students import write_static
@@ -44,20 +41,6 @@ def serve(server: EmbeddedServer, dataset: str, tiny_teacher: Path) -> Iterator[
         yield _serve
 
 
-def waiting(server: EmbeddedServer, dataset: str) -> list[Document]:
-    """The documents of the stream."""
-
-    async def _read() -> list[Document]:
-        redis, documents = reading_client(server.url, 1), list[Document]()
-        stream = PairStream(redis, dataset)
-        while batch := await stream.read("test", block_ms=50):
-            documents += [one.document for one in batch if one.document]
-        await redis.aclose()
-        return documents
-
-    return asyncio.run(_read())
-
-
 def test_lines_and_lists_of_texts_and_objects_become_documents(
     serve: Serve, server: EmbeddedServer, dataset: str
 ) -> None:
@@ -71,7 +54,7 @@ def test_lines_and_lists_of_texts_and_objects_become_documents(
     packed = gzip.compress(json_lines(TEXTS[:4]))
     told = client.post("/documents", content=packed, headers={"Content-Encoding": "gzip"}).raise_for_status().json()
     assert (told["documents"], told["unchanged"]) == (4, 2)
-    first, *_ = documents = waiting(server, dataset)
+    first, *_ = documents = waiting_documents(server, dataset)
     assert (first.id, first.url, first.passages[0].content) == ("a", "http://x", f"Rooms {TEXTS[0]}")
     assert [one.passages[0].text for one in documents] == [TEXTS[0], TEXTS[1], TEXTS[2], TEXTS[0], TEXTS[3]]
 

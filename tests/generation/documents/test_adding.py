@@ -15,6 +15,7 @@ from shared.errors import Fatal
 from shared.queue import EmbeddedServer
 from shared.redis import reading_client
 from shared.stream import PairStream
+from tests.support.documents import waiting_documents
 
 Add = Callable[..., dict[str, Any]]
 
@@ -45,21 +46,6 @@ def add(
     return _add
 
 
-def drained(server: EmbeddedServer, dataset: str) -> list[Document]:
-    """The documents of the stream, which is empty afterwards, as when a trainer has taken them."""
-
-    async def _drain() -> list[Document]:
-        redis, documents = reading_client(server.url, 1), list[Document]()
-        stream = PairStream(redis, dataset)
-        while batch := await stream.read("test", block_ms=50):
-            await stream.acknowledge(batch)
-            documents += [one.document for one in batch if one.document]
-        await redis.aclose()
-        return documents
-
-    return asyncio.run(_drain())
-
-
 def test_a_folder_is_added_once_and_what_changes_is_added_again(
     add: Add, folder: Path, server: EmbeddedServer, dataset: str
 ) -> None:
@@ -69,7 +55,7 @@ def test_a_folder_is_added_once_and_what_changes_is_added_again(
     assert summary["first"][0] == {
         "document": "notes/0.md", "title": "Room 0", "text": "Room 0 has a bed and a lamp by the window.",
     }  # fmt: skip
-    documents = drained(server, dataset)
+    documents = waiting_documents(server, dataset, are_taken=True)
     assert [one.id for one in documents] == [f"notes/{number}.md" for number in range(5)]
     assert documents[0].source == "notes/0.md"
 
@@ -77,7 +63,7 @@ def test_a_folder_is_added_once_and_what_changes_is_added_again(
     (folder / "5.txt").write_text("A new one.")
     summary = add(folder)
     assert (summary["documents"], summary["unchanged"]) == (6, 4)
-    assert [one.id for one in drained(server, dataset)] == ["notes/2.md", "notes/5.txt"]
+    assert [one.id for one in waiting_documents(server, dataset, are_taken=True)] == ["notes/2.md", "notes/5.txt"]
 
 
 def test_another_size_cuts_again(add: Add, folder: Path, server: EmbeddedServer, dataset: str) -> None:
@@ -87,7 +73,7 @@ def test_another_size_cuts_again(add: Add, folder: Path, server: EmbeddedServer,
     assert wide["tokens"]["max"] == 200
     narrow = add(folder, "--size", 20)
     assert (narrow["unchanged"], narrow["tokens"]["max"] <= 20) == (5, True)
-    assert len(drained(server, dataset)) == 7
+    assert len(waiting_documents(server, dataset, are_taken=True)) == 7
 
 
 def test_a_dry_run_keeps_nothing_and_needs_no_redis(
@@ -96,7 +82,7 @@ def test_a_dry_run_keeps_nothing_and_needs_no_redis(
     monkeypatch.setenv("PAIRWRIGHT_REDIS_URL", "redis://127.0.0.1:1")
     summary = add(folder, "--dry-run")
     assert (summary["documents"], len(summary["first"])) == (5, 5)
-    assert drained(server, dataset) == []
+    assert waiting_documents(server, dataset, are_taken=True) == []
 
 
 def test_copies_and_near_copies_are_counted(add: Add, tmp_path: Path, server: EmbeddedServer, dataset: str) -> None:
@@ -110,7 +96,7 @@ def test_copies_and_near_copies_are_counted(add: Add, tmp_path: Path, server: Em
     summary = add(copies)
     counts = {name: summary[name] for name in ("documents", "passages", "duplicates", "near_duplicates")}
     assert counts == {"documents": 102, "passages": 101, "duplicates": 99, "near_duplicates": 1}
-    assert len(drained(server, dataset)) == 101
+    assert len(waiting_documents(server, dataset, are_taken=True)) == 101
 
 
 def test_a_bad_file_ends_it_by_name_and_what_came_before_is_added(
@@ -120,11 +106,11 @@ def test_a_bad_file_ends_it_by_name_and_what_came_before_is_added(
     (folder / "3.md").write_bytes(b"\x00\x01")
     with pytest.raises(Fatal, match=r"^notes/2\.md: is not UTF-8 .*What came before it is added"):
         add(folder)
-    assert [one.id for one in drained(server, dataset)] == ["notes/0.md", "notes/1.md"]
+    assert [one.id for one in waiting_documents(server, dataset, are_taken=True)] == ["notes/0.md", "notes/1.md"]
     summary = add(folder, "--skip-bad")
     assert (summary["documents"], summary["unchanged"], summary["bad"]) == (3, 2, 2)
     assert summary["first_bad"].startswith("notes/2.md: is not UTF-8")
-    assert [one.id for one in drained(server, dataset)] == ["notes/4.md"]
+    assert [one.id for one in waiting_documents(server, dataset, are_taken=True)] == ["notes/4.md"]
 
 
 def test_a_table_that_breaks_off_keeps_what_came_before(
@@ -133,7 +119,7 @@ def test_a_table_that_breaks_off_keeps_what_came_before(
     (folder / "a.csv").write_bytes(b"id,text\n1,First.\n" + b"2,Second.\n" * 2000 + b"3,\xff\n")
     with pytest.raises(Fatal, match="is not UTF-8"):
         add(folder / "a.csv")
-    assert {one.id for one in drained(server, dataset)} <= {"1", "2"}
+    assert {one.id for one in waiting_documents(server, dataset, are_taken=True)} <= {"1", "2"}
 
 
 def test_one_id_for_two_texts_is_an_error(add: Add, folder: Path) -> None:

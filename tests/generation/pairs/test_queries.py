@@ -99,6 +99,8 @@ def test_passages_are_drawn_in_turns_and_stay_in_order_when_one_goes() -> None:
     first, second = [[corpus.drawn(5, number) for number in range(start, start + 4)] for start in (0, 4)]
     assert sorted(first) == sorted(second) == sorted(PASSAGES)
     assert first != second or corpus.drawn(6, 0) != first[0]
+    assert len({corpus.drawn(seed, 0) for seed in range(20)}) > 1
+    assert corpus.drawn(5, 0) == first[0], "other seeds between change nothing"
     assert [smaller.drawn(5, number) for number in range(3)] == [text for text in first if text != PASSAGES[2]]
 
 

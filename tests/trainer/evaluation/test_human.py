@@ -15,7 +15,8 @@ def test_retrieval_by_hand() -> None:
     # Documents stand by their cosine to the one query: 0, 1, 2, ...
     documents = np.stack([np.cos(np.arange(20) / 20), np.sin(np.arange(20) / 20)], axis=1).astype(np.float32)
     queries = np.asarray([[2, 0], [5, 0], [1, 0]], np.float32)
-    found = human.retrieval(queries, documents, [{1: 1.0, 15: 2.0}, {0: 1.0}, {}])
+    found, nearest = human.retrieval(queries, documents, [{1: 1.0, 15: 2.0}, {0: 1.0}, {}])
+    assert nearest == [0, 0]
     first = (1 / np.log2(3)) / (2 / np.log2(2) + 1 / np.log2(3))  # rank 2 of a best order that has grade 2 first
     assert found["ndcg@10"].value == pytest.approx(100 * (first + 1) / 2, abs=0.01)
     assert found["recall@10"].value == pytest.approx(100 * (1 / 2 + 1) / 2)

@@ -113,6 +113,13 @@ def test_a_warm_start_goes_on_from_the_current_version(home: Home, static_studen
 
 
 @pytest.mark.slow
+def test_a_teacher_that_nobody_needs_may_be_out_of_reach(home: Home, static_student: Path) -> None:
+    home.settings = home.settings.model_copy(update={"teacher": "nobody/has-it"})
+    trained = train(home, static_student, 90, max_steps=1)
+    assert (trained.recipe["teacher_embeddings"], trained.training["teacher_embeddings"]) == (0, 0)
+
+
+@pytest.mark.slow
 def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: Path, tmp_path: Path) -> None:
     write_teacher(tmp_path / "teacher", tied=True)
     home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})

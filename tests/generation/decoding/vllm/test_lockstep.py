@@ -15,7 +15,16 @@ from services.generation.decoding.vllm import processor
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.settings import GenerationSettings
 from shared.precision import dtype_for
-from tests.support.decoding import SENTENCES, WIDE, assert_exact, complete_all, lanes, recorded_draws, samples
+from tests.support.decoding import (
+    SENTENCES,
+    WIDE,
+    assert_exact,
+    complete_all,
+    lanes,
+    pass_over_processor,
+    recorded_draws,
+    samples,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -164,19 +173,10 @@ async def test_tokens_that_the_processor_did_not_draw_are_never_let_out(
     """The trace: should vLLM pass over the processor, even a sample with one lane is void, and replayed."""
     wanted = [sample for sample in samples() if len(sample.prompts) == 1]
     right = await complete_all(engine, wanted)
-    passed_over, apply = 0, processor.SelfDebias.apply
-
-    def now_and_then(self: processor.SelfDebias, logits: torch.Tensor, *context: object) -> torch.Tensor:
-        nonlocal passed_over
-        if passed_over < 3:
-            passed_over += 1
-            return logits  # vLLM takes the likeliest token itself
-        return apply(self, logits, *context)
-
-    monkeypatch.setattr(processor.SelfDebias, "apply", now_and_then)
+    passed_over = pass_over_processor(monkeypatch, times=3)
     before = engine.lockstep.replays
     assert await complete_all(engine, wanted) == right
-    assert passed_over == 3
+    assert passed_over() == 3
     assert engine.lockstep.replays > before
     engine.lockstep.replays = before  # the other tests' engine is to be without blemish
     assert not processor.pending_traces

@@ -13,7 +13,7 @@ from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.decoding.vllm import processor
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.settings import GenerationSettings
-from tests.support.decoding import complete_all, samples
+from tests.support.decoding import complete_all, pass_over_processor, samples
 
 pytestmark = pytest.mark.anyio
 
@@ -102,17 +102,9 @@ async def test_cancelled_texts_leave_the_engine(engine: VllmEngine) -> None:
 
 async def test_a_token_that_was_not_given_voids_the_text(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = await read(engine, CONTINUATIONS)
-    passed_over, apply = 0, processor.SelfDebias.apply
-
-    def now_and_then(self: processor.SelfDebias, logits: torch.Tensor, *context: object) -> torch.Tensor:
-        nonlocal passed_over
-        if passed_over < 3:
-            passed_over += 1
-            return logits  # vLLM takes the likeliest token itself
-        return apply(self, logits, *context)
-
-    monkeypatch.setattr(processor.SelfDebias, "apply", now_and_then)
+    passed_over = pass_over_processor(monkeypatch, times=3)
     before = engine.lockstep.replays
     assert await read(engine, CONTINUATIONS) == expected
+    assert passed_over() == 3
     assert engine.lockstep.replays > before
     engine.lockstep.replays = before  # the other tests' engine is to be without blemish
