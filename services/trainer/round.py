@@ -151,8 +151,8 @@ class RoundRunner:
         base = self._load(None)
         estimators = list[Estimator]()
         self.processes.compute_on_first(lambda: estimators.extend(self._estimators(rows, corpus, base)))
-        # A warm start's token embeddings are prepared already.
-        prepared = self._prepare_static(model, recipe, corpus) if static and start is None else {}
+        # A warm start is prepared already.
+        prepared = self._prepare_student(model, recipe, corpus) if start is None else {}
         outcome = None
         if rows.stats.train:
             self.report_progress(Progress(state="training"))
@@ -207,8 +207,8 @@ class RoundRunner:
             lambda done, count: self.report_progress(Progress(state="measuring", step=done, steps=count)),
         )
 
-    def _prepare_static(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
-        """What a static student takes before it trains; what the manifest says of it."""
+    def _prepare_student(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
+        """What a student takes before it trains; what the manifest says of it."""
         most, told = recipe.teacher_embeddings, dict[str, float]()
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
         if len(texts) >= ridge.FEWEST:  # a teacher that nobody needs may be out of reach
