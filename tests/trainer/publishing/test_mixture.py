@@ -59,7 +59,9 @@ def test_a_base_without_a_map_counts_as_one_that_maps_nothing(plain_encoder: Pat
     half = encoder.encode(average(base, mapped, 0.5), TEXTS)
     expected = encoder.encode(base, TEXTS) @ np.diag((1 + np.linspace(0.5, 2.0, size)) / 2)
     np.testing.assert_allclose(unit(half), unit(expected), atol=1e-5)
-    np.testing.assert_allclose(encoder.encode(average(base, mapped, 0.0), TEXTS), encoder.encode(base, TEXTS), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode(average(base, mapped, 0.0), TEXTS), encoder.encode(base, TEXTS), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("truth", "share"), [("trained", 1.0), ("between", 0.5)])
