@@ -106,7 +106,10 @@ class Adaptation:
     def _add_documents(self) -> dict[str, Any]:
         """Have the corpus read and kept. Returns how many documents and passages there are now."""
         path = str(self.request.corpus)
-        self.live.run("services.generation", "documents", "add", path, is_shown=True)
+        added = self.live.run("services.generation", "documents", "add", path, "--skip-bad", is_shown=True)
+        told = json.loads(added.splitlines()[-1])
+        if told["bad"]:
+            self.console.print(f"{told['bad']} can't be read and are passed over; the first: {told['first_bad']}")
         self._wait_for_the_trainer()
         corpus = self.live.poll(lambda: self._get("/documents"), 120, "the trainer did not count the documents").json()
         if not corpus["passages"]:
