@@ -138,7 +138,7 @@ class RoundRunner:
         static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
         recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
         began = time.monotonic()
-        self.processes.compute_on_first(partial(self._prepare, recipe, start))
+        self.processes.compute_on_first(partial(self._prepare, recipe, start, not static))
         prepare_s = round(time.monotonic() - began, 1)
         rows, corpus = split.prepared(self.folder / "rows"), retrieval.prepared(self.folder / "corpus")
         if rows is None or not (rows.stats.train or corpus):
@@ -244,7 +244,7 @@ class RoundRunner:
             log.warning("the round starts from the base: %s", error)
             return None
 
-    def _prepare(self, recipe: Recipe, start: str | None) -> None:
+    def _prepare(self, recipe: Recipe, start: str | None, learns_queries: bool) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""
         plan: dict[str, Any] = {  # all that the rows and checkpoints in the folder depend on
             **{name: getattr(self.round, name) for name in ("dataset_hash", "base", "seed")},
@@ -263,7 +263,7 @@ class RoundRunner:
         if split.prepared(target) is not None:  # written after the corpus
             return
         os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
-        retrieval.prepare(self.dataset, self.round, self.folder / "corpus")
+        retrieval.prepare(self.dataset, self.round, self.folder / "corpus", learns_queries)
         try:
             split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
         except split.NoNewPairs:
