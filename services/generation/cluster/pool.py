@@ -1,14 +1,17 @@
 """The pool of engines: Ray Data gives shards to processes, and to others when a machine or a process dies."""
 
 import contextlib
+import logging
 import os
+import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.exceptions import RayError, UserCodeException
 
 from services.generation.cluster.writing import Run, ShardWriter
 from shared.errors import Fatal, first_line
@@ -36,19 +39,38 @@ def connected(address: str) -> Iterator[None]:
     if address.startswith("ray://"):
         raise Fatal("--cluster: ray:// is a client's; run the command on a machine of the cluster, or as a RayJob")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _check_reachable(address)
     ours = [str(ROOT / name) for name in ("services", "shared")]
     environment: dict[str, Any] = {"py_modules": ours, "excludes": ["__pycache__", "/trainer", "/embedding"]}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel("ERROR")
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        advice = "start one with `ray start --head`, or give its HOST:PORT"
-        raise Fatal(f"--cluster: there is no cluster at {address!r}: {first_line(error)}; {advice}") from None
+        raise _no_cluster(address, error) from None
     context = DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.actor_pool_util_upscaling_threshold = 1.0  # a process never has more than it works on
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes. Raises `Fatal`."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> Fatal:
+    advice = "start one with `ray start --head`, or give the HOST:PORT of its head"
+    return Fatal(f"--cluster: there is no cluster at {address!r}: {first_line(error)}; {advice}")
 
 
 def pool_for(actors: int | None, cpus: int | None, gpus: int) -> Pool:
@@ -78,16 +100,18 @@ def write_shards(run: Run, pool: Pool, pass_number: int, shards: Sequence[int]) 
         max_concurrent_calls_per_actor=SHARDS_AT_ONE_TIME,
         enable_true_multi_threading=True,
     )
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ShardWriter,
-        fn_constructor_args=(run,),
-        batch_size=1,
-        compute=strategy,
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        max_task_retries=DEATHS,
-    )
+    with warnings.catch_warnings():  # there is no other way yet to say how often a task may be tried
+        warnings.filterwarnings("ignore", message="`ray_remote_args`")
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            ShardWriter,
+            fn_constructor_args=(run,),
+            batch_size=1,
+            compute=strategy,
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            max_task_retries=DEATHS,
+        )
     try:
         yield from dataset.iter_rows()
-    except RayError as error:
+    except (RayError, UserCodeException) as error:
         raise Fatal(f"--cluster: {first_line(error)}; {AGAIN}") from None

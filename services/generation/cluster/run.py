@@ -6,6 +6,7 @@ whatever is there. Memory on the driver's machine grows by bytes an input, not b
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,8 @@ from services.generation.settings import GenerationSettings
 from shared.errors import Fatal, first_line
 from shared.pair_shards import MANIFEST
 from shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 INPUTS_FILE = "work/inputs.json"
 
@@ -263,6 +266,7 @@ def _write_pass(
                 raise Fatal(row["problem"])
             if row["problem"]:
                 problems.append(row["problem"])
+                log.warning("shard %d could not be written and is tried again: %s", row["shard"], row["problem"])
                 continue
             there.add(int(row["shard"]))
             times.add(row)

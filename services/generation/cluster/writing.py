@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -104,7 +105,8 @@ class ShardWriter:
             try:
                 return await self._write(pass_number, shard)
             except OSError as error:
-                problem = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
+                why = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
+                problem = f"{why} (machine {socket.gethostname()}, process {os.getpid()})"
                 await asyncio.sleep(WAIT_S * (attempt + 1))
             except InvalidPlan as error:
                 return {"problem": f"--{error.field.replace('_', '-')}: {error.message}", "fatal": True}
