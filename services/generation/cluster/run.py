@@ -9,8 +9,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from services.generation.cluster.folder import Folder, Lines
 from services.generation.cluster.known import KnownTexts, KnownWords
 from services.generation.cluster.merging import Merger
-from services.generation.cluster.pool import AGAIN, Pool, connected, pool_for, write_shards
+from services.generation.cluster.pool import AGAIN, connected, pool_for, write_shards
 from services.generation.cluster.reading import WHOLE_FILE, GivenText, read_given
 from services.generation.cluster.writing import RUN_FILE, Run, item_json
 from services.generation.jobs.progress import JobProgress
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 INPUTS_FILE = "work/inputs.json"
 
 Show = Callable[[JobProgress], None]
+Write = Callable[[int, Sequence[int]], Iterator[dict[str, Any]]]
+"""Has shards of a pass written; yields a row for each as it comes, see `writing.ShardWriter`."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def generate_on_cluster(
             counted = {} if plan.pairs is not None or not texts else {"num_inputs": texts}
             plan = plan.model_copy(update={"inputs": None, **counted})
             run = Run(folder, header, plan, passed_on, own, texts, options.shard_size)
-            return _write(run, pool, given, show)
+            progress, merger, times = write_all(run, partial(write_shards, run, pool), show)
+            facts = {"given": given, "actors": pool.actors}
+            return Outcome(
+                _manifest(run, facts, progress, merger, times), merger.examples, merger.rejected, progress, folder
+            )
     except OSError as error:
         place = error.filename or options.out
         raise Fatal(f"--out: {place}: {error.strerror or first_line(error)}; {AGAIN}") from None
@@ -147,7 +153,7 @@ def _inputs(options: ClusterOptions, plan: ResolvedPlan, given: Lines) -> dict[s
         rows: Iterator[GivenText] = (GivenText("", 1, text, None) for text in plan.inputs or ())
     else:
         rows = read_given(options.inputs, options.column, plan.task.writes_queries)
-    counts = {"texts": 0, "duplicates": 0, "bad": 0, "first_bad": ""}
+    counts: dict[str, Any] = {"texts": 0, "duplicates": 0, "bad": 0, "first_bad": ""}
     shards = _in_portions(_different(rows, counts, options.skip_bad), given.size)
     for shard, lines in enumerate(shards):
         given.write(shard, lines)
@@ -181,15 +187,33 @@ def _in_portions(lines: Iterator[str], size: int) -> Iterator[list[str]]:
         yield portion
 
 
-def _write(run: Run, pool: Pool, given: dict[str, Any] | None, show: Show) -> Outcome:
-    with ExitStack() as stack:
-        hashes, queries = stack.enter_context(KnownTexts()), stack.enter_context(KnownWords())
+@dataclass
+class Times:
+    """When this run's engines wrote: seconds since the epoch, of the machines' own clocks."""
+
+    began: float = 0.0
+    ended: float = 0.0
+    samples: int = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.began = min(self.began or row["began"], row["began"])
+        self.ended = max(self.ended, row["ended"])
+        self.samples += row["samples"]
+
+
+def write_all(run: Run, write: Write, show: Show) -> tuple[JobProgress, Merger, Times]:
+    """Pass by pass, what the plan asks for. Raises `Fatal`, `OSError`."""
+    with KnownTexts() as hashes, KnownWords() as queries:
         progress = JobProgress(run.plan, queries)
-        merger, times, pass_number = Merger(run, progress, hashes), _Times(), 0
+        merger, times, pass_number = Merger(run, progress, hashes), Times(), 0
         while not progress.done:
-            _write_pass(run, pool, progress, merger, pass_number, times, show)
+            _write_pass(run, write, progress, merger, pass_number, times, show)
             pass_number += 1
-    manifest = {
+    return progress, merger, times
+
+
+def _manifest(run: Run, facts: dict[str, Any], progress: JobProgress, merger: Merger, times: Times) -> dict[str, Any]:
+    return {
         "version": 1,
         **json.loads(run.header),
         "task": run.plan.task.task_name,
@@ -200,14 +224,12 @@ def _write(run: Run, pool: Pool, given: dict[str, Any] | None, show: Show) -> Ou
         "accepted_by_label": dict(progress.accepted),
         "rejected_by_reason": dict(progress.rejected),
         "samples": progress.samples,
-        "given": given,
-        "actors": pool.actors,
+        **facts,
         "seconds": round(times.ended - times.began, 3),
         "samples_in_these_seconds": times.samples,
         "shards": [shard for shard in merger.shards if shard["file"]],
         "shards_without_pairs": [shard for shard in merger.shards if not shard["file"]],
     }
-    return Outcome(manifest, merger.examples, merger.rejected, progress, run.folder)
 
 
 def finish(outcome: Outcome, texts: dict[str, str]) -> None:
@@ -222,22 +244,8 @@ def finish(outcome: Outcome, texts: dict[str, str]) -> None:
         raise Fatal(f"--out: {error.filename or folder.uri}: {error.strerror or first_line(error)}; {AGAIN}") from None
 
 
-@dataclass
-class _Times:
-    """When this run's engines wrote: seconds since the epoch, of the machines' own clocks."""
-
-    began: float = 0.0
-    ended: float = 0.0
-    samples: int = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.began = min(self.began or row["began"], row["began"])
-        self.ended = max(self.ended, row["ended"])
-        self.samples += row["samples"]
-
-
 def _write_pass(
-    run: Run, pool: Pool, progress: JobProgress, merger: Merger, pass_number: int, times: _Times, show: Show
+    run: Run, write: Write, progress: JobProgress, merger: Merger, pass_number: int, times: Times, show: Show
 ) -> None:
     """Write the shards of a pass that are missing, and merge all of them, each as soon as those before it are in."""
     first, last = progress.recorded, progress.total
@@ -261,7 +269,7 @@ def _write_pass(
     merge()
     while missing := [shard for shard in shards if shard not in there]:
         problems: list[str] = []
-        for row in write_shards(run, pool, pass_number, missing):
+        for row in write(pass_number, missing):
             if row["fatal"]:
                 raise Fatal(row["problem"])
             if row["problem"]:

@@ -101,13 +101,13 @@ class ShardWriter:
         return {name: [value] for name, value in row.items()}
 
     async def _write_or_say(self, pass_number: int, shard: int) -> dict[str, Any]:
-        for attempt in range(TRIES):
+        for attempt in range(1, TRIES + 1):
             try:
                 return await self._write(pass_number, shard)
             except OSError as error:
                 why = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
                 problem = f"{why} (machine {socket.gethostname()}, process {os.getpid()})"
-                await asyncio.sleep(WAIT_S * (attempt + 1))
+                await asyncio.sleep(WAIT_S * attempt)
             except InvalidPlan as error:
                 return {"problem": f"--{error.field.replace('_', '-')}: {error.message}", "fatal": True}
             except Fatal as fatal:

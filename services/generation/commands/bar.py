@@ -18,7 +18,7 @@ def shown(requested: int, with_bar: bool) -> Iterator[Callable[[JobProgress], No
         task = bar.add_task("", total=requested, rejected=0)
 
         def show(progress: JobProgress) -> None:
-            counts = {"completed": progress.accepted.total(), "rejected": progress.rejected.total()}
-            bar.update(task, total=progress.requested, **counts)
+            done, rejected = progress.accepted.total(), progress.rejected.total()
+            bar.update(task, total=progress.requested, completed=done, rejected=rejected)
 
         yield show

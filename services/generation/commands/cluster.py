@@ -8,6 +8,7 @@ from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.options import Options, make_plan
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
+from shared.pair_shards import MANIFEST
 from shared.process import claim_stdout, configure_logging
 from shared.settings import Settings, load
 
@@ -43,6 +44,6 @@ def generate_on_cluster(options: Options) -> None:
         card = dataset_card(plan, outcome.progress, common.teacher, ["pairs/*.parquet"], outcome.examples, given)
         rejected = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in outcome.rejected)
         run.finish(outcome, {CARD: card, REJECTED: rejected})
-    files = [outcome.folder.place(name) for name in ("pairs", run.MANIFEST, CARD, REJECTED)]
+    files = [outcome.folder.place(name) for name in ("pairs", MANIFEST, CARD, REJECTED)]
     counts = {name: value for name, value in manifest.items() if not name.startswith("shards")}
     print(json.dumps(counts | {"files": files}), file=stdout, flush=True)

@@ -13,10 +13,13 @@ WINDOW = 4096  # items that may be written ahead of the last recorded one
 class Items(Protocol):
     """Work items, of which results are recorded in order: a `JobProgress`, or a part of one."""
 
-    recorded: int
-    """Items whose results are in."""
-    total: int
-    """Items that exist so far."""
+    @property
+    def recorded(self) -> int:
+        """Items whose results are in."""
+
+    @property
+    def total(self) -> int:
+        """Items that exist so far."""
 
     def work_item(self, index: int) -> WorkItem:
         """Item `index`, which must be below `total`."""

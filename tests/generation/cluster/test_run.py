@@ -1,6 +1,5 @@
 """`generate --cluster` on a real Ray cluster of two nodes, by the transformers engine: the same pairs, whoever dies."""
 
-import asyncio
 import contextlib
 import gzip
 import json
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -26,64 +24,24 @@ from services.generation.cluster.folder import Folder, Lines
 from services.generation.cluster.pool import connected
 from services.generation.cluster.run import ClusterOptions, Outcome, _inputs, finish, generate_on_cluster
 from services.generation.decoding.transformers_engine import TransformersEngine
-from services.generation.jobs.ordered_writer import OrderedWriter
 from services.generation.jobs.progress import JobProgress
-from services.generation.pairs.corpus import Corpus
-from services.generation.pairs.generator import Job, PairGenerator
-from services.generation.pairs.plan import Plan, ResolvedPlan
-from services.generation.pairs.tasks import load_all_tasks
-from services.generation.pairs.work_item import WorkItemResult, public_pairs, public_rejected
+from services.generation.pairs.plan import ResolvedPlan
+from services.generation.pairs.work_item import public_rejected
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
-from shared.pair_shards import shard_files
 from shared.settings import Settings
+from tests.support.cluster_runs import SENTENCES, TOO_LONG, WIDE, check, on_one_machine, resolved
 from tests.support.generation_process import environment
 from tests.support.ray_cluster import STORE, cluster_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
 
-SENTENCES = [f"word{n} word{n * 7 % 150} word{n * 3 % 150}." for n in range(36)]
-TOO_LONG = " ".join(f"word{n % 150}" for n in range(260))
-"""More tokens than the teacher reads."""
-WIDE = {"top_k": 0, "top_p": 1.0, "max_tokens": 24}
 SHARD = 5
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     yield from cluster_of(2)
-
-
-@pytest.fixture(scope="module")
-def own() -> GenerationSettings:
-    return GenerationSettings(engine="transformers", dtype="float32", max_model_len=256)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_teacher: Path, own: GenerationSettings) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(str(tiny_teacher), own)
-    asyncio.run(engine.start())
-    yield engine
-    engine.stop()
-
-
-def resolved(**fields: Any) -> ResolvedPlan:
-    return Plan.model_validate({"seed": 3, "decoding": WIDE, **fields}).resolve(load_all_tasks(None))
-
-
-def on_one_machine(engine: TransformersEngine, plan: ResolvedPlan) -> tuple[list[WorkItemResult], JobProgress]:
-    """What one machine's command writes."""
-
-    async def write() -> tuple[list[WorkItemResult], JobProgress]:
-        corpus = Corpus(plan.inputs or ()) if plan.task.writes_queries else None
-        progress, hashes, results = JobProgress(plan), set[str](), list[WorkItemResult]()
-        writer = OrderedWriter(PairGenerator(engine), Job(plan, corpus=corpus), progress)
-        while not progress.done:
-            results += [progress.accept(result, hashes) for result in await writer.take(1)]
-        await writer.stop()
-        return results, progress
-
-    return asyncio.run(write())
 
 
 def silent(_: JobProgress) -> None:
@@ -100,42 +58,16 @@ def run(
     return outcome
 
 
-def pairs_in(out: Path) -> list[dict[str, Any]]:
-    """All pairs of a folder in order, as a person sees them."""
-    names = ("sentence1", "sentence2", "score", "label")
-    rows = []
-    for file, count in shard_files(out).items():
-        table = parquet.read_table(file, columns=list(names))
-        assert table.num_rows == count
-        rows += table.to_pylist()
-    return rows
-
-
-def check(out: Path, results: list[WorkItemResult], progress: JobProgress) -> None:
-    """A folder holds exactly what one machine wrote."""
-    assert pairs_in(out) == public_pairs(results)
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["accepted_by_label"] == dict(progress.accepted)
-    assert manifest["rejected_by_reason"] == dict(progress.rejected)
-    assert (manifest["samples"], manifest["state"]) == (progress.samples, progress.outcome)
-    totals = Counter[str]()
-    for shard in manifest["shards"] + manifest["shards_without_pairs"]:
-        totals.update(shard["rejected_by_reason"])
-    assert totals == progress.rejected
-    assert not (out / "work").exists()
-
-
 def test_one_and_two_actors_write_one_machine_s_pairs(
-    cluster: Cluster, engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
+    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
 ) -> None:
     given = [*SENTENCES[:20], TOO_LONG]
     file = tmp_path / "inputs.jsonl"
     rows = [*({"sentence1": text} for text in given), {"sentence1": SENTENCES[3]}, {"sentence1": ""}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # With --pairs there are several passes, and each sentence comes several times.
-    expected = on_one_machine(engine, resolved(inputs=given, pairs=30))
+    expected = on_one_machine(plain_engine, resolved(inputs=given))
     assert expected[1].rejected["prompt_too_long"]
-    plan = resolved(pairs=30)
+    plan = resolved(inputs=["?"]).model_copy(update={"inputs": None})
     for actors in (1, 2):
         out = tmp_path / f"out{actors}"
         options = {"inputs": str(file), "skip_bad": True, "actors": actors}
@@ -178,10 +110,10 @@ def started(cluster: Cluster, out: Path, plan: dict[str, Any], teacher: Path, tm
 
 
 def test_a_killed_node_loses_and_doubles_nothing(
-    cluster: Cluster, engine: TransformersEngine, tiny_teacher: Path, tmp_path: Path
+    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     body, out = {"inputs": SENTENCES, "pairs_per_label": 2}, tmp_path / "out"
-    expected = on_one_machine(engine, resolved(**body))
+    expected = on_one_machine(plain_engine, resolved(**body))
     doomed = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     with started(cluster, out, body, tiny_teacher, tmp_path) as process:
         wait_for(lambda: len(results_in(out)) >= 2)
@@ -195,11 +127,11 @@ def test_a_killed_node_loses_and_doubles_nothing(
 
 
 def test_a_killed_driver_goes_on(
-    cluster: Cluster, engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
+    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
 ) -> None:
     body: dict[str, Any] = {"num_inputs": 36, "task": "nli"}
     out = tmp_path / "out"
-    expected = on_one_machine(engine, resolved(**body))
+    expected = on_one_machine(plain_engine, resolved(**body))
     with started(cluster, out, body, tiny_teacher, tmp_path) as process:
         wait_for(lambda: len(results_in(out)) >= 2)
         process.send_signal(signal.SIGKILL)
@@ -233,7 +165,7 @@ def engines() -> list[psutil.Process]:
 
 def test_a_full_disk_on_one_machine_is_told_and_the_others_go_on(
     cluster: Cluster,
-    engine: TransformersEngine,
+    plain_engine: TransformersEngine,
     tiny_teacher: Path,
     own: GenerationSettings,
     tmp_path: Path,
@@ -241,7 +173,7 @@ def test_a_full_disk_on_one_machine_is_told_and_the_others_go_on(
 ) -> None:
     passages = [f"The {text[:-1]} is on floor {number}." for number, text in enumerate(SENTENCES)]
     plan = resolved(task="retrieval", inputs=passages, contrast=True, filters=["near_duplicate", "repeat"])
-    expected = on_one_machine(engine, plan)
+    expected = on_one_machine(plain_engine, plan)
     out = tmp_path / "out"
 
     def fill() -> None:
