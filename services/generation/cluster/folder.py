@@ -10,6 +10,7 @@
 A file appears whole or not at all. What each holds follows from the plan, so that writing one twice changes nothing.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,11 @@ class Folder:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(self._full(name))
 
     def names(self, folder: str) -> list[str]:
         """The files right in a folder of this one, sorted; [] if there is none."""

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import socket
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,6 @@ from shared.process import ROOT
 
 SHARDS_AT_ONE_TIME = 2
 """In a process: the engine stays full while one shard ends and the next begins."""
-DEATHS = 3
-"""So many processes may die of one shard; then the run ends."""
 AGAIN = "what was written is kept; the same command goes on"
 
 
@@ -89,7 +86,10 @@ def _least_cpus(machines: Sequence[dict[str, float]]) -> int:
 
 
 def write_shards(run: Run, pool: Pool, pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Have shards written; a row for each as it comes, see `ShardWriter`. Raises `Fatal`."""
+    """Have shards written; a row for each as it comes, see `ShardWriter`. Raises `Fatal`.
+
+    Ray tries a shard again and again while processes and machines die; `ShardWriter` counts how often.
+    """
     DataContext.get_current().execution_options.preserve_order = False
     rows = [{"pass_number": pass_number, "shard": shard} for shard in shards]
     strategy = ActorPoolStrategy(
@@ -100,17 +100,14 @@ def write_shards(run: Run, pool: Pool, pass_number: int, shards: Sequence[int]) 
         max_concurrent_calls_per_actor=SHARDS_AT_ONE_TIME,
         enable_true_multi_threading=True,
     )
-    with warnings.catch_warnings():  # there is no other way yet to say how often a task may be tried
-        warnings.filterwarnings("ignore", message="`ray_remote_args`")
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            ShardWriter,
-            fn_constructor_args=(run,),
-            batch_size=1,
-            compute=strategy,
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            max_task_retries=DEATHS,
-        )
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        ShardWriter,
+        fn_constructor_args=(run,),
+        batch_size=1,
+        compute=strategy,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
     try:
         yield from dataset.iter_rows()
     except (RayError, UserCodeException) as error:

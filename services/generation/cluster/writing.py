@@ -1,12 +1,14 @@
 """The process on a cluster's machine that holds one engine and writes shards of work items with it. Knows no Ray."""
 
 import asyncio
+import contextlib
 import os
+import secrets
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,8 @@ CORPUS_SIZE = MAX_INPUTS
 """Passages are searched in groups of so many, in their order: a process holds one group's index."""
 TRIES, WAIT_S = 3, 2.0
 """How often a shard is read or written where the disk says no, and how long to wait in between."""
+DEATHS = 3
+"""So many processes may die of one shard in a run of the command."""
 RUN_FILE = "run.json"
 
 item_json = TypeAdapter(WorkItem)
@@ -48,6 +52,8 @@ class Run:
     inputs: int
     """How many given sentences or passages there are; 0 where the teacher writes them."""
     shard_size: int
+    driver: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Names this run of the command."""
 
     def given(self) -> Lines:
         """Given sentences or passages."""
@@ -103,7 +109,8 @@ class ShardWriter:
     async def _write_or_say(self, pass_number: int, shard: int) -> dict[str, Any]:
         for attempt in range(1, TRIES + 1):
             try:
-                return await self._write(pass_number, shard)
+                with self._counted(pass_number, shard):
+                    return await self._write(pass_number, shard)
             except OSError as error:
                 why = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
                 problem = f"{why} (machine {socket.gethostname()}, process {os.getpid()})"
@@ -114,9 +121,24 @@ class ShardWriter:
                 return {"problem": str(fatal), "fatal": True}
             except BaseExceptionGroup:
                 if self._engine is not None and self._engine.state != "ok":
-                    os._exit(1)
+                    os._exit(1)  # without a word: the mark stays
                 raise
         return {"problem": problem}
+
+    @contextlib.contextmanager
+    def _counted(self, pass_number: int, shard: int) -> Iterator[None]:
+        """Leave a mark that only a death leaves behind. Raises `Fatal` where there are too many."""
+        folder, place, prefix = self._run.folder, f"work/tries-{pass_number:02}", f"{shard:06}.{self._run.driver}."
+        if sum(name.startswith(prefix) for name in folder.names(place)) >= DEATHS:
+            items = self._run.items(pass_number).file(shard)
+            problem = f"{DEATHS} processes died of what {folder.place(items)} holds"
+            raise Fatal(f"--cluster: {problem}: look at the machines' memory and Ray's logs; the same command goes on")
+        mark = f"{place}/{prefix}{secrets.token_hex(4)}"
+        folder.write(mark, b"")
+        try:
+            yield
+        finally:
+            folder.delete(mark)
 
     async def _write(self, pass_number: int, shard: int) -> dict[str, Any]:
         lines = await asyncio.to_thread(self._run.items(pass_number).read, shard)

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,11 @@ async def _generate(options: Options) -> None:
         progress = JobProgress(plan)
         for result in journal.results:
             progress.record(result)
+        seconds = 0.0
         if not progress.done:
-            await _write_missing(plan, common, own, passages, progress, journal)
+            seconds = await _write_missing(plan, common, own, passages, progress, journal)
     try:
-        summary = _finish(options, common, plan, progress, journal)
+        summary = _finish(options, common, plan, progress, journal) | {"seconds": round(seconds, 3)}
     except OSError as error:
         advice = "the journal keeps all pairs; the same command writes the files"
         raise Fatal(f"--out: {error.filename or options.out}: {error.strerror}: {advice}") from None
@@ -82,8 +84,8 @@ async def _write_missing(
     passages: CorpusSource,
     progress: JobProgress,
     journal: Journal,
-) -> None:
-    """Have the teacher write what the journal doesn't have yet. Raises `Fatal`."""
+) -> float:
+    """Have the teacher write what the journal doesn't have yet; in how many seconds. Raises `Fatal`."""
     if warning := language_warning(plan, teacher_languages(own.teacher_languages, common.teacher), common.teacher):
         sys.stderr.write(f"warning: {warning}\n")
     engine = await make_engine(common, own)
@@ -93,7 +95,9 @@ async def _write_missing(
         generator = PairGenerator(engine)
         generator.check_form(plan)
         job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=passages.corpus(plan))
+        began = time.monotonic()
         await write(job, progress, generator, journal, with_bar=common.log_format == "human")
+        return time.monotonic() - began
     except InvalidPlan as error:
         raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
     except NoCorpus as error:

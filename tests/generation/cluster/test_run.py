@@ -58,32 +58,6 @@ def run(
     return outcome
 
 
-def test_one_and_two_actors_write_one_machine_s_pairs(
-    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
-) -> None:
-    given = [*SENTENCES[:20], TOO_LONG]
-    file = tmp_path / "inputs.jsonl"
-    rows = [*({"sentence1": text} for text in given), {"sentence1": SENTENCES[3]}, {"sentence1": ""}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    expected = on_one_machine(plain_engine, resolved(inputs=given))
-    assert expected[1].rejected["prompt_too_long"]
-    plan = resolved(inputs=["?"]).model_copy(update={"inputs": None})
-    for actors in (1, 2):
-        out = tmp_path / f"out{actors}"
-        options = {"inputs": str(file), "skip_bad": True, "actors": actors}
-        outcome = run(cluster, out, plan, tiny_teacher, own, **options)
-        check(out, *expected)
-        given_counts = outcome.manifest["given"]
-        assert (given_counts["texts"], given_counts["duplicates"], given_counts["bad"]) == (21, 1, 1)
-        assert f"{file}, row 23: sentence1 is empty" in given_counts["first_bad"]
-        assert outcome.rejected == public_rejected(expected[0])
-    # Once more: nothing is left to do, and no cluster is asked.
-    again = ClusterOptions("127.0.0.1:9", str(out), str(file), shard_size=SHARD)
-    assert generate_on_cluster(again, plan, Settings(teacher=str(tiny_teacher)), own, silent).progress is None
-    with pytest.raises(Fatal, match="was begun with another plan: give another --out"):
-        generate_on_cluster(again, resolved(pairs=31), Settings(teacher=str(tiny_teacher)), own, silent)
-
-
 def wait_for(condition: Callable[[], bool], seconds: float = 150) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -163,7 +137,35 @@ def engines() -> list[psutil.Process]:
     return found
 
 
-def test_a_full_disk_on_one_machine_is_told_and_the_others_go_on(
+def write_inputs(file: Path) -> list[str]:
+    """A file with one sentence twice, one empty, and one that is too long for the teacher; the sentences."""
+    given = [*SENTENCES[:20], TOO_LONG]
+    rows = [*({"sentence1": text} for text in given), {"sentence1": SENTENCES[3]}, {"sentence1": ""}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return given
+
+
+def test_one_actor_writes_one_machine_s_pairs(
+    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "inputs.jsonl", tmp_path / "out"
+    expected = on_one_machine(plain_engine, resolved(inputs=write_inputs(file)))
+    assert expected[1].rejected["prompt_too_long"]
+    plan = resolved(inputs=["?"]).model_copy(update={"inputs": None})
+    outcome = run(cluster, out, plan, tiny_teacher, own, inputs=str(file), skip_bad=True, actors=1)
+    check(out, *expected)
+    counts = outcome.manifest["given"]
+    assert (counts["texts"], counts["duplicates"], counts["bad"]) == (21, 1, 1)
+    assert f"{file}, row 23: sentence1 is empty" in counts["first_bad"]
+    assert outcome.rejected == public_rejected(expected[0])
+    # Once more: nothing is left to do, and no cluster is asked.
+    again = ClusterOptions("127.0.0.1:9", str(out), str(file), shard_size=SHARD)
+    assert generate_on_cluster(again, plan, Settings(teacher=str(tiny_teacher)), own, silent).progress is None
+    with pytest.raises(Fatal, match="was begun with another plan: give another --out"):
+        generate_on_cluster(again, resolved(pairs=31), Settings(teacher=str(tiny_teacher)), own, silent)
+
+
+def test_two_actors_write_them_while_one_machine_s_disk_is_full(
     cluster: Cluster,
     plain_engine: TransformersEngine,
     tiny_teacher: Path,
@@ -171,22 +173,26 @@ def test_a_full_disk_on_one_machine_is_told_and_the_others_go_on(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    passages = [f"The {text[:-1]} is on floor {number}." for number, text in enumerate(SENTENCES)]
-    plan = resolved(task="retrieval", inputs=passages, contrast=True, filters=["near_duplicate", "repeat"])
-    expected = on_one_machine(plain_engine, plan)
-    out = tmp_path / "out"
+    file, out = tmp_path / "inputs.jsonl", tmp_path / "out"
+    expected = on_one_machine(plain_engine, resolved(inputs=write_inputs(file)))
 
     def fill() -> None:
-        wait_for(lambda: len(engines()) == 2 and len(results_in(out)) >= 1)
+        wait_for(lambda: len(engines()) == 2 and bool(marks(out)))
         # No file of this process may grow any more, as on a disk that is full.
         resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     filler = Thread(target=fill)
     filler.start()
-    run(cluster, out, plan, tiny_teacher, own)
+    plan = resolved(inputs=["?"]).model_copy(update={"inputs": None})
+    run(cluster, out, plan, tiny_teacher, own, inputs=str(file), skip_bad=True, shard_size=2)
     filler.join()
     check(out, *expected)
     assert "could not be written and is tried again: File too large" in caplog.text
+
+
+def marks(out: Path) -> list[Path]:
+    """Of shards that are being written."""
+    return list((out / "work" / "tries-00").glob("[0-9]*"))
 
 
 @pytest.mark.parametrize("name", ["inputs.jsonl", "inputs.txt"])

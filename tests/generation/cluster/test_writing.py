@@ -1,6 +1,8 @@
 """Shards and passes with one engine in this process, without Ray."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,9 +137,17 @@ def test_a_folder_that_is_not_shared_is_told(tiny_teacher: Path, own: Generation
     assert row["problem"][0].endswith("another machine doesn't see it; name a folder that all machines share")
 
 
-def test_ray_is_not_imported_without_a_cluster() -> None:
-    import subprocess
-    import sys
+def test_a_shard_of_which_processes_die_ends_the_run(
+    tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
+) -> None:
+    run = prepared(tmp_path, resolved(inputs=SENTENCES[:3]), tiny_teacher, own)
+    for number in range(writing.DEATHS):  # as dead processes leave them
+        run.folder.write(f"work/tries-00/000000.{run.driver}.{number}", b"")
+    run.folder.write("work/tries-00/000000.other.0", b"")
+    with pytest.raises(Fatal, match=r"3 processes died of what .*items-00/000000.parquet holds"):
+        write_all(run, by_this_process(run), silent)
 
+
+def test_ray_is_not_imported_without_a_cluster() -> None:
     code = "import services.generation.__main__, sys; sys.exit('ray' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
