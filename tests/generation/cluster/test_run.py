@@ -34,7 +34,7 @@ from tests.support.cluster_runs import SENTENCES, TOO_LONG, WIDE, check, on_one_
 from tests.support.generation_process import environment
 from tests.support.ray_cluster import STORE, cluster_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("ray")]
 
 SHARD = 5
 
@@ -58,7 +58,7 @@ def run(
     return outcome
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 150) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -93,7 +93,7 @@ def test_a_killed_node_loses_and_doubles_nothing(
         wait_for(lambda: len(results_in(out)) >= 2)
         cluster.remove_node(doomed, allow_graceful=False)
         assert len(results_in(out)) < 8
-        printed, errors = process.communicate(timeout=200)
+        printed, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-2000:]
     check(out, *expected)
     assert json.loads(printed)["accepted"] == expected[1].accepted.total()
@@ -196,7 +196,7 @@ def marks(out: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", ["inputs.jsonl", "inputs.txt"])
-def test_a_poisoned_input_is_named(
+def test_a_bad_input_is_named(
     cluster: Cluster, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_bytes(b'"one"\n{"sentence1": "a\\u0000b"}\n' if "json" in name else b"one\n\xff\n")
