@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError, UserCodeException
+from ray.exceptions import RayError
 
 from services.generation.cluster.writing import Run, ShardWriter
 from shared.errors import Fatal, first_line
@@ -110,5 +110,5 @@ def write_shards(run: Run, pool: Pool, pass_number: int, shards: Sequence[int]) 
     )
     try:
         yield from dataset.iter_rows()
-    except (RayError, UserCodeException) as error:
+    except RayError as error:
         raise Fatal(f"--cluster: {first_line(error)}; {AGAIN}") from None

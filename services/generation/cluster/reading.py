@@ -10,6 +10,7 @@ import ray
 from pyarrow import parquet
 from ray.data import DataContext
 from ray.data.datasource import FileBasedDatasource
+from ray.exceptions import RayError
 
 from services.generation.pairs.inputs import TITLE, columns_of, given_of
 from shared.errors import Fatal, first_line
@@ -101,6 +102,9 @@ def read_given(uri: str, column: str | None, are_passages: bool) -> Iterator[Giv
         rows = ray.data.read_datasource(GivenTexts(uri, column, are_passages))
     except (OSError, ValueError) as error:
         raise Fatal(f"--inputs: {uri}: {first_line(error)}; files must end in .{', .'.join(ENDS)}") from None
-    for batch in rows.iter_batches(batch_size=PORTION, batch_format="pyarrow"):
-        for row in batch.to_pylist():
-            yield GivenText(**row)
+    try:
+        for batch in rows.iter_batches(batch_size=PORTION, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                yield GivenText(**row)
+    except RayError as error:
+        raise Fatal(f"--inputs: {uri}: {first_line(error)}") from None
