@@ -191,6 +191,17 @@ class ModelStore:
         """The folder of a version id. Raises `NoVersion`."""
         return self._versions / self.resolve(version)
 
+    def any_path(self, name: str) -> Path:
+        """The folder of a version, named as in `resolve`, or of a rejected candidate. Raises `NoVersion`."""
+        try:
+            return self.rejected_path(name)
+        except NoVersion:
+            return self.path(name)
+
+    def any_manifest(self, name: str) -> Manifest:
+        """The manifest of a version or of a rejected candidate. Raises `NoVersion` or `BrokenVersion`."""
+        return _manifest(self.any_path(name))
+
     def manifest(self, version: str) -> Manifest:
         """A version's manifest. Raises `NoVersion` or `BrokenVersion`."""
         return _manifest(self.path(version))
