@@ -121,7 +121,7 @@ def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
     for manifest in [*store.versions(), *store.rejected()]:
         if (manifest.round, manifest.base, manifest.dataset_hash) == facts:
             if manifest.rejection is None:
-                store.activate(manifest.id)
+                store.promote(manifest.id)
             return manifest
     return None
 

@@ -281,8 +281,12 @@ class RoundScheduler:
                 log.warning("round %d is %s, %s stays current: %s", round_.id, last.outcome, current, last.rejection)
             else:
                 await self._heartbeats.announce(version)
-                scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
-                log.info("round %d is published as %s%s", round_.id, version, scores)
+                pinned, scores = (
+                    self._store.pinned(),
+                    "".join(f", {name} {one:.2f}" for name, one in last.scores.items()),
+                )
+                stays = f"; {pinned} is pinned and stays current" if pinned not in (None, version) else ""
+                log.info("round %d is published as %s%s%s", round_.id, version, scores, stays)
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's error, not the round's: it doesn't count."""
