@@ -1,13 +1,14 @@
 """The collected pairs and the rounds that train on them, in one SQLite file that survives any kill.
 
 The trainer that holds the lease writes rounds; pairs are also written by `dataset import` and `dataset delete`. A
-round's process reads.
+round's process reads, and writes the cosines of the version that is current when it ends.
 """
 
 import asyncio
 import contextlib
 import fcntl
 import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +19,10 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from services.trainer.dataset.browsing import Browsing
 from services.trainer.dataset.document_rows import Documents
 from services.trainer.dataset.pair_rows import PORTION, UNFINISHED, Added, Selection, put, take_out, writing
+from services.trainer.dataset.sampling import Sampling, count_deletion
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE, prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
@@ -31,6 +34,8 @@ OF_ROUND = (
 )
 """Columns of a round's pairs; its values are the round's."""
 Result = TypeVar("Result")
+Curves = dict[str, list[tuple[int, float]]]
+"""`loss` and `dev` (Spearman x 100), each as points of step and value."""
 
 State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
 """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
@@ -81,7 +86,7 @@ class Origin(NamedTuple):
     pairs: int
 
 
-class Dataset(Documents):
+class Dataset(Documents, Browsing, Sampling):
     """One dataset's pairs, unique by content hash, its documents and its rounds."""
 
     @property
@@ -120,7 +125,10 @@ class Dataset(Documents):
     def remove(self, ids: Sequence[int]) -> list[str]:
         """Delete pairs; the content hashes of those that were there. A round that is under way keeps them."""
         with writing(self._db):
-            return [hash_.hex() for hash_ in take_out(self._db, ids)]
+            removed = take_out(self._db, ids)
+            if removed:
+                count_deletion(self._db)
+            return [hash_.hex() for hash_ in removed]
 
     def traceparents(self, round_: Round) -> list[str]:
         """The spans that brought the pairs which a round is the first to train on, oldest first."""
@@ -195,6 +203,20 @@ class Dataset(Documents):
     def rounds(self) -> list[Round]:
         """All rounds, oldest first."""
         return self._select("true")
+
+    def newest_rounds(self, most: int) -> list[Round]:
+        """At most so many rounds, the newest first."""
+        return self._select("id IN (SELECT id FROM round ORDER BY id DESC LIMIT ?)", most)[::-1]
+
+    def curves(self, id_: int) -> Curves:
+        """A round's curves; {} of one that never got so far, or of an older Pairwright."""
+        row = self._db.execute("SELECT points FROM curve WHERE round = ?", (id_,)).fetchone()
+        return {} if row is None else json.loads(row["points"])
+
+    def set_curves(self, id_: int, curves: Curves) -> None:
+        """Keep a round's curves in place of those before."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO curve VALUES (?, ?)", (id_, json.dumps(curves)))
 
     def _select(self, condition: str, *values: object) -> list[Round]:
         rows = self._db.execute(f"SELECT * FROM round WHERE {condition} ORDER BY id", values)

@@ -3,6 +3,10 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
 
 from services.trainer.worker.parts import Parts
 from shared.errors import first_line
@@ -10,6 +14,30 @@ from shared.http.problems import Problem
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TITLE = "The dataset is not available"
+DESCRIPTIONS = {
+    401: "No known key",
+    403: "This caller may not",
+    404: "There is no such thing",
+    409: "It can't be done now",
+    422: "Invalid request",
+    500: "It failed; the detail says why",
+    503: "This trainer can't answer now",
+}
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route's errors."""
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
 class DatasetApi:
@@ -17,7 +45,7 @@ class DatasetApi:
 
     def __init__(self, host: str, has_keys: bool) -> None:
         self._parts: Parts | None = None
-        self._is_safe = has_keys or host in LOOPBACK
+        self._has_keys, self._is_safe = has_keys, has_keys or host in LOOPBACK
 
     @contextlib.contextmanager
     def answered_by(self, parts: Parts) -> Iterator[None]:
@@ -27,6 +55,11 @@ class DatasetApi:
             yield
         finally:
             self._parts = None
+
+    def check_no_web_page(self, request: Request) -> None:
+        """Raises `Problem`: without keys, a page in a local browser could post here too; it can't hide its origin."""
+        if not self._has_keys and "origin" in request.headers:
+            raise Problem(403, "Forbidden", "Without keys, no web page may do this. Set PAIRWRIGHT_API_KEYS.")
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:
