@@ -56,7 +56,7 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
     api = DatasetApi(own.host, has_keys=bool(settings.keys))
     routers = [pairs_router(api), documents_router(api)]
-    async with health_server(own.host, own.port, metrics, settings.keys, routers):
+    async with health_server(own.host, own.port, metrics, settings.keys, routers, settings.service_urls):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:

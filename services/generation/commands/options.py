@@ -11,18 +11,14 @@ import typer
 from pydantic import ValidationError
 from typer.main import get_command
 
+from services.generation.documents.sentences import sentence_of
 from services.generation.pairs.plan import InvalidPlan, Plan, Preset, ResolvedPlan
 from services.generation.pairs.prompts import Form
 from services.generation.pairs.tasks import InvalidTask, Tasks, TaskSpec, first_problem, load_all_tasks, load_task
 from shared.errors import Fatal
-from shared.pairs import check_sentence
-from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
+from shared.tables import place, read
 
 PROGRAM = "python -m services.generation"
-COLUMNS = ("sentence1", "text_a", "sentence", TEXT)
-"""Which columns hold first sentences; text_a is the original's."""
-PASSAGE_COLUMNS = (TEXT, "passage", "content", "sentence2")
-"""Which columns hold passages."""
 INPUTS_HELP = (
     "first sentences, or passages for queries: one a line, or a table by its name's end (.csv, .tsv, .json, .jsonl, "
     ".parquet); passages in columns title and text"
@@ -149,16 +145,16 @@ def _writes_queries(task: object, tasks: Tasks) -> bool:
 
 
 def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False, are_passages: bool = False) -> list[str]:
-    """First sentences, each taken once: of the named column, else of the first of `COLUMNS` that a row has.
+    """First sentences, each taken once: of the named column, else of the first that usually has them.
 
-    Passages: of `PASSAGE_COLUMNS`, a row's title before its text. Raises `Fatal`, which names the first bad row unless
+    Passages: a row's title before its text. Raises `Fatal`, which names the first bad row unless
     they are to be passed over; how many those are goes to stderr.
     """
     sentences, bad, first_bad = dict[str, None](), 0, ""
     try:
         for number, row in read(file):
             try:
-                sentences[_sentence(row, column, are_passages)] = None
+                sentences[sentence_of(row, column, are_passages)] = None
             except ValueError as error:
                 bad, first_bad = bad + 1, first_bad or f"{place(file, number)}: {error}"
                 if not skip_bad:
@@ -170,19 +166,6 @@ def read_inputs(file: Path, column: str | None = None, skip_bad: bool = False, a
     if bad:
         sys.stderr.write(f"--inputs: {bad} rows of {file} were passed over; the first, {first_bad}\n")
     return list(sentences)
-
-
-def _sentence(row: Row | BadRow, column: str | None, are_passages: bool) -> str:
-    """A row's first sentence or passage. Raises ValueError."""
-    if isinstance(row, BadRow):
-        raise row
-    names = (column,) if column else PASSAGE_COLUMNS if are_passages else COLUMNS
-    by_name = by_folded_name(row)
-    if (value := find(by_name, names)) is None:
-        raise missing(row, names, "--column NAME")
-    text = text_of(value, names[0])
-    title = find(by_name, ("title",)) if are_passages else None
-    return check_sentence(f"{text_of(title, 'title')} {text}".strip() if title else text)
 
 
 def _json_file(file: Path) -> dict[str, Any]:

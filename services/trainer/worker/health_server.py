@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,11 +18,16 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def health_server(
-    host: str, port: int, metrics: Metrics, keys: Sequence[str] = (), routers: Sequence[APIRouter] = ()
+    host: str,
+    port: int,
+    metrics: Metrics,
+    keys: Sequence[str] = (),
+    routers: Sequence[APIRouter] = (),
+    console: Mapping[str, str] | None = None,
 ) -> AsyncIterator[None]:
     """Answer until the block ends; the routers only to `keys`, if there are any.
 
-    Port 0 answers nowhere, and a port that can't be had is a warning.
+    `console`: see `create_app`. Port 0 answers nowhere, and a port that can't be had is a warning.
     """
     try:
         listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
@@ -40,6 +45,7 @@ async def health_server(
         "title": "Pairwright trainer",
         "description": "Its health and metrics; the corpus, and the deletion of pairs and documents.",
         "openapi_url": None,
+        "console": console,
     }
     app = create_app(checks=checks, keys=keys, registry=metrics.registry, max_body_bytes=1024, **about)
     for router in routers:
