@@ -90,18 +90,21 @@ function App() {
     }} />`}`;
 }
 
+const LAMPS = { ready: ["ok", "ready"], waits: ["", "not ready"], down: ["down", "down"], key: ["", "needs a key"], asked: ["", "…"] };
+
+/** @param {any} error of asking a service whether it is ready */
+const stateOf = (error) => (error?.status === 401 ? "key" : error?.body?.checks ? "waits" : "down");
+
 /** Whether each service can do its work. */
 function Lamps() {
   const asked = useAsked(async (signal) => {
     const states = await Promise.allSettled(SERVICES.map((service) => call(service, "readyz", { signal })));
-    return states.map((state) => (state.status === "fulfilled" ? "ready" : state.reason?.status === 401 ? "key" : "down"));
+    return states.map((state) => (state.status === "fulfilled" ? "ready" : stateOf(state.reason)));
   }, [], 3);
-  return html`<ul class="lamps small list" aria-label="Services">${SERVICES.map((service, number) => {
+  return html`<ul class="lamps small" aria-label="Services">${SERVICES.map((service, number) => {
     const state = asked.data?.[number] ?? "asked";
-    const [kind, text] = { ready: ["ok", "ready"], down: ["down", "down"], key: ["", "needs a key"], asked: ["", "…"] }[
-      /** @type {"ready"|"down"|"key"|"asked"} */ (state)
-    ];
-    return html`<div class=${`lamp ${kind}`}><i aria-hidden="true"></i><span>${service} <span class="muted">${text}</span></span></div>`;
+    const [kind, text] = LAMPS[/** @type {keyof typeof LAMPS} */ (state)];
+    return html`<li class=${`lamp ${kind}`}><i aria-hidden="true"></i><span>${service} <span class="muted">${text}</span></span></li>`;
   })}</ul>`;
 }
 

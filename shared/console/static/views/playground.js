@@ -24,7 +24,7 @@ export default function Playground() {
     <${Nearest} version=${version} />`;
 }
 
-/** @param {string} version */
+/** @param {string} version @returns {Record<string, string>} */
 const pinned = (version) => (version ? { "x-pairwright-version": version } : {});
 
 /** @param {{version: string}} props */

@@ -15,6 +15,7 @@ import { Empty, Field, Head, Histogram, PairTable, Stats, Trouble, colourOf, tel
  *   sentences: string[]}} Cut
  */
 
+const FIRST = ["sts", "retrieval", "topic", "paraphrase"];
 const PREVIEW = 10;
 const MOST_AT_FIRST = 200;
 const PATIENCE_S = 120;
@@ -38,7 +39,7 @@ export default function Start() {
   return html`
     <${Head} title="Start" about="Drop what you have. The teacher writes labelled pairs from it, and the student learns from them." />
     <section class="panel" aria-labelledby="texts">
-      <h2 id="texts">1. Your texts</h2>
+      <h2 id="texts">Your texts</h2>
       <${Drop} onFiles=${add} />
       ${others.length > 0 && html`<div class="note warn">Left out, because of its kind or because it is larger than 16 MiB:
         ${" "}${others.slice(0, 5).join(", ")}${others.length > 5 ? ` and ${others.length - 5} more` : ""}. Read are ${KINDS.join(", ")}.</div>`}
@@ -107,7 +108,7 @@ function Pieces({ cut, isKnown, error, size, setSize }) {
     if (value >= 16 && value <= 512) setSize(value);
   };
   return html`<section class="panel" aria-labelledby="pieces" aria-busy=${isKnown ? "false" : "true"}>
-    <div class="row between end"><h2 id="pieces">2. How it is cut</h2>
+    <div class="row between end"><h2 id="pieces">How it is cut</h2>
       <${Field} label="Most tokens of a passage"><input type="number" min="16" max="512" value=${size} onChange=${changeSize} /><//></div>
     <${Trouble} error=${error} />
     ${!isKnown && !error && html`<p class="muted">Reading …</p>`}
@@ -132,7 +133,7 @@ function Tasks({ items, cut, sentences, size }) {
   const [amounts, setAmounts] = useState(/** @type {Record<string, number>} */ ({}));
   const [jobs, setJobs] = useState(/** @type {any[]} */ ([]));
   const [step, setStep] = useState("");
-  const tasks = (asked.data ?? []).filter((/** @type {any} */ task) => task.writes !== "first sentences");
+  const tasks = useMemo(() => inOrder(asked.data ?? []), [asked.data]);
   const isPossible = (/** @type {any} */ task) => task.writes === "pairs" || cut.passages > 0;
   const isOn = (/** @type {any} */ task) =>
     isPossible(task) && (choice[task.task] ?? isDefault(task, cut.passages > 0, sentences.length > 0));
@@ -164,7 +165,7 @@ function Tasks({ items, cut, sentences, size }) {
   });
 
   return html`<section class="panel" aria-labelledby="tasks">
-    <h2 id="tasks">3. What to write</h2>
+    <h2 id="tasks">What to write</h2>
     <${Trouble} error=${asked.error} />
     <div class="columns">${tasks.map((/** @type {any} */ task) => html`
       <div class=${isOn(task) ? "task on" : "task"} key=${task.task}>
@@ -173,15 +174,15 @@ function Tasks({ items, cut, sentences, size }) {
           <span><strong>${task.task}</strong> <span class="muted small">writes ${task.writes}</span></span></label>
         <p class="small">${task.description}</p>
         ${!isPossible(task) && html`<p class="small muted">Needs documents.</p>`}
-        <div class="row small">${Object.entries(task.labels).map(([name, label]) => html`
-          <span class="key"><i style=${{ background: colourOf(name) }}></i>${name} ${/** @type {any} */ (label).score}</span>`)}</div>
+        <div class="row small">${labelsOf(task).map(([name, score]) => html`
+          <span class="key"><i style=${{ background: colourOf(name) }}></i>${name === String(score) ? name : `${name} ${score}`}</span>`)}</div>
         ${isOn(task) && html`<${Field} label=${task.writes === "queries" ? "Queries" : sentences.length ? "Of your sentences, use" : "First sentences, which the teacher writes"}>
           <input type="number" min="1" max=${task.writes === "pairs" && sentences.length ? sentences.length : 100000} value=${amount(task)}
             onInput=${(/** @type {any} */ event) => setAmounts({ ...amounts, [task.task]: Math.max(1, Math.floor(Number(event.target.value)) || 1) })} /><//>`}
       </div>`)}</div>
     </section>
     <section class="panel" aria-labelledby="go">
-      <h2 id="go">4. Look, then start</h2>
+      <h2 id="go">Look, then start</h2>
       <div class="row">
         <button disabled=${!on.length || isPreviewing || isStarting} onClick=${preview}>${isPreviewing ? "Writing …" : "Preview ten pairs"}</button>
         <button class="primary" disabled=${!on.length || isStarting} onClick=${start}>${isStarting ? step || "Starting …" : on.length > 1 ? `Start ${on.length} jobs` : "Start the job"}</button>
@@ -195,6 +196,18 @@ function Tasks({ items, cut, sentences, size }) {
       </div>`)}
     </section>`;
 }
+
+/** Those that write pairs or queries, the usual ones first. @param {any[]} tasks */
+function inOrder(tasks) {
+  const rank = (/** @type {any} */ task) => (FIRST.includes(task.task) ? FIRST.indexOf(task.task) : FIRST.length);
+  return tasks.filter((task) => task.writes !== "first sentences").sort((one, other) => rank(one) - rank(other));
+}
+
+/** Names and scores, the highest first. @param {any} task @returns {[string, number][]} */
+const labelsOf = (task) =>
+  Object.entries(task.labels)
+    .map(([name, label]) => /** @type {[string, number]} */ ([name, /** @type {any} */ (label).score]))
+    .sort(([, one], [, other]) => other - one);
 
 /** @param {any} job */
 const reasons = (job) => Object.entries(job.rejected_by_reason ?? {}).map(([name, value]) => `${name} ${value}`).join(", ") || "no reason is known";

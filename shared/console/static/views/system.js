@@ -31,7 +31,7 @@ export default function System() {
     <div class="columns">${SERVICES.map((service) => html`<${ServiceCard} key=${service} service=${service} />`)}</div>`;
 }
 
-/** @param {{service: import("../api.js").Service}} props */
+/** @param {{service: "generation"|"trainer"|"embedding"}} props */
 function ServiceCard({ service }) {
   const before = useRef(/** @type {Samples|null} */ (null));
   const asked = useAsked(async (signal) => {
