@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
 from services.trainer.__main__ import work_with
@@ -15,6 +17,7 @@ from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound
+from services.trainer.worker.health_server import health_server
 from services.trainer.worker.parts import Parts, build
 from shared.manifest import Card
 from shared.model_store import ModelStore
@@ -22,6 +25,7 @@ from shared.pairs import Pair
 from shared.settings import Settings
 from shared.stream import Offer
 from tests.support.pairs import records
+from tests.support.ports import free_port
 
 PATIENCE_S = 60
 
@@ -120,3 +124,16 @@ async def local_trainer(settings: Settings, run_round: RunRound, **own: Any) -> 
             yield trainer
         finally:
             await trainer.stop()
+
+
+@contextlib.asynccontextmanager
+async def served(routers: Sequence[APIRouter], keys: tuple[str, ...] = ()) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the trainer's routes, with the first key."""
+    port, metrics = free_port(), Metrics(CollectorRegistry())
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    url = f"http://127.0.0.1:{port}"
+    async with (
+        health_server("127.0.0.1", port, metrics, keys, routers),
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as client,
+    ):
+        yield client

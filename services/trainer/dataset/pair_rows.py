@@ -59,12 +59,18 @@ def writing(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def put(db: sqlite3.Connection, records: Iterable[tuple[PairRecord, float | None]]) -> Added:
-    """Keep pairs, each with the time when it came, or None: now. Of two scores for a pair, the later one stays."""
+    """Keep pairs, each with the time when it came, or None: now. Of two scores for a pair, the later one stays.
+
+    A score that a person has corrected or checked stays too, unless the pair comes from a file: those have no time.
+    """
     (last,) = db.execute("SELECT last_pair FROM total").fetchone()
     new, updated, now = 0, 0, time.time()
     for record, came in records:
         pair, hash_ = record.pair, bytes.fromhex(record.pair.content_hash)
-        stored = db.execute("SELECT id, score, collected FROM pair WHERE hash = ?", (hash_,)).fetchone()
+        columns = "id, score, collected, checked OR corrected AS is_judged"
+        stored = db.execute(f"SELECT {columns} FROM pair WHERE hash = ?", (hash_,)).fetchone()
+        if stored is not None and stored["is_judged"] and came is not None:
+            continue
         if came is None:  # whatever the clock of the machine that wrote the row says
             came = now if stored is None else max(now, stored["collected"])
         if stored is None:
@@ -80,6 +86,28 @@ def put(db: sqlite3.Connection, records: Iterable[tuple[PairRecord, float | None
     counts = (added.changed, added.changed, last)
     db.execute("UPDATE total SET pairs = pairs + ?, new_pairs = new_pairs + ?, last_pair = ?", counts)
     return added
+
+
+def review(db: sqlite3.Connection, id_: int, score: float | None, checked: bool | None) -> int | None:
+    """What a person says of a pair; its id now, which is another one with another score. None when it has gone."""
+    row = db.execute(f"SELECT {CONTENT}, checked FROM pair WHERE id = ?", (id_,)).fetchone()
+    if row is None:
+        return None
+    if checked is not None:
+        db.execute("UPDATE pair SET checked = ? WHERE id = ?", (checked, id_))
+    if score is None or score == row["score"]:
+        return id_
+    cosine = db.execute("SELECT cosine FROM cosine WHERE pair = ?", (id_,)).fetchone()
+    take_out(db, [id_])
+    last = int(db.execute("SELECT last_pair FROM total").fetchone()[0]) + 1
+    values = dict(row) | {"id": last, "score": score, "corrected": True}
+    values |= {"collected": max(time.time(), row["collected"])} | ({} if checked is None else {"checked": checked})
+    names = ", ".join(f":{name}" for name in values)
+    db.execute(f"INSERT INTO pair ({', '.join(values)}) VALUES ({names})", values)
+    db.execute("UPDATE total SET pairs = pairs + 1, new_pairs = new_pairs + 1, last_pair = ?", (last,))
+    if cosine is not None:
+        db.execute("INSERT INTO cosine VALUES (?, ?, ?)", (last, cosine["cosine"], abs(cosine["cosine"] - score)))
+    return last
 
 
 def take_out(db: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:

@@ -5,7 +5,7 @@ import sqlite3
 
 from shared.errors import Fatal
 
-SCHEMA = 5
+SCHEMA = 6
 WRITTEN_FOR_A_PASSAGE = "provenance ->> 'task' = 'retrieval'"
 """Which pairs have a passage as sentence2."""
 
@@ -66,6 +66,38 @@ INSERT INTO corpus VALUES (0, 0, 0);
 CREATE INDEX pair_passage ON pair (sentence2) WHERE {WRITTEN_FOR_A_PASSAGE};
 """
 
+# What a person says of pairs, and what pages of them are read by. An index ends with the id, so that the pairs of a
+# job, a task or a label come in the order of their ids. `origin` counts as `total` does. `cosine` has the newest pairs
+# as the version in the fact `cosines` sees them, with the distance between cosine and score.
+BROWSING = """
+ALTER TABLE pair ADD COLUMN checked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pair ADD COLUMN corrected INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX pair_job ON pair (provenance ->> 'job');
+CREATE INDEX pair_task ON pair (provenance ->> 'task');
+CREATE INDEX pair_label ON pair (provenance ->> 'label');
+CREATE INDEX pair_checked ON pair (checked) WHERE checked = 1;
+CREATE TABLE cosine (pair INTEGER PRIMARY KEY, cosine REAL NOT NULL, surprise REAL NOT NULL);
+CREATE INDEX cosine_surprise ON cosine (surprise);
+CREATE TABLE origin (
+    job TEXT NOT NULL, task TEXT NOT NULL, label TEXT NOT NULL, pairs INTEGER NOT NULL, last_pair INTEGER NOT NULL,
+    PRIMARY KEY (job, task, label)
+) WITHOUT ROWID;
+INSERT INTO origin SELECT provenance ->> 'job', provenance ->> 'task', provenance ->> 'label', count(*), max(id)
+    FROM pair GROUP BY 1, 2, 3;
+CREATE TRIGGER pair_put AFTER INSERT ON pair BEGIN
+    INSERT INTO origin VALUES (
+        new.provenance ->> 'job', new.provenance ->> 'task', new.provenance ->> 'label', 1, new.id
+    ) ON CONFLICT DO UPDATE SET pairs = pairs + 1, last_pair = new.id;
+END;
+CREATE TRIGGER pair_taken_out AFTER DELETE ON pair BEGIN
+    UPDATE origin SET pairs = pairs - 1 WHERE job = old.provenance ->> 'job'
+        AND task = old.provenance ->> 'task' AND label = old.provenance ->> 'label';
+    DELETE FROM origin WHERE pairs = 0 AND job = old.provenance ->> 'job'
+        AND task = old.provenance ->> 'task' AND label = old.provenance ->> 'label';
+    DELETE FROM cosine WHERE pair = old.id;
+END;
+"""
+
 # Schema 1 kept hashes as text and marked each pair with the round that took it.
 FROM_1 = f"""
 ALTER TABLE pair RENAME TO pair1;
@@ -100,7 +132,7 @@ def _renew(connection: sqlite3.Connection, version: int) -> None:
     connection.create_function("from_hex", 1, bytes.fromhex, deterministic=True)
     named = f"INSERT INTO fact VALUES ('id', '{secrets.token_hex(8)}');"
     steps = {0: TABLES + named, 1: FROM_1 + named}.get(version, "") + (TRACES if version < 3 else "")
-    steps += (CHANGES if version < 4 else "") + DOCUMENTS
+    steps += (CHANGES if version < 4 else "") + (DOCUMENTS if version < 5 else "") + BROWSING
     try:
         connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA}; COMMIT;")
     except sqlite3.Error:

@@ -18,6 +18,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from services.trainer.dataset.browsing import Browsing
 from services.trainer.dataset.document_rows import Documents
 from services.trainer.dataset.pair_rows import PORTION, UNFINISHED, Added, Selection, put, take_out, writing
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE, prepare
@@ -81,7 +82,7 @@ class Origin(NamedTuple):
     pairs: int
 
 
-class Dataset(Documents):
+class Dataset(Documents, Browsing):
     """One dataset's pairs, unique by content hash, its documents and its rounds."""
 
     @property

@@ -3,6 +3,9 @@
 import contextlib
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
 
 from services.trainer.worker.parts import Parts
 from shared.errors import first_line
@@ -10,6 +13,30 @@ from shared.http.problems import Problem
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TITLE = "The dataset is not available"
+DESCRIPTIONS = {
+    401: "No known key",
+    403: "This caller may not",
+    404: "There is no such thing",
+    409: "It can't be done now",
+    422: "Invalid request",
+    500: "It failed; the detail says why",
+    503: "This trainer can't answer now",
+}
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problem_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a route's errors."""
+    content = {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
 class DatasetApi:

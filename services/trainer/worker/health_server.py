@@ -4,16 +4,41 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from services.trainer.metrics import Metrics
 from shared.errors import Fatal
-from shared.http.app import create_app
+from shared.http.app import Checks, create_app
 from shared.http.server import Server, listen
 
 log = logging.getLogger(__name__)
+
+ABOUT = (
+    "The dataset's pairs, documents, rounds and versions: read, corrected, deleted, started. Its health and metrics."
+)
+
+
+def trainer_app(
+    metrics: Metrics,
+    checks: Checks,
+    keys: Sequence[str],
+    routers: Sequence[APIRouter],
+    console: Mapping[str, str] | None = None,
+) -> FastAPI:
+    """The app; `checks` and `console` as in `create_app`."""
+    app = create_app(
+        title="Pairwright trainer",
+        description=ABOUT,
+        checks=checks,
+        keys=keys,
+        registry=metrics.registry,
+        max_body_bytes=1024,
+        console=console,
+    )
+    for router in routers:
+        app.include_router(router)
+    return app
 
 
 @contextlib.asynccontextmanager
@@ -41,15 +66,7 @@ async def health_server(
     async def checks() -> dict[str, str]:
         return metrics.states
 
-    about: dict[str, Any] = {
-        "title": "Pairwright trainer",
-        "description": "Its health and metrics; the corpus, and the deletion of pairs and documents.",
-        "openapi_url": None,
-        "console": console,
-    }
-    app = create_app(checks=checks, keys=keys, registry=metrics.registry, max_body_bytes=1024, **about)
-    for router in routers:
-        app.include_router(router)
+    app = trainer_app(metrics, checks, keys, routers, console)
     http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:
