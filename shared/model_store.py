@@ -3,6 +3,7 @@
     <root>/versions/<id>/       immutable: sentence-transformers' own format and `manifest.json`, which is written last
     <root>/rejected/<id>/       the same, of candidates that the gate refused; never served
     <root>/current, previous    one line, a version's id; replaced atomically
+    <root>/pinned               is there while the current version stays current whatever is published
     <root>/epoch                the newest trainer's fencing token; an older trainer publishes nothing more
     <root>/.quarantine/<id>/    damaged versions
     <root>/.staging-*, .trash-* being written, being deleted; never read, swept at the next publication
@@ -69,11 +70,21 @@ class ModelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, card: Card, probe: list[list[float]]) -> Manifest:
-        """Seal the staged folder as a version and make it `current`. After OSError or `Fenced` it is not."""
+        """Seal the staged folder as a version and make it `current`, unless another one is pinned.
+
+        After OSError or `Fenced` it is not.
+        """
         with self._writing(card.epoch):
             manifest = self._seal(staged, card, probe, None, self._versions)
-            self._activate(manifest.id)
+            if self.pinned() is None:
+                self._activate(manifest.id)
         return manifest
+
+    def promote(self, version: str) -> None:
+        """Make a published version `current`, unless another one is pinned. Raises as `activate` does."""
+        with self._writing():
+            if self.pinned() is None:
+                self._activate(version)
 
     def reject(self, staged: Path, card: Card, probe: list[list[float]], reason: str) -> Manifest:
         """Keep the staged folder as a rejected candidate, beside the versions. Raises as `publish` does."""
@@ -121,9 +132,24 @@ class ModelStore:
             self._move(self._versions / version, f".quarantine/{version}")
 
     def activate(self, version: str) -> None:
-        """Point `current` at a version, named as in `resolve`. Raises `NoVersion` or `BrokenVersion`."""
+        """Point `current` at a version, named as in `resolve`; a pin goes along.
+
+        Raises `NoVersion` or `BrokenVersion`.
+        """
         with self._writing():
             self._activate(version)
+
+    def pin(self, version: str) -> None:
+        """`activate`, and keep it current whatever is published, until `unpin`. Raises as `activate` does."""
+        with self._writing():
+            self._activate(version)
+            self._write_line("pinned", "yes")
+
+    def unpin(self) -> None:
+        """The next version that is published becomes current. Nothing changes until then."""
+        with self._writing():
+            (self.root / "pinned").unlink(missing_ok=True)
+            fsync(self.root)
 
     def _activate(self, version: str) -> None:
         version = self.resolve(version)
@@ -165,6 +191,10 @@ class ModelStore:
         """The id that was current before."""
         return self._read_pointer("previous")
 
+    def pinned(self) -> str | None:
+        """The id of the version that stays current; None when what is published becomes current."""
+        return self.current() if (self.root / "pinned").is_file() else None
+
     def versions(self) -> list[Manifest]:
         """Every published version, oldest round first. Folders without a readable manifest are left out."""
         return _manifests(self._versions)
@@ -190,6 +220,17 @@ class ModelStore:
     def path(self, version: str) -> Path:
         """The folder of a version id. Raises `NoVersion`."""
         return self._versions / self.resolve(version)
+
+    def any_path(self, name: str) -> Path:
+        """The folder of a version, named as in `resolve`, or of a rejected candidate. Raises `NoVersion`."""
+        try:
+            return self.rejected_path(name)
+        except NoVersion:
+            return self.path(name)
+
+    def any_manifest(self, name: str) -> Manifest:
+        """The manifest of a version or of a rejected candidate. Raises `NoVersion` or `BrokenVersion`."""
+        return _manifest(self.any_path(name))
 
     def manifest(self, version: str) -> Manifest:
         """A version's manifest. Raises `NoVersion` or `BrokenVersion`."""

@@ -14,14 +14,12 @@ from services.trainer.metrics import Metrics
 from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
-from services.trainer.worker.browse_api import browse_router
 from services.trainer.worker.dataset_api import DatasetApi
-from services.trainer.worker.documents_api import documents_router
 from services.trainer.worker.health_server import health_server
 from services.trainer.worker.loop import Worker
-from services.trainer.worker.pairs_api import pairs_router
 from services.trainer.worker.parts import Parts, build
 from services.trainer.worker.progress_bar import progress_bar
+from services.trainer.worker.routes import routers
 from services.trainer.worker.scheduler import RoundScheduler
 from shared import tracing
 from shared.backoff import pause
@@ -56,8 +54,7 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
     api = DatasetApi(own.host, has_keys=bool(settings.keys))
-    routers = [browse_router(api), pairs_router(api), documents_router(api)]
-    async with health_server(own.host, own.port, metrics, settings.keys, routers, settings.service_urls):
+    async with health_server(own.host, own.port, metrics, settings.keys, routers(api), settings.service_urls):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:

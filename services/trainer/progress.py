@@ -1,7 +1,7 @@
 """How a round's child process reports to the worker: JSON lines on its stdout."""
 
 import time
-from typing import TextIO
+from typing import Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +18,8 @@ class Progress(BaseModel):
     """The mean of the steps since the line before."""
     dev: float | None = None
     """Spearman x 100 on the synthetic dev side, at the end of the last epoch."""
+    fresh: tuple[Literal["loss", "dev"], ...] = ()
+    """Which of the two this line is the first to have: points of the round's curves."""
     seconds_left: float | None = None
     version: str | None = None
     rejection: str | None = None
@@ -47,7 +49,8 @@ class Reporter:
 
     def report(self, progress: Progress) -> None:
         """Write one line, unless the last one has just been written and this one has nothing new but its step."""
-        matters = progress.version is not None or progress.error is not None or progress.state != self._state
+        is_last = progress.version is not None or progress.error is not None
+        matters = is_last or bool(progress.fresh) or progress.state != self._state
         if matters or time.monotonic() - self._last_s >= 0.1:
             self._last_s, self._state = time.monotonic(), progress.state
             self._output.write(progress.model_dump_json(exclude_defaults=True) + "\n")

@@ -20,6 +20,7 @@ from services.trainer.models.likelihood import Likelihood
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.progress import Progress
 from services.trainer.publishing.candidate import Candidate, StudentScores, score_student
+from services.trainer.publishing.cosines import keep_cosines
 from services.trainer.publishing.mixture import mix
 from services.trainer.publishing.publish import publish
 from services.trainer.publishing.retention import repair
@@ -74,8 +75,25 @@ def run_round(
         with tracing.span("publish", round=id_):
             manifest = publish(candidate, store, own, epoch)
             tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
+        _keep_cosines(candidate, manifest, dataset, store, common)
         shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
     report_progress(_last_progress(manifest))
+
+
+def _keep_cosines(
+    candidate: Candidate, manifest: Manifest, dataset: Dataset, store: ModelStore, common: Settings
+) -> None:
+    """Those of the version that is current now: this one, or the one before."""
+    current = store.current()
+    if current is None:
+        return
+    try:
+        is_new = current == manifest.id
+        model = candidate.model if is_new else encoder.load(str(store.path(current)), f"version {current}")
+    except (Fatal, NoVersion) as error:
+        log.warning("no pair gets a cosine by %s: %s", current, error)
+        return
+    keep_cosines(dataset, common.dataset_dir, current, partial(encoder.encode, model))
 
 
 def _last_progress(manifest: Manifest) -> Progress:
@@ -103,7 +121,7 @@ def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
     for manifest in [*store.versions(), *store.rejected()]:
         if (manifest.round, manifest.base, manifest.dataset_hash) == facts:
             if manifest.rejection is None:
-                store.activate(manifest.id)
+                store.promote(manifest.id)
             return manifest
     return None
 

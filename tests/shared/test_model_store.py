@@ -244,3 +244,26 @@ def test_what_was_told_of_a_run_does_not_change_a_version_s_id(store: ModelStore
             ids.add(store.publish(staged, its, PROBE).id)
     assert len(ids) == 1
     store.verify(ids.pop())
+
+
+def test_a_pinned_version_stays_current_until_it_is_unpinned(store: ModelStore) -> None:
+    first = publish(store, 1).id
+    store.pin("current")
+    second = publish(store, 2).id
+    assert (store.current(), store.pinned()) == (first, first)
+    store.promote(second)
+    assert store.current() == first
+    store.activate(second)
+    assert (store.current(), store.previous(), store.pinned()) == (second, first, second), "a person's word moves it"
+    store.pin("previous")
+    assert (store.current(), store.pinned()) == (first, first)
+    with pytest.raises(ValueError, match="activate another one first"):
+        store.delete(first)
+    store.unpin()
+    store.unpin()
+    assert (store.current(), store.pinned()) == (first, None)
+    third = publish(store, 3).id
+    assert store.current() == third
+    with pytest.raises(NoVersion):
+        store.pin("r000009-00000000")
+    assert store.pinned() is None

@@ -42,10 +42,15 @@ def test_a_static_student_learns_and_its_version_says_how(home: Home, static_stu
     written = encoder.load(str(home.store.path(manifest.id)), "test")
     vectors = encoder.encode(written, [*PROBE_SENTENCES, *(pair.sentence1 for pair in make_pairs(600))])
     assert np.abs(unit(vectors[:4])).max() - 1e-6 <= manifest.int8_ranges[16] <= np.abs(unit(vectors)).max() + 1e-6
-    steps = [progress for progress in told if progress.steps]
+    steps = [progress for progress in told if progress.steps and not progress.fresh]
     assert [progress.step for progress in steps] == list(range(steps[0].steps + 1))
     assert steps[-1].loss is not None
     assert told[-1].scores == manifest.scores
+    points = [(one.step, name, getattr(one, name)) for one in told for name in one.fresh]
+    assert {name for _, name, _ in points} == {"loss", "dev"}
+    assert max(points)[0] == steps[0].steps
+    losses = [value for _, name, value in points if name == "loss"]
+    assert losses[0] > losses[-1]
 
 
 def test_a_version_holds_what_serving_needs_and_nothing_else(home: Home, static_student: Path) -> None:

@@ -60,6 +60,7 @@ class VersionList(BaseModel):
 
     versions: list[VersionInfo]
     candidates: list[CandidateInfo] = []
+    pinned: str | None = None  # stays current whatever is published
 
 
 class Activation(BaseModel):
@@ -67,6 +68,14 @@ class Activation(BaseModel):
 
     version: str
     previous: str | None
+    pinned: str | None  # stays current whatever is published
+
+
+class Unpinned(BaseModel):
+    """What serves; from now on, what is published becomes current."""
+
+    version: str | None
+    pinned: None = None
 
 
 def check_may_change(request: Request, keys: KeySet) -> None:
@@ -99,7 +108,7 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
     def _versions() -> VersionList:
         candidates = [_candidate(manifest) for manifest in versions.store.rejected()]
         published = [_info(versions, manifest) for manifest in versions.store.versions()]
-        return VersionList(versions=published, candidates=candidates)
+        return VersionList(versions=published, candidates=candidates, pinned=versions.store.pinned())
 
     @routes.get(
         "/versions/{id}", summary="One version, or `current`, or `previous`", responses=problem_errors(401, 404)
@@ -126,23 +135,49 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
 
 
 def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
-    summary = "Serve a version from now on: promotion, or rollback (`previous`)"
+    summary = "Serve a version from now on: promotion, or rollback (`previous`); a pin moves along"
 
-    @routes.post("/versions/{id}/activate", summary=summary, responses=problem_errors(401, 403, 404, 409))
-    async def _activate(id: str, request: Request, response: Response) -> Activation:
-        check_may_change(request, keys)
+    async def activate(id: str, response: Response, pin: bool) -> Activation:
         before = versions.serving.version if versions.serving else None
         try:
-            version = await versions.activate(id)
+            version = await versions.activate(id, pin)
         except NoVersion as error:
             raise Problem(404, "No such version", str(error)) from None
         except BrokenVersion as error:
             raise Problem(409, "Not activated", f"{error}; {before or 'nothing'} keeps serving") from None
         except OSError as error:
-            detail = f"The store of versions can't be written: {error.strerror}; {before} keeps serving"
-            raise Problem(409, "Not activated", detail) from None
+            raise _not_written("Not activated", error, before) from None
         response.headers[VERSION_HEADER] = version
-        return Activation(version=version, previous=before)
+        return Activation(version=version, previous=before, pinned=versions.store.pinned())
+
+    @routes.post("/versions/{id}/activate", summary=summary, responses=problem_errors(401, 403, 404, 409))
+    async def _activate(id: str, request: Request, response: Response) -> Activation:
+        check_may_change(request, keys)
+        return await activate(id, response, pin=False)
+
+    summary = "Serve a version from now on, whatever the trainer publishes"
+
+    @routes.post("/versions/{id}/pin", summary=summary, responses=problem_errors(401, 403, 404, 409))
+    async def _pin(id: str, request: Request, response: Response) -> Activation:
+        check_may_change(request, keys)
+        return await activate(id, response, pin=True)
+
+    summary = "Let the next version that is published become current"
+
+    @routes.delete("/versions/pin", summary=summary, responses=problem_errors(401, 403, 409))
+    async def _unpin(request: Request) -> Unpinned:
+        check_may_change(request, keys)
+        serving = versions.serving.version if versions.serving else None
+        try:
+            await asyncio.to_thread(versions.store.unpin)
+        except OSError as error:
+            raise _not_written("Still pinned", error, serving) from None
+        return Unpinned(version=serving)
+
+
+def _not_written(title: str, error: OSError, serving: str | None) -> Problem:
+    detail = f"The store of versions can't be written: {error.strerror}; {serving or 'nothing'} keeps serving"
+    return Problem(409, title, detail)
 
 
 def _candidate(manifest: Manifest) -> CandidateInfo:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from services.embedding.api import admin, batches, cohere, ollama, openai, tei
+from services.embedding.api import admin, batches, cohere, compare, ollama, openai, tei
 from services.embedding.api.errors import add_error_handlers, render
 from services.embedding.metrics import Metrics
 from services.embedding.serving.batch_runner import BatchRunner
@@ -81,7 +81,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
     add_error_handlers(app)
     service = EmbeddingService(versions, batcher, own, metrics)
     app.include_router(tei.router(service, TokenService(service, batcher), own))
-    for protocol in (openai, ollama, cohere):
+    for protocol in (openai, ollama, cohere, compare):
         app.include_router(protocol.router(service))
     app.include_router(batches.router(store, runner, versions, own))
     app.include_router(admin.router(versions, KeySet(own.admins or settings.keys)))

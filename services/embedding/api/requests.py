@@ -132,9 +132,18 @@ def parse(body: Any, model: type[Body]) -> Body:
 
 
 def post(
-    routes: APIRouter, paths: tuple[str, ...], body: type[Body], answer: Any, errors: Responses, summary: str
+    routes: APIRouter,
+    paths: tuple[str, ...],
+    body: type[Body],
+    answer: Any,
+    errors: Responses,
+    summary: str,
+    names_version: bool = True,
 ) -> Callable[[Handler[Body]], Handler[Body]]:
-    """Routes to a handler of `body` that answers with ready bytes. OpenAPI names the first of `paths` only."""
+    """Routes to a handler of `body` that answers with ready bytes. OpenAPI names the first of `paths` only.
+
+    Where the header `names_version`, OpenAPI says so.
+    """
     schema = body.model_json_schema()
     schema = _inline(schema, schema.pop("$defs", {}))
     content = {"required": True, "content": {"application/json": {"schema": schema, "example": body.EXAMPLE}}}
@@ -150,7 +159,7 @@ def post(
                 summary=summary,
                 response_class=Response,
                 responses={200: {"model": answer, "headers": NAMES_VERSION}, **errors},
-                openapi_extra={"requestBody": content, "parameters": [PIN]},
+                openapi_extra={"requestBody": content, "parameters": [PIN] if names_version else []},
                 include_in_schema=path == paths[0],
             )(endpoint)
         return handler

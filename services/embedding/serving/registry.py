@@ -121,8 +121,8 @@ class VersionRegistry:
         async with self._lock:
             await self._refresh()
 
-    async def activate(self, name: str) -> str:
-        """Load a version, point `current` at it and serve it; its id.
+    async def activate(self, name: str, pin: bool = False) -> str:
+        """Load a version, point `current` at it and serve it; its id. Pinned, it stays current whatever is published.
 
         Raises `NoVersion`, `BrokenVersion` (then the pointer stays) or OSError for a store that can't be written.
         """
@@ -134,7 +134,7 @@ class VersionRegistry:
                 await self._load(version)
             if version in self.failures:
                 raise BrokenVersion(self.failures[version].reason)
-            await asyncio.to_thread(self.store.activate, version)
+            await asyncio.to_thread(self.store.pin if pin else self.store.activate, version)
             await self._refresh()
         return version
 

@@ -1,4 +1,4 @@
-"""`python -m services.trainer versions {list,show,activate,delete,push}`."""
+"""`python -m services.trainer versions {list,show,activate,pin,unpin,delete,push}`."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ HEAD = "label-free estimate (95 % interval)"
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="an id, current or previous")]
 Rejected = Annotated[bool, typer.Option("--rejected", help="overrule the gate")]
 
-app = group("List, show, activate and delete versions.")
+app = group("List, show, activate, pin and delete versions.")
 
 
 @contextlib.contextmanager
@@ -79,6 +79,24 @@ def activate(version: Version, rejected: Rejected = False) -> None:
 
 
 @app.command()
+def pin(version: Version) -> None:
+    """Make a version current, and keep it so whatever is published."""
+    with _store() as store:
+        id_ = store.resolve(version)
+        store.verify(id_)
+        store.pin(id_)
+    print(f"{id_} is current and pinned; `versions unpin` ends it")
+
+
+@app.command()
+def unpin() -> None:
+    """Let what is published become current again."""
+    with _store() as store:
+        store.unpin()
+    print("nothing is pinned; the next version that is published becomes current")
+
+
+@app.command()
 def delete(version: Version) -> None:
     """Delete a version or a rejected candidate."""
     with _store() as store:
@@ -117,4 +135,5 @@ def _state(store: ModelStore, manifest: Manifest, published: list[Manifest]) -> 
     pointers = {store.current(): "current", store.previous(): "previous"}
     words = [pointers.get(manifest.id), "best" if top and top.id == manifest.id else None]
     by_hand = f"by hand, against the gate: {manifest.rejection}" if manifest.rejection is not None else None
-    return ", ".join(word for word in [*words, by_hand] if word) or "published"
+    pinned = "pinned" if store.pinned() == manifest.id else None
+    return ", ".join(word for word in [*words, pinned, by_hand] if word) or "published"

@@ -1,7 +1,7 @@
 """Pages of pairs: filters, orders and cursors, at the same speed wherever one is among millions."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -158,6 +158,11 @@ class Browsing:
         by, most = ("max(last_pair) DESC", NEWEST_JOBS) if column == "job" else ("2 DESC, 1", -1)
         query = f"SELECT {column}, sum(pairs) FROM origin GROUP BY 1 ORDER BY {by} LIMIT ?"
         return {row[0]: row[1] for row in self._db.execute(query, (most,))}
+
+    def newest_pairs(self, most: int) -> Iterator[tuple[int, str, str]]:
+        """Id and sentences of at most so many pairs, the newest first."""
+        query = "SELECT id, sentence1, sentence2 FROM pair ORDER BY id DESC LIMIT ?"
+        return ((row[0], row[1], row[2]) for row in self._db.execute(query, (most,)))
 
     def set_cosines(self, version: str, cosines: Iterable[tuple[int, float]]) -> int:
         """Keep a version's cosines by pair id in place of those before; how many of these pairs are still there."""

@@ -68,7 +68,8 @@ CREATE INDEX pair_passage ON pair (sentence2) WHERE {WRITTEN_FOR_A_PASSAGE};
 
 # What a person says of pairs, and what pages of them are read by. An index ends with the id, so that the pairs of a
 # job, a task or a label come in the order of their ids. `origin` counts as `total` does. `cosine` has the newest pairs
-# as the version in the fact `cosines` sees them, with the distance between cosine and score.
+# as the version in the fact `cosines` sees them, with the distance between cosine and score. `curve` has a round's loss
+# and dev scores over its steps, as JSON.
 BROWSING = """
 ALTER TABLE pair ADD COLUMN checked INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE pair ADD COLUMN corrected INTEGER NOT NULL DEFAULT 0;
@@ -84,6 +85,7 @@ CREATE TABLE origin (
 ) WITHOUT ROWID;
 INSERT INTO origin SELECT provenance ->> 'job', provenance ->> 'task', provenance ->> 'label', count(*), max(id)
     FROM pair GROUP BY 1, 2, 3;
+CREATE TABLE curve (round INTEGER PRIMARY KEY, points TEXT NOT NULL);
 CREATE TRIGGER pair_put AFTER INSERT ON pair BEGIN
     INSERT INTO origin VALUES (
         new.provenance ->> 'job', new.provenance ->> 'task', new.provenance ->> 'label', 1, new.id

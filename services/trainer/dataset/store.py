@@ -1,13 +1,14 @@
 """The collected pairs and the rounds that train on them, in one SQLite file that survives any kill.
 
 The trainer that holds the lease writes rounds; pairs are also written by `dataset import` and `dataset delete`. A
-round's process reads.
+round's process reads, and writes the cosines of the version that is current when it ends.
 """
 
 import asyncio
 import contextlib
 import fcntl
 import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ OF_ROUND = (
 )
 """Columns of a round's pairs; its values are the round's."""
 Result = TypeVar("Result")
+Curves = dict[str, list[tuple[int, float]]]
+"""`loss` and `dev` (Spearman x 100), each as points of step and value."""
 
 State = StrEnum("State", ["PLANNED", "TRAINING", "PUBLISHED", "REJECTED", "FAILED"])
 """What became of a round: planned -> training -> published, rejected by the gate, or failed."""
@@ -196,6 +199,20 @@ class Dataset(Documents, Browsing):
     def rounds(self) -> list[Round]:
         """All rounds, oldest first."""
         return self._select("true")
+
+    def newest_rounds(self, most: int) -> list[Round]:
+        """At most so many rounds, the newest first."""
+        return self._select("id IN (SELECT id FROM round ORDER BY id DESC LIMIT ?)", most)[::-1]
+
+    def curves(self, id_: int) -> Curves:
+        """A round's curves; {} of one that never got so far, or of an older Pairwright."""
+        row = self._db.execute("SELECT points FROM curve WHERE round = ?", (id_,)).fetchone()
+        return {} if row is None else json.loads(row["points"])
+
+    def set_curves(self, id_: int, curves: Curves) -> None:
+        """Keep a round's curves in place of those before."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO curve VALUES (?, ?)", (id_, json.dumps(curves)))
 
     def _select(self, condition: str, *values: object) -> list[Round]:
         rows = self._db.execute(f"SELECT * FROM round WHERE {condition} ORDER BY id", values)

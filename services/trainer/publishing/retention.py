@@ -18,6 +18,8 @@ def repair(store: ModelStore) -> str | None:
     if version is None or fault is None:
         return None
     store.quarantine(version)
+    if store.pinned() is not None:
+        store.unpin()  # there is nothing to keep current
     for candidate in [store.previous(), *reversed([manifest.id for manifest in store.versions()])]:
         if candidate not in (None, version) and _fault(store, candidate) is None:
             store.activate(candidate)

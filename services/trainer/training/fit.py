@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,17 +210,25 @@ class _ProgressCallback(TrainerCallback):
             control.should_evaluate = True
         self._report(state)
 
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any) -> None:
         """The mean loss of the last steps came, or an evaluation."""
         self.peak_mib = max(self.peak_mib, _own_mib())
         self._loss = _finite(logs.get("loss"), self._loss)
         self._dev = _finite(logs.get(DEV_METRIC), self._dev, 100)
+        fresh = [name for name, logged in (("loss", "loss"), ("dev", DEV_METRIC)) if _is_finite(logs.get(logged))]
+        if fresh:
+            self._report(state, fresh)
 
-    def _report(self, state: Any) -> None:
+    def _report(self, state: Any, fresh: Sequence[str] = ()) -> None:
         done, steps = state.global_step, state.max_steps
         spent = time.monotonic() - self._began
         left = round(spent / (done - self._first) * (steps - done), 1) if done > self._first else None
-        self._report_progress(Progress(step=done, steps=steps, loss=self._loss, dev=self._dev, seconds_left=left))
+        numbers = {"step": done, "steps": steps, "loss": self._loss, "dev": self._dev, "seconds_left": left}
+        self._report_progress(Progress.model_validate(numbers | {"fresh": fresh}))
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _finite(value: float | None, before: float | None, factor: float = 1) -> float | None:

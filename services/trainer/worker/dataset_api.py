@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from fastapi import Request
 from pydantic import BaseModel
 
 from services.trainer.worker.parts import Parts
@@ -44,7 +45,7 @@ class DatasetApi:
 
     def __init__(self, host: str, has_keys: bool) -> None:
         self._parts: Parts | None = None
-        self._is_safe = has_keys or host in LOOPBACK
+        self._has_keys, self._is_safe = has_keys, has_keys or host in LOOPBACK
 
     @contextlib.contextmanager
     def answered_by(self, parts: Parts) -> Iterator[None]:
@@ -54,6 +55,11 @@ class DatasetApi:
             yield
         finally:
             self._parts = None
+
+    def check_no_web_page(self, request: Request) -> None:
+        """Raises `Problem`: without keys, a page in a local browser could post here too; it can't hide its origin."""
+        if not self._has_keys and "origin" in request.headers:
+            raise Problem(403, "Forbidden", "Without keys, no web page may do this. Set PAIRWRIGHT_API_KEYS.")
 
     @contextlib.contextmanager
     def parts(self) -> Iterator[Parts]:

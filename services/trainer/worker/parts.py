@@ -16,6 +16,7 @@ from services.trainer.progress import Progress
 from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound, run_child
 from services.trainer.worker.collector import Collector
+from services.trainer.worker.live_round import LiveRound
 from shared.backoff import pause
 from shared.errors import first_line
 from shared.heartbeat import Heartbeats
@@ -41,12 +42,12 @@ class RoundRequests:
         self._redis = redis
         self._requested, self._answers = key(dataset, "trainer", "wanted"), key(dataset, "trainer", "answer")
 
-    async def ask(self, stopping: asyncio.Event) -> str | None:
+    async def ask(self, stopping: asyncio.Event, within_s: float = ANSWER_WITHIN_S) -> str | None:
         """Ask, and wait for the answer; None when there is none in time, or `stopping` is set before."""
         token = secrets.token_hex(8)
         await self._redis.lpush(self._requested, token)
         await self._redis.expire(self._requested, EXPIRES_AFTER_S)
-        deadline = time.monotonic() + ANSWER_WITHIN_S
+        deadline = time.monotonic() + within_s
         while time.monotonic() < deadline and not stopping.is_set():
             if (text := await self._redis.get(f"{self._answers}:{token}")) is not None:
                 return str(text)
@@ -80,6 +81,7 @@ class Parts:
         self.store, name = ModelStore(self.settings.models_dir), self.settings.dataset
         self.reader, self.writer = PairStream(self.reading, name), PairStream(self.commands, name)
         self.heartbeats, self.requests = Heartbeats(self.commands, name), RoundRequests(self.commands, name)
+        self.live = LiveRound()
 
     def collector(self) -> Collector:
         """A new one for each lease: what the one before had read may be another's now."""

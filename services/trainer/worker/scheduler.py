@@ -75,7 +75,7 @@ class RoundScheduler:
         self._collector, self._dataset, self._store = collector, parts.dataset, parts.store
         self._heartbeats, self._requests, self._metrics = parts.heartbeats, parts.requests, parts.metrics
         self._settings, self._base, self._epoch = parts.own, parts.settings.student, parts.lease.epoch
-        self._on_progress, self._run_round = parts.on_progress, parts.run_round
+        self._on_progress, self._run_round, self._live = parts.on_progress, parts.run_round, parts.live
         self._yields = yields_to_generation(parts.own.wait_for_generation)
         self._patience = Patience(parts.own.wait_limit_seconds)
         self._waiting = False
@@ -240,13 +240,23 @@ class RoundScheduler:
             passages = await self._dataset.run(Dataset.count_passages)
             size = f"{round_.pairs} pairs, {passages} passages" if round_.id else "the untrained base"
             log.info("round %d starts: %s", round_.id, size)
-            last = await self._run_round(round_.id, self._epoch, self._follow)
+            last = await self._run_child(round_)
             self._metrics.observe_round(last, time.monotonic() - began)
             tracing.set_attributes(outcome=last.outcome, version=last.version or "")
             with log_context(version=last.version):
                 await self._conclude(round_, last)
             if last.outcome in ("published", "rejected", "held"):
                 await self._end_traces(round_, [] if parent else sources, last)
+
+    async def _run_child(self, round_: Round) -> Progress:
+        """Run the round's process, and keep the curves however it ends."""
+        self._live.begin(round_.id, await self._dataset.run(lambda dataset: dataset.curves(round_.id)))
+        try:
+            return await self._run_round(round_.id, self._epoch, self._follow)
+        finally:
+            curves = self._live.end()
+            with contextlib.suppress(*TRANSIENT):
+                await self._dataset.run(lambda dataset: dataset.set_curves(round_.id, curves))
 
     async def _end_traces(self, round_: Round, sources: list[str], last: Progress) -> None:
         """Have each of several traces end with the version that its pairs are in."""
@@ -271,8 +281,12 @@ class RoundScheduler:
                 log.warning("round %d is %s, %s stays current: %s", round_.id, last.outcome, current, last.rejection)
             else:
                 await self._heartbeats.announce(version)
-                scores = "".join(f", {name} {value:.2f}" for name, value in last.scores.items())
-                log.info("round %d is published as %s%s", round_.id, version, scores)
+                pinned, scores = (
+                    self._store.pinned(),
+                    "".join(f", {name} {one:.2f}" for name, one in last.scores.items()),
+                )
+                stays = f"; {pinned} is pinned and stays current" if pinned not in (None, version) else ""
+                log.info("round %d is published as %s%s%s", round_.id, version, scores, stays)
 
     def _postpone(self, what: str, error: Exception) -> None:
         """The machine's error, not the round's: it doesn't count."""
@@ -296,6 +310,7 @@ class RoundScheduler:
 
     def _follow(self, progress: Progress) -> None:
         self._progress = progress
+        self._live.follow(progress)
         self._metrics.set_progress(progress)
         if self._round is not None:
             self._on_progress(self._round, progress)

@@ -32,16 +32,39 @@ def test_promotion_and_rollback(store: ModelStore, start: Start) -> None:
     ids, students = publish_some(store, 3)
     service = start()
     answer = httpx.post(f"{service.url}/versions/{ids[0]}/activate")
-    assert (answer.status_code, answer.json()) == (200, {"version": ids[0], "previous": ids[2]})
+    assert (answer.status_code, answer.json()) == (200, {"version": ids[0], "previous": ids[2], "pinned": None})
     # It serves at once, not at the next poll, and the pointer is the store's: a restart keeps it.
     assert answer.headers["x-pairwright-version"] == service.serving() == store.current() == ids[0]
     np.testing.assert_allclose(ask(service).json(), students[0].encode(TEXTS, normalize_embeddings=True), atol=1e-6)
     rolled_back = httpx.post(f"{service.url}/versions/previous/activate")
-    assert rolled_back.json() == {"version": ids[2], "previous": ids[0]}
+    assert rolled_back.json() == {"version": ids[2], "previous": ids[0], "pinned": None}
     assert ask(service).headers["x-pairwright-version"] == ids[2]
     assert httpx.get(f"{service.url}/versions/current").json()["id"] == ids[2]
     service.stop()
     assert start().serving() == ids[2]
+
+
+def test_a_pinned_version_serves_whatever_is_published_until_it_is_unpinned(store: ModelStore, start: Start) -> None:
+    ids, _ = publish_some(store, 2)
+    service = start()
+    assert httpx.get(f"{service.url}/versions").json()["pinned"] is None
+    pinned = httpx.post(f"{service.url}/versions/{ids[0]}/pin")
+    assert pinned.json() == {"version": ids[0], "previous": ids[1], "pinned": ids[0]}
+    assert pinned.headers["x-pairwright-version"] == service.serving() == ids[0]
+    published = publish(store, static_student(7), 7).id
+    listed = httpx.post(f"{service.url}/versions/reload").json()
+    assert (listed["pinned"], service.serving()) == (ids[0], ids[0])
+    assert published in {info["id"] for info in listed["versions"]}
+    assert ask(service, published).headers["x-pairwright-version"] == published
+    service.stop()
+    service = start()
+    assert service.serving() == ids[0], "a restart keeps the pin"
+    moved = httpx.post(f"{service.url}/versions/{published}/activate").json()
+    assert moved == {"version": published, "previous": ids[0], "pinned": published}
+    assert httpx.delete(f"{service.url}/versions/pin").json() == {"version": published, "pinned": None}
+    newest = publish(store, static_student(8), 8).id
+    service.wait_until(lambda: service.serving() == newest, "what is published serves again")
+    assert httpx.post(f"{service.url}/versions/r000009-00000000/pin").status_code == 404
 
 
 def test_an_unknown_version_changes_nothing_and_is_told_what_there_is(store: ModelStore, start: Start) -> None:
@@ -119,8 +142,11 @@ def test_who_may_activate(
     ids, _ = publish_some(store, 2)
     service = start(api_keys=keys, admin_keys=admins)
     headers = {"Authorization": f"Bearer {sent}"} if sent else {}
-    for path in (f"/versions/{ids[0]}/activate", "/versions/reload"):
-        assert httpx.post(service.url + path, headers=headers).status_code == status
+    for method, path in (
+        ("POST", f"/versions/{ids[0]}/activate"), ("POST", "/versions/reload"), ("DELETE", "/versions/pin"),
+        ("POST", f"/versions/{ids[0]}/pin"),
+    ):  # fmt: skip
+        assert httpx.request(method, service.url + path, headers=headers).status_code == status
     assert store.current() == (ids[0] if status == 200 else ids[1])
     if status == 200 and sent:
         assert httpx.post(service.url + "/embed", json={"inputs": "a"}, headers=headers).status_code == 200
