@@ -16,8 +16,10 @@ export default function Report({ version }) {
     if (asked.data === undefined) return undefined;
     /** @type {string[]} */
     const addresses = [];
-    const page = new DOMParser().parseFromString(asked.data, "text/html");
-    setContent(children(page.body, addresses));
+    // What is in a template is inert: nothing loads, and no style is applied.
+    const page = document.createElement("template");
+    page.innerHTML = asked.data;
+    setContent(children(page.content, addresses));
     return () => addresses.forEach((address) => URL.revokeObjectURL(address));
   }, [asked.data]);
   return html`<div class="report panel break"><${Trouble} error=${asked.error} />${content ?? (!asked.error && html`<p class="muted">…</p>`)}</div>`;
@@ -31,7 +33,7 @@ function shown(node, addresses) {
   if (node.nodeType === Node.TEXT_NODE) return node.textContent;
   if (!(node instanceof Element)) return null;
   if (node instanceof HTMLImageElement) return picture(node, addresses);
-  if (["SCRIPT", "STYLE", "TEMPLATE"].includes(node.tagName)) return null;
+  if (["SCRIPT", "STYLE", "TEMPLATE", "TITLE"].includes(node.tagName)) return null;
   const inner = children(node, addresses);
   if (node.tagName === "H1") return h("h2", null, inner);
   if (node.tagName === "TH" && !node.textContent?.trim()) return h("td", null, inner);

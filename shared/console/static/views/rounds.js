@@ -1,7 +1,7 @@
 // @ts-check
 /** Training: the round that runs, and what became of those before. */
 
-import { html, useEffect, useRef } from "../vendor/htm-preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { call } from "../api.js";
 import { count, duration, fixed, when } from "../format.js";
 import Report from "../report.js";
@@ -12,7 +12,7 @@ const KINDS = { published: "good", rejected: "bad", failed: "bad", held: "warn" 
 /** @param {{rest: string[]}} props */
 export default function Rounds({ rest }) {
   const asked = useAsked((signal) => call("trainer", "rounds", { query: { limit: 30 }, signal }), [], 2);
-  const rounds = /** @type {any[]} */ (asked.data?.rounds ?? asked.data ?? []);
+  const rounds = /** @type {any[]} */ (asked.data ?? []);
   const [train, isAsking, trainError] = useAction(async () => {
     const { round } = await call("trainer", "rounds", { method: "POST" });
     tell(`Round ${round} starts.`, "good");
@@ -26,7 +26,7 @@ export default function Rounds({ rest }) {
     <//>
     <${Trouble} error=${asked.error ?? trainError} />
     ${asked.data && !rounds.length && html`<section class="panel"><${Empty}>No round has run yet.<//></section>`}
-    ${rounds.length > 0 && html`<div class="columns">
+    ${rounds.length > 0 && html`<div class="master">
       <section class="panel" aria-labelledby="rounds"><h2 id="rounds">Rounds</h2>
         <ul class="list">${rounds.map((round) => html`<li key=${round.id}><a class="button pick" href=${`#rounds/${round.id}`} aria-current=${String(round.id) === String(id) ? "true" : undefined}>
           <span class="row between"><strong>Round ${round.id}</strong><span class=${`chip ${KINDS[/** @type {keyof typeof KINDS} */ (round.state)] ?? "accent"}`}>${round.state}</span></span>
@@ -54,8 +54,15 @@ function Round({ id }) {
     ${round.version && html`<p class="small">Version <a class="mono" href=${`#versions/${round.version}`}>${round.version}</a></p>`}
     ${(curves.loss ?? []).length > 1 && html`<${Chart} title="Loss" points=${curves.loss} colour="--c0" />`}
     ${(curves.dev ?? []).length > 1 && html`<${Chart} title="Score on held-out pairs, Spearman x 100" points=${curves.dev} colour="--c2" />`}
-    ${round.version && !progress && html`<details><summary>Report</summary><${Report} version=${round.version} /></details>`}
+    ${round.version && !progress && html`<${Reported} key=${round.version} version=${round.version} />`}
   </section>`;
+}
+
+/** The report, once it is asked for. @param {{version: string}} props */
+function Reported({ version }) {
+  const [isOpen, setIsOpen] = useState(false);
+  return html`<div><button aria-expanded=${isOpen ? "true" : "false"} onClick=${() => setIsOpen(!isOpen)}>Report</button></div>
+    ${isOpen && html`<${Report} version=${version} />`}`;
 }
 
 /** @param {string} text */

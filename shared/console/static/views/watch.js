@@ -18,7 +18,7 @@ export default function Watch({ rest }) {
     <${Head} title="Watch" about="What the teacher writes, as it comes." />
     <${Trouble} error=${asked.error} />
     ${asked.data && !jobs.length && html`<section class="panel"><${Empty}>No job has run yet. <a href="#start">Start one</a>.<//></section>`}
-    ${jobs.length > 0 && html`<div class="columns">
+    ${jobs.length > 0 && html`<div class="master">
       <section class="panel" aria-labelledby="jobs"><h2 id="jobs">Jobs</h2>
         <ul class="list">${jobs.map((job) => html`<li key=${job.id}><a class="button pick" href=${`#watch/${job.id}`} aria-current=${job.id === id ? "true" : undefined}>
           <span class="row between"><span><strong>${job.task}</strong> <span class="mono muted">${short(job.id)}</span></span><${State} job=${job} /></span>
