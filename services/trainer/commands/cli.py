@@ -8,6 +8,7 @@ import typer
 
 from services.trainer.commands import dataset, versions
 from services.trainer.commands.base import AsJson, configured, group
+from services.trainer.commands.map import make_map
 from services.trainer.commands.round import run_one_round
 from shared.settings import Settings
 
@@ -42,6 +43,7 @@ def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
         start(configured(), once)
 
     app.command("round")(run_one_round)
+    app.command("map")(make_map)
     app.command("evaluate")(evaluate)
     app.add_typer(dataset.app, name="dataset")
     app.add_typer(versions.app, name="versions")

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from services.trainer.dataset.pair_rows import PORTION, take_out, writing
+from services.trainer.dataset.sampling import count_deletion
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE
 from shared.documents import Document, Passage, passage_content
 
@@ -204,6 +205,7 @@ def _drop_orphans(db: sqlite3.Connection, passages: Iterable[int]) -> list[str]:
         if row is None:
             continue
         db.execute("UPDATE corpus SET passages = passages - 1")
+        count_deletion(db)
         query = f"SELECT id FROM pair WHERE sentence2 = ? AND {WRITTEN_FOR_A_PASSAGE}"
         pairs += [row[0] for row in db.execute(query, (StoredPassage(*row).content,))]
     return [hash_.hex() for hash_ in take_out(db, pairs)]

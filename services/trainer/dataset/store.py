@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 from services.trainer.dataset.browsing import Browsing
 from services.trainer.dataset.document_rows import Documents
 from services.trainer.dataset.pair_rows import PORTION, UNFINISHED, Added, Selection, put, take_out, writing
+from services.trainer.dataset.sampling import Sampling, count_deletion
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE, prepare
 from shared.errors import Fatal
 from shared.pairs import Pair, PairRecord, Provenance
@@ -85,7 +86,7 @@ class Origin(NamedTuple):
     pairs: int
 
 
-class Dataset(Documents, Browsing):
+class Dataset(Documents, Browsing, Sampling):
     """One dataset's pairs, unique by content hash, its documents and its rounds."""
 
     @property
@@ -124,7 +125,10 @@ class Dataset(Documents, Browsing):
     def remove(self, ids: Sequence[int]) -> list[str]:
         """Delete pairs; the content hashes of those that were there. A round that is under way keeps them."""
         with writing(self._db):
-            return [hash_.hex() for hash_ in take_out(self._db, ids)]
+            removed = take_out(self._db, ids)
+            if removed:
+                count_deletion(self._db)
+            return [hash_.hex() for hash_ in removed]
 
     def traceparents(self, round_: Round) -> list[str]:
         """The spans that brought the pairs which a round is the first to train on, oldest first."""

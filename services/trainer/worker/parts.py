@@ -17,6 +17,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.worker.child import RunRound, run_child
 from services.trainer.worker.collector import Collector
 from services.trainer.worker.live_round import LiveRound
+from services.trainer.worker.map_maker import MapMaker
 from shared.backoff import pause
 from shared.errors import first_line
 from shared.heartbeat import Heartbeats
@@ -82,6 +83,7 @@ class Parts:
         self.reader, self.writer = PairStream(self.reading, name), PairStream(self.commands, name)
         self.heartbeats, self.requests = Heartbeats(self.commands, name), RoundRequests(self.commands, name)
         self.live = LiveRound()
+        self.maps = MapMaker(self.dataset, self.settings.dataset_dir / "maps", self.live)
 
     def collector(self) -> Collector:
         """A new one for each lease: what the one before had read may be another's now."""
@@ -110,5 +112,7 @@ async def build(
         thread = stack.enter_context(DatasetThread(dataset, settings.dataset_dir))  # ends before the dataset is closed
         reading, commands = reading_client(url, BLOCK_MS / 1000), command_client(url)
         lease = Lease(commands, settings.dataset, "trainer", dataset.id)
-        yield Parts(settings, own, metrics, on_progress, run_round, thread, lease, reading, commands)
+        parts = Parts(settings, own, metrics, on_progress, run_round, thread, lease, reading, commands)
+        yield parts
+        await parts.maps.stop()
         await asyncio.gather(reading.aclose(), commands.aclose())
