@@ -48,10 +48,11 @@ def drop(page: Page, selector: str, paths: Sequence[Path]) -> None:
     session.detach()
 
 
-def serious_faults(page: Page) -> list[str]:
-    """What axe-core finds against WCAG 2.2 A and AA, from serious on."""
+def serious_faults(page: Page, rule: str | None = None) -> list[str]:
+    """What axe-core finds against WCAG 2.2 A and AA, or against one rule, from serious on."""
     page.evaluate(AXE)
-    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    options = {"runOnly": [rule] if rule else levels}
     found: dict[str, Any] = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{fault['id']}: {node['html'][:200]} ({node['failureSummary'][:300]})"

@@ -3,16 +3,17 @@
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
 import { send } from "../api.js";
-import { count, fixed, shorten } from "../format.js";
+import { count, fixed, shorten, when } from "../format.js";
 import { MapCanvas } from "../map-canvas.js";
 import { Empty, Field, Head, Trouble, save, useAsked } from "../ui.js";
 
 /**
  * @typedef {{x: number, y: number, text: string, kind: string, label: string|null, source: string|null, cluster: number,
- *   neighbours: number[], duplicate_of: number|null, disagreement?: number|null}} Point
- * @typedef {{version: string, points: Point[], clusters: {id: number, words: string[], size: number}[]}} Plane
+ *   neighbours: number[], duplicate_of: number|null, surprise?: number|null}} Point
+ * @typedef {{version: string, computed: string, points: Point[], clusters: {id: number, words: string[], size: number}[]}} Plane
  */
 
+const MOST = 20_000;
 const COLOURS = 7;
 const COLOURINGS = { label: "Label", source: "Source", cluster: "Cluster", disagreement: "Disagreement", duplicates: "Near-duplicates" };
 const STEP_PX = 60;
@@ -22,8 +23,10 @@ const GAPS = [[0.1, "up to 0.1"], [0.25, "up to 0.25"], [0.5, "up to 0.5"], [Inf
 
 export default function Map_() {
   const [isReady, setIsReady] = useState(false);
+  const renew = useRef(false);
   const asked = useAsked(async (signal) => {
-    const answer = await send("trainer", "map", { query: { limit: 20000 }, signal });
+    const answer = await send("trainer", "map", { query: { limit: MOST, renew: renew.current || undefined }, signal });
+    renew.current = false;
     const body = await answer.json();
     if (answer.status === 200) setIsReady(true);
     return answer.status === 200 ? { plane: planeOf(body) } : { progress: body };
@@ -36,7 +39,10 @@ export default function Map_() {
     ${!asked.data && !asked.error && html`<p class="muted">…</p>`}
     ${progress && html`<section class="panel"><p role="status">The map is being computed: ${progress.state ?? "it has begun"}.</p>
       <progress max=${progress.of || 1} value=${progress.of ? progress.done : undefined} aria-label="The map's computation"></progress></section>`}
-    ${plane && (plane.points.length ? html`<${Plot} key=${plane.version} plane=${plane} onAgain=${() => setIsReady(false)} />`
+    ${plane && (plane.points.length ? html`<${Plot} key=${plane.version} plane=${plane} onAgain=${() => {
+      renew.current = true;
+      setIsReady(false);
+    }} />`
       : html`<section class="panel"><${Empty}>The dataset has no texts yet. <a href="#start">Start a job</a>.<//></section>`)}`;
 }
 
@@ -72,13 +78,13 @@ function naming(plane, by) {
   }
   if (by === "duplicates") return (point) => (point.duplicate_of === null || point.duplicate_of === undefined ? "alone" : "near-duplicate");
   if (by === "disagreement") {
-    return ({ disagreement: gap }) => (gap === null || gap === undefined ? "not measured" : (GAPS.find(([edge]) => gap <= edge)?.[1] ?? ""));
+    return ({ surprise: gap }) => (gap === null || gap === undefined ? "not measured" : (GAPS.find(([edge]) => gap <= edge)?.[1] ?? ""));
   }
   return (point) => String(point[/** @type {"label"|"source"} */ (by)] ?? point.kind);
 }
 
 /** @param {{plane: Plane, onAgain: () => void}} props */
-function Plot({ plane }) {
+function Plot({ plane, onAgain }) {
   const canvas = useRef(/** @type {HTMLCanvasElement|null} */ (null));
   const map = useRef(/** @type {MapCanvas|null} */ (null));
   const [by, setBy] = useState("label");
@@ -118,6 +124,7 @@ function Plot({ plane }) {
         <button onClick=${() => map.current?.zoom(1 / 1.5)} aria-label="Nearer">+</button>
         <button onClick=${() => map.current?.zoom(1.5)} aria-label="Farther">−</button>
         <button onClick=${() => map.current?.fit()}>All</button>
+        <button onClick=${onAgain}>Compute anew</button>
         <button onClick=${() => save("map.jsonl", exported(plane))}>Export</button>
       </div>
       <div class="row">${names.map((name, place) => html`<span class="key break"><i style=${{ background: colourAt(place, names.length, by) }}></i>${shorten(name, 40)}</span>`)}</div>
@@ -126,7 +133,7 @@ function Plot({ plane }) {
           ...${handlers(map, setHovered, setChosen)}></canvas>
         ${hovered >= 0 && map.current && html`<${Tip} map=${map.current} place=${hovered} point=${plane.points[hovered]} />`}
       </div>
-      <p class="small muted">${count(plane.points.length)} texts by ${plane.version}. Drag to move, turn the wheel to zoom, click a text for its neighbours.</p>
+      <p class="small muted">${count(plane.points.length)} texts by ${plane.version}, ${when(plane.computed)}. Drag to move, turn the wheel to zoom, click a text for its neighbours.</p>
     </section>
     <div class="columns">
       ${chosen >= 0 && html`<section class="panel" aria-labelledby="chosen"><h2 id="chosen">Chosen text</h2>
@@ -158,7 +165,7 @@ const Texts = ({ plane, places, choose }) => html`<ul class="list small">${place
   <li key=${place}><button class="plain pick break" onClick=${() => choose(place)}>${plane.points[place].text}</button></li>`)}</ul>`;
 
 /** @param {Point} point */
-const about = (point) => [point.kind, point.label, point.source, point.disagreement != null && `disagreement ${fixed(point.disagreement)}`,
+const about = (point) => [point.kind, point.label, point.source, point.surprise != null && `disagreement ${fixed(point.surprise)}`,
   point.duplicate_of != null && "near-duplicate"].filter(Boolean).join(" · ");
 
 /** @param {Plane} plane @param {number} place */
