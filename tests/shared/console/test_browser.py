@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("console")]
 VIEWS = ("start", "watch", "pairs", "rounds", "versions", "map", "playground", "system")
 HOSTILE = '<img src=x onerror="window.hit = 1"><script>window.hit = 2</script><b>not bold</b>'
 PATIENCE_MS = 60_000
+MAP_PATIENCE_MS = 180_000
+"""A map is computed by a process of its own, which loads its libraries first."""
 SECRET = "key-of-the-browser-test"
 
 
@@ -173,6 +175,7 @@ def test_a_correction_is_in_the_next_round(page: Page, system: TinySystem) -> No
     assert newest["pairs"] == split["pairs"] == len(kept)
     summary = httpx.get(f"{system.url('trainer')}/pairs/summary", timeout=30).json()
     assert summary["new"] == 0, "the round has learned the correction"
+    httpx.get(f"{system.url('trainer')}/map", timeout=30)  # a later test looks at it
 
 
 def test_filters_and_export(page: Page, system: TinySystem) -> None:
@@ -205,7 +208,7 @@ def test_hostile_texts_are_texts_everywhere(page: Page, system: TinySystem) -> N
             page.get_by_role("button", name="Search").click()
             expect(page.get_by_role("region", name="Nearest texts")).to_contain_text(HOSTILE)
         if view == "map":
-            page.get_by_label("Find").fill("onerror")
+            page.get_by_label("Find").fill("onerror", timeout=MAP_PATIENCE_MS)
             expect(page.locator("section[aria-labelledby=found]")).to_contain_text("<img src=x")
         if view == "versions":
             page.get_by_role("button", name="Report").first.click()

@@ -93,6 +93,7 @@ function Row({ given, onChange }) {
     try {
       await act();
     } catch (error) {
+      setPair(pair);
       // Somebody, or a correction from elsewhere, was faster.
       if (error instanceof ApiError && error.status === 404) setIsGone(true);
       tell(/** @type {Error} */ (error).message, "bad");
@@ -107,6 +108,10 @@ function Row({ given, onChange }) {
     setIsGone(true);
     onChange();
   };
+  const check = () => {
+    setPair({ ...pair, checked: !pair.checked });
+    change(patch({ checked: !pair.checked }));
+  };
   if (isGone) return html`<tr><td colspan="7" class="muted small">Deleted.</td></tr>`;
   const gap = pair.cosine === null || pair.cosine === undefined ? 0 : Math.abs(pair.cosine - pair.score);
   return html`<tr aria-busy=${runs ? "true" : "false"}>
@@ -116,7 +121,7 @@ function Row({ given, onChange }) {
     <td class="number"><span class=${gap > 0.4 ? "chip warn" : ""} title=${pair.version ?? "no version has measured it yet"}>${fixed(pair.cosine)}</span></td>
     <td><span class="key"><i style=${{ background: colourOf(pair.label) }}></i>${pair.label}</span><div class="small muted">${pair.task}</div></td>
     <td class="small muted">${when(pair.collected)}</td>
-    <td><div class="row"><label class="check small"><input type="checkbox" checked=${pair.checked} disabled=${runs} onChange=${() => change(patch({ checked: !pair.checked }))} />checked</label>
+    <td><div class="row"><label class="check small"><input type="checkbox" checked=${pair.checked} disabled=${runs} onChange=${check} />checked</label>
       <button class="plain small danger" disabled=${runs} onClick=${() => change(remove)}>Delete</button></div></td>
   </tr>`;
 }
