@@ -25,8 +25,9 @@ from shared.manifest import Manifest
 from shared.model_store import ModelStore
 from shared.settings import Settings
 
-MOST_QUERIES = 1000
-"""Queries that are written where nobody says how many; fewer for a smaller corpus."""
+MOST_QUERIES, MEASURED_QUERIES = 1000, 150
+"""Queries that are written where nobody says how many, fewer for a smaller corpus; and for the default student, which
+learns from none: so many measure it."""
 HELD_OUT, HELD_OUT_SEED = 100, 1
 """Queries that are written for measuring alone: nobody trains on them."""
 MOST_SEARCHED = 20_000
@@ -106,7 +107,10 @@ class Adaptation:
     def _add_documents(self) -> dict[str, Any]:
         """Have the corpus read and kept. Returns how many documents and passages there are now."""
         path = str(self.request.corpus)
-        self.live.run("services.generation", "documents", "add", path, is_shown=True)
+        added = self.live.run("services.generation", "documents", "add", path, "--skip-bad", is_shown=True)
+        told = json.loads(added.splitlines()[-1])
+        if told["bad"]:
+            self.console.print(f"{told['bad']} can't be read and are passed over; the first: {told['first_bad']}")
         self._wait_for_the_trainer()
         corpus = self.live.poll(lambda: self._get("/documents"), 120, "the trainer did not count the documents").json()
         if not corpus["passages"]:
@@ -148,7 +152,8 @@ class Adaptation:
 
     def _write_queries(self, passages: int) -> tuple[dict[str, Any], list[Path]]:
         """Have queries written, to train on and to measure with. Returns the first job, and BEIR folders."""
-        job = self._job({"queries": min(passages, self.request.queries or MOST_QUERIES)}, "queries")
+        enough = MEASURED_QUERIES if self.request.settings.student == "default" else MOST_QUERIES
+        job = self._job({"queries": min(passages, self.request.queries or enough)}, "queries")
         if not job["accepted"]:
             raise Fatal(f"no query was accepted of {job['samples']} that were written: {job['rejected_by_reason']}")
         trained_on = {pair["sentence1"] for pair in self._pairs(job)}

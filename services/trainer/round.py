@@ -156,7 +156,7 @@ class RoundRunner:
         static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
         recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
         began = time.monotonic()
-        self.processes.compute_on_first(partial(self._prepare, recipe, start))
+        self.processes.compute_on_first(partial(self._prepare, recipe, start, not static))
         prepare_s = round(time.monotonic() - began, 1)
         rows, corpus = split.prepared(self.folder / "rows"), retrieval.prepared(self.folder / "corpus")
         if rows is None or not (rows.stats.train or corpus):
@@ -169,8 +169,8 @@ class RoundRunner:
         base = self._load(None)
         estimators = list[Estimator]()
         self.processes.compute_on_first(lambda: estimators.extend(self._estimators(rows, corpus, base)))
-        # A warm start's token embeddings are prepared already.
-        prepared = self._prepare_static(model, recipe, corpus) if static and start is None else {}
+        # A warm start is prepared already.
+        prepared = self._prepare_student(model, recipe, corpus) if start is None else {}
         outcome = None
         if rows.stats.train:
             self.report_progress(Progress(state="training"))
@@ -225,8 +225,8 @@ class RoundRunner:
             lambda done, count: self.report_progress(Progress(state="measuring", step=done, steps=count)),
         )
 
-    def _prepare_static(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
-        """What a static student takes before it trains; what the manifest says of it."""
+    def _prepare_student(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
+        """What a student takes before it trains; what the manifest says of it."""
         most, told = recipe.teacher_embeddings, dict[str, float]()
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
         if len(texts) >= ridge.FEWEST:  # a teacher that nobody needs may be out of reach
@@ -262,7 +262,7 @@ class RoundRunner:
             log.warning("the round starts from the base: %s", error)
             return None
 
-    def _prepare(self, recipe: Recipe, start: str | None) -> None:
+    def _prepare(self, recipe: Recipe, start: str | None, learns_queries: bool) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""
         plan: dict[str, Any] = {  # all that the rows and checkpoints in the folder depend on
             **{name: getattr(self.round, name) for name in ("dataset_hash", "base", "seed")},
@@ -281,7 +281,7 @@ class RoundRunner:
         if split.prepared(target) is not None:  # written after the corpus
             return
         os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
-        retrieval.prepare(self.dataset, self.round, self.folder / "corpus")
+        retrieval.prepare(self.dataset, self.round, self.folder / "corpus", learns_queries)
         try:
             split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
         except split.NoNewPairs:

@@ -33,6 +33,7 @@ def write_corpus(folder: Path, documents: int = 40) -> None:
     draw = random.Random(3)
     texts = [" ".join(f"word{word}" for word in draw.sample(range(150), 24)) for _ in range(documents)]
     rows = [{"id": f"d{number}", "title": "", "text": text + "."} for number, text in enumerate(texts)]
+    rows.insert(7, {"id": "empty", "title": "A document without a text", "text": ""})
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = [{"query": " ".join(text.split()[:4]), "relevant": [f"d{n}", "gone"]} for n, text in enumerate(texts[:20])]
     (folder / "judged").mkdir()
@@ -122,6 +123,8 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
     assert isinstance(measured, dict)
     assert list(measured) == ["held-out", "judged", "topics"]
     assert measured["judged"]["before"]["mrr@10"]["value"] > 20  # by chance: 11
+    assert "1 can't be read and are passed over" in out
+    assert "line 8: text is empty" in " ".join(out.split())
     assert "Before and after" in out
     assert f"PAIRWRIGHT_DATASET={dataset.name}" in out
 

@@ -185,9 +185,10 @@ def test_a_transformer_learns_queries(home: Home, plain_encoder: Path) -> None:
     told = home.run(round_, learning_rate=1e-3)
     manifest = home.published(told)
     assert [state for state, _ in itertools.groupby(progress.state for progress in told)] == [
-        "preparing", "mining negatives", "training", "publishing",
+        "preparing", "reading the corpus", "mining negatives", "training", "publishing",
     ]  # fmt: skip
     training = manifest.training
+    assert training["corpus_terms"] == len(contents)
     assert training["queries"] == len(asked)
     assert 150 <= training["held_out"] + training["query_rows"] <= len(asked)  # a few have no passage that is unlike
     assert not training["titles"]

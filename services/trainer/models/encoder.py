@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
+from tokenizers import Tokenizer
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -61,12 +62,24 @@ def encode(model: Any, texts: Sequence[str]) -> Embeddings:
 
 
 def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
-    """The share of each of a static student's tokens in each text: a SciPy CSR matrix [texts, tokens]."""
-    encodings = model[0].tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    """The share of each of a student's tokens in each text: a SciPy CSR matrix [texts, tokens]."""
+    tokenizer_ = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)  # the `tokenizers` library's own
+    tokenizer_ = Tokenizer.from_str(tokenizer_.to_str())  # transformers leaves its last cut and padding in it
+    tokenizer_.no_truncation()
+    tokenizer_.no_padding()
+    encodings = tokenizer_.encode_batch(list(texts), add_special_tokens=False)
     counts = [len(encoding.ids) for encoding in encodings]
     columns = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
     shares, row_starts = np.repeat(1 / np.maximum(counts, 1), counts), np.concatenate([[0], np.cumsum(counts)])
-    return csr_matrix((shares, columns, row_starts), shape=(len(texts), model[0].num_embeddings))
+    size = model[0].num_embeddings if is_static(model) else tokenizer_.get_vocab_size()
+    return csr_matrix((shares, columns, row_starts), shape=(len(texts), size))
+
+
+def add_map(model: Any, matrix: Table) -> None:
+    """Let a transformer's vectors be mapped by `matrix`, [dimensions, dimensions], before they are normalised."""
+    size, weights = len(matrix), torch.from_numpy(matrix).to(model.device)
+    dense = Dense(size, size, bias=False, activation_function=None, init_weight=weights)
+    model.insert(len(model) - isinstance(model[-1], Normalize), dense)
 
 
 def token_embeddings(model: Any) -> Table:

@@ -1,4 +1,4 @@
-"""What a static student's token embeddings take before it trains: teacher embeddings, and the terms of a corpus."""
+"""What a student takes before it trains: a static one teacher embeddings, and each the terms of a corpus."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +9,9 @@ from services.trainer.distillation import corpus, corpus_terms, embedding_cache,
 from services.trainer.evaluation.sts import Encode
 from services.trainer.models import encoder
 from services.trainer.training.retrieval import Corpus
+
+MOST_MAPPED = 4_000
+"""Passages that a transformer embeds for the map of its vectors: ten for each of its dimensions are plenty."""
 
 
 def fit_to_teacher(
@@ -25,11 +28,15 @@ def fit_to_teacher(
 
 
 def add_corpus_terms(model: Any, found: Corpus) -> dict[str, float]:
-    """Give part of the student's dimensions to the terms of a corpus; what the manifest says of it."""
-    began, texts = time.monotonic(), found.texts(corpus_terms.MOST)
+    """Give the student the terms of a corpus; what the manifest says of it."""
+    static = encoder.is_static(model)
+    began, texts = time.monotonic(), found.texts(corpus_terms.MOST if static else MOST_MAPPED)
     if len(texts) < corpus_terms.FEWEST:
         return {}
     passages, general = (encoder.bag_of_tokens_matrix(model, some) for some in (texts, corpus.sentences()))
-    table = corpus_terms.add_corpus_terms(encoder.token_embeddings(model), passages, general)
-    encoder.set_token_embeddings(model, table)
+    if static:
+        table = corpus_terms.add_corpus_terms(encoder.token_embeddings(model), passages, general)
+        encoder.set_token_embeddings(model, table)
+    else:
+        encoder.add_map(model, corpus_terms.corpus_map(encoder.encode(model, texts), passages, general))
     return {"corpus_terms": len(texts), "corpus_terms_s": round(time.monotonic() - began, 1)}

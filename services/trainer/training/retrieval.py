@@ -66,15 +66,18 @@ class Corpus:
         return [(query, passage) for query, passage, side in _rows(self.folder / QUERIES) if side == held_out]
 
 
-def prepare(dataset: Dataset, round_: Round, folder: Path) -> Corpus | None:
-    """Write down the passages and queries that there are; None without passages."""
+def prepare(dataset: Dataset, round_: Round, folder: Path, learns_queries: bool = True) -> Corpus | None:
+    """Write down the passages and queries that there are; None without passages.
+
+    A student that does not learn from queries is measured by all that were written.
+    """
     size = dataset.corpus_size()
     if not size.passages:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     sides = _write_passages(dataset, folder, round_.seed, min(max(ENOUGH / size.documents, SHARES[0]), SHARES[1]))
     queries = [
-        (query, passage, sides[digest(passage)])
+        (query, passage, sides[digest(passage)] or not learns_queries)
         for query, passage in dataset.queries(round_)
         if digest(passage) in sides
     ]

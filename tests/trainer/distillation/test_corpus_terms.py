@@ -1,9 +1,9 @@
-"""The terms of a corpus in a static table: passages of made-up words are told apart, general text stays the same."""
+"""The terms of a corpus in a student: passages of made-up words are told apart, general text stays the same."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from services.trainer.distillation.corpus_terms import add_corpus_terms
+from services.trainer.distillation.corpus_terms import add_corpus_terms, corpus_map
 from services.trainer.evaluation.sts import unit
 
 TOKENS, DIMENSIONS = 400, 64
@@ -73,3 +73,38 @@ def test_fewer_passages_than_dimensions_take_fewer_dimensions() -> None:
     better = add_corpus_terms(table, few, general)
     assert np.linalg.matrix_rank(better) == DIMENSIONS
     assert reciprocal_rank(better, queries[:10], few) >= reciprocal_rank(table, queries[:10], few)
+
+
+def mapped_world() -> tuple[np.ndarray, csr_matrix, csr_matrix, csr_matrix]:
+    """As `world`, of 400 passages, in which common tokens and the corpus' own have directions of their own."""
+    table, _, _, general = world()
+    table[:, : DIMENSIONS // 2] *= np.isin(np.arange(TOKENS), OWN)[:, None]
+    table[OWN, DIMENSIONS // 2 :] = 0
+    table[COMMON] /= 3
+    random = np.random.default_rng(1)
+    words = [random.choice(OWN, 8, replace=False) for _ in range(400)]
+    passages = bag([np.concatenate([some, random.choice(COMMON, 30)]) for some in words])
+    queries = bag([np.concatenate([some[:4], random.choice(COMMON, 5)]) for some in words])
+    return table, passages, queries, general
+
+
+def test_a_map_puts_the_own_passage_first_more_often() -> None:
+    table, passages, queries, general = mapped_world()
+    mapped = table @ corpus_map(passages @ table, passages, general)
+    assert reciprocal_rank(mapped, queries, passages) > reciprocal_rank(table, queries, passages) + 0.1
+
+
+def test_a_map_keeps_cosines_of_general_text() -> None:
+    table, passages, _, general = mapped_world()
+    matrix = corpus_map(passages @ table, passages, general)
+    old, new = unit(general @ table), unit(general @ table @ matrix)
+    pairs = np.triu_indices(len(old), k=1)
+    assert np.corrcoef((old @ old.T)[pairs], (new @ new.T)[pairs])[0, 1] > 0.8
+
+
+def test_a_map_is_symmetrical_and_the_same_for_vectors_of_any_length() -> None:
+    table, passages, _, general = mapped_world()
+    matrix = corpus_map(passages @ table, passages, general)
+    assert matrix.dtype == np.float32
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-6)
+    np.testing.assert_allclose(corpus_map(7 * (passages @ table), passages, general), matrix, atol=1e-5)

@@ -52,6 +52,18 @@ def test_weights_of_a_transformer_are_averaged(plain_encoder: Path, static_stude
         average(encoder.load(str(static_student), "student"), other, 0.5)
 
 
+def test_a_base_without_a_map_counts_as_one_that_maps_nothing(plain_encoder: Path) -> None:
+    base, mapped = (encoder.load(str(plain_encoder), "student") for _ in range(2))
+    size = encoder.dimensions(base)
+    encoder.add_map(mapped, np.diag(np.linspace(0.5, 2.0, size)).astype(np.float32))
+    half = encoder.encode(average(base, mapped, 0.5), TEXTS)
+    expected = encoder.encode(base, TEXTS) @ np.diag((1 + np.linspace(0.5, 2.0, size)) / 2)
+    np.testing.assert_allclose(unit(half), unit(expected), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode(average(base, mapped, 0.0), TEXTS), encoder.encode(base, TEXTS), atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(("truth", "share"), [("trained", 1.0), ("between", 0.5)])
 def test_the_share_is_the_one_that_is_estimated_to_be_best(static_student: Path, truth: str, share: float) -> None:
     base = encoder.load(str(static_student), "student")

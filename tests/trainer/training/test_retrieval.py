@@ -61,6 +61,20 @@ def test_a_held_out_title_is_nowhere_in_what_is_learnt(pairs_dataset: Dataset, t
     assert sorted(corpus.searched()) == sorted(map(text, range(DOCUMENTS)))
 
 
+def test_a_student_that_learns_no_query_is_measured_by_all_of_them(pairs_dataset: Dataset, tmp_path: Path) -> None:
+    add_documents(pairs_dataset)
+    contents = [f"{title(number)} {text(number)}" for number in range(DOCUMENTS)]
+    pairs_dataset.add([retrieval(f"where is noun{number}?", content) for number, content in enumerate(contents[:50])])
+    corpus = prepare(pairs_dataset, plan(pairs_dataset, 1, "default"), tmp_path, learns_queries=False)
+    assert corpus is not None
+    assert not corpus.stats.titles
+    assert (corpus.stats.queries, corpus.stats.held_out) == (50, 50)
+    assert corpus.queries(held_out=False) == []
+    learnt = prepare(pairs_dataset, plan(pairs_dataset, 1, "default"), tmp_path / "learnt")
+    assert learnt is not None
+    assert learnt.stats.titles  # too few are left to measure by
+
+
 def test_written_queries_are_held_out_with_their_documents_and_are_no_pairs(
     pairs_dataset: Dataset, tmp_path: Path
 ) -> None:
