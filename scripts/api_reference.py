@@ -1,9 +1,11 @@
-"""The API reference of both HTTP services as Markdown, from the OpenAPI documents of their apps; no engine starts."""
+"""The API reference of the HTTP services as Markdown, from the OpenAPI documents of their apps; no engine starts."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from services.embedding.api.app import assemble as assemble_embedding
 from services.embedding.settings import EmbeddingSettings
@@ -11,6 +13,10 @@ from services.generation.__main__ import assemble as assemble_generation
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.pairs.tasks import load_all_tasks
 from services.generation.settings import GenerationSettings
+from services.trainer.metrics import Metrics as TrainerMetrics
+from services.trainer.worker.dataset_api import DatasetApi
+from services.trainer.worker.health_server import trainer_app
+from services.trainer.worker.routes import routers
 from shared.redis import command_client
 from shared.settings import Settings
 
@@ -25,7 +31,12 @@ def documents() -> dict[str, dict[str, Any]]:
     engine = TransformersEngine("", generation)
     writes, _ = assemble_generation(settings, generation, engine, command_client(NOWHERE), load_all_tasks(None))
     reads = assemble_embedding(settings, EmbeddingSettings(), _load_nothing)
-    return {"generation": writes.openapi(), "embedding": reads.openapi()}
+    trains = trainer_app(TrainerMetrics(CollectorRegistry()), _nothing_is_checked, [], routers(DatasetApi("", False)))
+    return {"generation": writes.openapi(), "embedding": reads.openapi(), "trainer": trains.openapi()}
+
+
+async def _nothing_is_checked() -> dict[str, str]:
+    return {}
 
 
 def _load_nothing(*_: Any) -> Any:

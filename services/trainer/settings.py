@@ -25,7 +25,7 @@ class TrainerSettings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = PORTS["trainer"]
-    """Where `/metrics`, `/livez`, `/readyz` and `DELETE /pairs` answer; 0: nowhere."""
+    """Where its routes answer, `/docs` names them; 0: nowhere."""
 
     round_pairs: PositiveInt = 200
     """A round starts once this many new pairs have come since the last one."""

@@ -9,7 +9,10 @@ from services.trainer.dataset.pair_rows import review, writing
 
 Order = Literal["newest", "oldest", "surprise"]
 MOST_SCANNED = 5_000
-"""Rows that are looked at for one page: a filter that nothing matches ends a page early and not the search."""
+"""Rows that are looked at for one page: a filter that nothing matches ends a page early and not the search.
+
+By surprise it is two fifths, because each row is looked for apart.
+"""
 NEWEST_JOBS = 20
 COSINES = "cosines"
 """The fact that names the version whose cosines are kept."""
@@ -102,19 +105,21 @@ class Browsing:
     def page(self, wanted: PairFilter, order: Order, most: int, after: Position | None = None) -> PairsPage:
         """At most so many pairs behind a position. It may have fewer, or none, and still a `next`: look on there."""
         found, last, scanned = list[Position](), None, 0
-        rows = self._scan(wanted, order, after)
-        for id_, surprise, matches in rows:
+        most_scanned = max(1, MOST_SCANNED * 2 // 5) if order == "surprise" else MOST_SCANNED
+        for id_, surprise, matches in self._scan(wanted, order, most_scanned, after):
             if matches and len(found) == most:
                 return PairsPage(self._load(found), found[-1])
             last, scanned = Position(id_, surprise), scanned + 1
             if matches:
                 found.append(last)
-        return PairsPage(self._load(found), last if scanned == MOST_SCANNED else None)
+        return PairsPage(self._load(found), last if scanned == most_scanned else None)
 
-    def _scan(self, wanted: PairFilter, order: Order, after: Position | None) -> Iterable[tuple[int, float, bool]]:
-        """Id, surprise and whether it matches, of pairs behind a position."""
+    def _scan(
+        self, wanted: PairFilter, order: Order, most: int, after: Position | None
+    ) -> Iterable[tuple[int, float, bool]]:
+        """Id, surprise and whether it matches, of at most so many pairs behind a position."""
         indexed, others, values = wanted.where()
-        values |= {"most": MOST_SCANNED} | (after._asdict() if after else {})
+        values |= {"most": most} | (after._asdict() if after else {})
         if order == "surprise":
             behind = "(surprise, cosine.pair) < (:surprise, :id)" if after else "true"
             query = (

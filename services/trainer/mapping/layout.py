@@ -21,6 +21,8 @@ FEWEST = 12
 """With fewer texts, the two first principal components say as much."""
 EARLY_STEPS, STEPS = 150, 350
 REPORT_EVERY = 10
+ALONE_UP_TO = 2000
+"""Texts that one thread places: with two on busy cores, each step would wait for the slower one."""
 SEED = 0
 
 
@@ -31,13 +33,14 @@ def coordinates(vectors: Vectors, found: Nearest, on_step: Callable[[int], None]
         return start
     distances = np.sqrt(np.maximum(0, 2 - 2 * found.cosines.astype(np.float64)))
     known = PrecomputedNeighbors(found.places.astype(np.int32), distances)
-    affinities = PerplexityBasedNN(knn_index=known, perplexity=found.places.shape[1] / 3, n_jobs=-1)
+    threads = 1 if len(vectors) <= ALONE_UP_TO else -1
+    affinities = PerplexityBasedNN(knn_index=known, perplexity=found.places.shape[1] / 3, n_jobs=threads)
 
     def report(before: int) -> Callable[[int, float, Any], None]:
         return lambda step, _error, _points: on_step(before + step)
 
     spread = max(float(start[:, 0].std()), 1e-12)
-    points = TSNEEmbedding(start / spread * 1e-4, affinities, n_jobs=-1, random_state=SEED)
+    points = TSNEEmbedding(start / spread * 1e-4, affinities, n_jobs=threads, random_state=SEED)
     options = {"callbacks_every_iters": REPORT_EVERY, "use_callbacks": True}
     points = points.optimize(EARLY_STEPS, exaggeration=12, momentum=0.5, callbacks=report(0), **options)
     points = points.optimize(STEPS, momentum=0.8, callbacks=report(EARLY_STEPS), **options)

@@ -72,8 +72,6 @@ async def test_a_map_is_computed_once_and_again_after_a_deletion(
     assert {len(column) for column in made["points"].values()} == {len(texts)}
     again, told = await follow(client)
     assert (again.json(), told) == (made, [])
-    other, _ = await follow(client, version="previous", limit=10)
-    assert (other.json()["version"], len(other.json()["points"]["x"])) == (trainer.parts.store.previous(), 10)
     assert (await client.patch("/pairs/1", json={"score": 0.5})).status_code == 200
     assert (await follow(client))[1] == [], "a correction leaves the map"
     deleted = make_pairs(30)[3]
