@@ -46,7 +46,7 @@ function App() {
 
   useEffect(() => {
     let isWanted = true;
-    import(`./views/${at.view}.js`).then((module) => isWanted && setShown({ view: at.view, component: module.default }));
+    import(`./screens/${at.view}.js`).then((module) => isWanted && setShown({ view: at.view, component: module.default }));
     return () => {
       isWanted = false;
     };

@@ -107,7 +107,7 @@ def test_the_page_is_ours_alone(console: httpx.Client) -> None:
     assert not re.search(r"<script(?![^>]* src=)|<style| on\w+=|style=", answer.text)
     etag = {"if-none-match": answer.headers["etag"]}
     assert console.get("/console/", headers=etag).status_code == 304
-    for file in ["app.js", "views/start.js", "style.css", "vendor/uplot.js"]:
+    for file in ["app.js", "screens/start.js", "style.css", "vendor/uplot.js"]:
         assert console.get(f"/console/{file}").content == (FOLDER / file).read_bytes()
 
 

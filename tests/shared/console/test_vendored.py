@@ -31,7 +31,7 @@ def test_every_library_has_its_licence_beside_it() -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
-    for file in [*SOURCE.glob("static/*"), *SOURCE.glob("static/views/*")]:
+    for file in [*SOURCE.glob("static/*"), *SOURCE.glob("static/screens/*")]:
         if file.suffix in (".js", ".css", ".html"):
             text = file.read_text().replace("http://127.0.0.1:8002", "")
             assert "http:" not in text, file
