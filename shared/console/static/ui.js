@@ -88,7 +88,7 @@ export const Empty = ({ children }) => html`<div class="empty">${children}</div>
 
 /** @param {{items: [string, any][]}} props name and value of each */
 export const Stats = ({ items }) => html`
-  <dl class="stats">${items.map(([name, value]) => html`<div class="stat"><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  <dl class=${items.length === 4 ? "stats four" : "stats"}>${items.map(([name, value]) => html`<div class="stat"><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 
 /** @param {{label: string, wide?: boolean, children?: any}} props */
 export const Field = ({ label, wide, children }) =>
@@ -119,11 +119,14 @@ export function colourOf(name) {
   return `var(--c${sum % 8})`;
 }
 
+/** How finely the services count lengths. */
+const STEP = 16;
+
 /** @param {{counts: Record<string, number>, unit: string}} props counts by the upper edge of their bucket */
 export function Histogram({ counts, unit }) {
   const edges = Object.keys(counts).map(Number).sort((one, other) => one - other);
   if (!edges.length) return null;
-  const step = edges.length > 1 ? Math.min(...edges.slice(1).map((edge, place) => edge - edges[place])) : edges[0];
+  const step = edges.length > 1 ? Math.min(...edges.slice(1).map((edge, place) => edge - edges[place])) : Math.min(edges[0], STEP);
   const last = edges[edges.length - 1];
   const columns = Array.from({ length: Math.round(last / step) }, (_, place) => (place + 1) * step);
   const most = Math.max(...Object.values(counts));

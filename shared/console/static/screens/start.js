@@ -90,7 +90,7 @@ function Files({ items, setItems }) {
   return html`
     <div class="row between"><span>${count(items.length)} files, ${bytes(total)}</span>
       <button class="plain" onClick=${() => setItems([])}>Take all out</button></div>
-    <div class="scroll" tabindex="0" role="region" aria-label="Files"><table><thead><tr><th>File</th><th>Read as</th><th class="number">Size</th><th></th></tr></thead>
+    <div class="scroll low" tabindex="0" role="region" aria-label="Files"><table><thead><tr><th>File</th><th>Read as</th><th class="number">Size</th><th></th></tr></thead>
       <tbody>${items.slice(0, 50).map((item) => html`<tr key=${item.name}>
         <td class="text">${item.name}</td>
         <td><select aria-label=${`${item.name}: read as`} value=${item.use} onChange=${(/** @type {any} */ event) => change(item, event.target.value)}>
