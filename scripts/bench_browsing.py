@@ -25,7 +25,7 @@ QUESTIONS: dict[str, Mapping[str, str]] = {
 
 def measure(client: httpx.Client, query: Mapping[str, str], pages: int) -> tuple[list[float], int]:
     """Milliseconds of each page, and how many pairs they had."""
-    times, pairs, cursor = [], 0, {}
+    times, pairs, cursor = list[float](), 0, dict[str, str]()
     while len(times) < pages:
         began = time.perf_counter()
         page = client.get("/pairs", params={**query, **cursor}).raise_for_status().json()

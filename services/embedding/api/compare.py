@@ -84,7 +84,7 @@ def router(service: EmbeddingService) -> APIRouter:
                 rankings.append({"version": name, "results": results})
                 ranks.append(place)
                 names.append(name)
-        answer = orjson.dumps({"rankings": rankings, "moved": _moved(*ranks, body.top_n)})
+        answer = orjson.dumps({"rankings": rankings, "moved": _moved(ranks[0], ranks[1], body.top_n)})
         return json_response(answer, {VERSION_HEADER: ", ".join(names)})
 
     return routes

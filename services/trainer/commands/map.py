@@ -27,7 +27,6 @@ def make_map(
     limit: Annotated[int, typer.Option(help="at most so many texts")] = 20_000,
 ) -> None:
     """Place the dataset's texts in the plane as a version sees them, and report how it goes as JSON lines."""
-    os.nice(NICE)
     disable_openmp_spinning()
     output = claim_stdout()
 
@@ -39,15 +38,16 @@ def make_map(
         settings = load(Settings)
         configure_logging(settings.log_level, settings.log_format, "trainer")
         report("loading", 0, 0)
-        from services.trainer.mapping.build import build_map  # not before: libraries may print when they are imported
-        from services.trainer.models import encoder
-
         store = ModelStore(settings.models_dir)
         id_ = store.resolve(version)
-        model = encoder.load(str(store.path(id_)), f"version {id_}")
         with open_dataset(settings.dataset_dir, read_only=True) as dataset:
             texts, size = dataset.sample_texts(limit, SEED), dataset.corpus_size()
             counts = {"pairs": dataset.count(), "passages": size.passages}
+        from services.trainer.mapping.build import build_map  # not before: libraries may print when they are imported
+        from services.trainer.models import encoder
+
+        model = encoder.load(str(store.path(id_)), f"version {id_}")
+        os.nice(NICE)
         made = build_map(id_, texts, lambda some: encoder.encode(model, some), report) | counts
         _write(file, made)
     except (Fatal, NoVersion, OSError) as error:

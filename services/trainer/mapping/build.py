@@ -55,4 +55,5 @@ def _unit_vectors(texts: Sequence[str], encode: Encode, report: Report) -> Vecto
         report("embedding", start, len(texts))
         parts.append(encode(texts[start : start + ENCODED_AT_ONCE]))
     vectors = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    return unit

@@ -34,7 +34,7 @@ def keep_cosines(dataset: Dataset, folder: Path, version: str, encode: Encode, m
         place = {text: index for index, text in enumerate(texts)}
         vectors = encode(texts)
         vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        first, second = ([place[pair[side]] for pair in portion] for side in (1, 2))
+        first, second = [place[one] for _, one, _ in portion], [place[other] for _, _, other in portion]
         cosines = np.clip(np.einsum("ij,ij->i", vectors[first], vectors[second]), -1, 1)
         found += zip((id_ for id_, *_ in portion), cosines.tolist(), strict=True)
     try:
