@@ -42,13 +42,13 @@ def make_map(
         id_ = store.resolve(version)
         with open_dataset(settings.dataset_dir, read_only=True) as dataset:
             texts, size = dataset.sample_texts(limit, SEED), dataset.corpus_size()
-            counts = {"pairs": dataset.count(), "passages": size.passages}
+            counts, surprises = {"pairs": dataset.count(), "passages": size.passages}, dataset.surprises()
         from services.trainer.mapping.build import build_map  # not before: libraries may print when they are imported
         from services.trainer.models import encoder
 
         model = encoder.load(str(store.path(id_)), f"version {id_}")
         os.nice(NICE)
-        made = build_map(id_, texts, lambda some: encoder.encode(model, some), report) | counts
+        made = build_map(id_, texts, surprises, lambda some: encoder.encode(model, some), report) | counts
         _write(file, made)
     except (Fatal, NoVersion, OSError) as error:
         output.write(json.dumps({"error": first_line(error)}) + "\n")

@@ -12,6 +12,9 @@ from services.trainer.dataset.sampling import count_deletion
 from services.trainer.dataset.schema import WRITTEN_FOR_A_PASSAGE
 from shared.documents import Document, Passage, passage_content
 
+QUERIES_OF = f"SELECT id FROM pair INDEXED BY pair_passage WHERE sentence2 = ? AND {WRITTEN_FOR_A_PASSAGE}"
+"""The pairs that were written for a passage. Left to itself, SQLite takes the index of tasks and reads all queries."""
+
 
 class StoredPassage(NamedTuple):
     """A passage of the corpus: plain, because there may be millions."""
@@ -206,6 +209,5 @@ def _drop_orphans(db: sqlite3.Connection, passages: Iterable[int]) -> list[str]:
             continue
         db.execute("UPDATE corpus SET passages = passages - 1")
         count_deletion(db)
-        query = f"SELECT id FROM pair WHERE sentence2 = ? AND {WRITTEN_FOR_A_PASSAGE}"
-        pairs += [row[0] for row in db.execute(query, (StoredPassage(*row).content,))]
+        pairs += [row[0] for row in db.execute(QUERIES_OF, (StoredPassage(*row).content,))]
     return [hash_.hex() for hash_ in take_out(db, pairs)]

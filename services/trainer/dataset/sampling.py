@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -13,12 +14,12 @@ TRIES = 3
 
 PAIRS = (
     "SELECT id, sentence1, CASE WHEN provenance ->> 'task' = 'retrieval' THEN NULL ELSE sentence2 END,"
-    " provenance ->> 'label', provenance ->> 'job', surprise FROM pair LEFT JOIN cosine ON cosine.pair = pair.id"
+    " provenance ->> 'label', provenance ->> 'job' FROM pair"
 )
 PASSAGES = (
     "SELECT id, iif(title = '', text, title || ' ' || text), NULL, NULL, (SELECT iif(source = '', name, source)"
     " FROM place JOIN document ON document.id = place.document"
-    " WHERE place.passage = passage.id ORDER BY document.id LIMIT 1), NULL FROM passage"
+    " WHERE place.passage = passage.id ORDER BY document.id LIMIT 1) FROM passage"
 )
 
 
@@ -33,8 +34,6 @@ class SampledText(NamedTuple):
     """Of a pair."""
     source: str | None
     """A pair's job, a passage's file or else its document."""
-    surprise: float | None
-    """How far the pair's cosine is from its score, where it is known."""
 
 
 Draw = Callable[[sqlite3.Row], Iterable[SampledText]]
@@ -72,6 +71,16 @@ class Sampling:
             texts = [chance.choice(_texts(row, table)) for row in rows]
         return list({one.text: one for one in texts[::-1]}.values())[::-1][:most]
 
+    def surprises(self) -> dict[str, float]:
+        """How far the cosine is from the score, by sentence: the mean of its pairs that have a cosine."""
+        query = "SELECT sentence1, sentence2, surprise FROM cosine JOIN pair ON pair.id = cosine.pair"
+        sums, counts = Counter[str](), Counter[str]()
+        for first, second, surprise in self._db.execute(query):
+            for text in (first, second):
+                sums[text] += surprise
+                counts[text] += 1
+        return {text: sums[text] / count for text, count in counts.items()}
+
     def deletions(self) -> int:
         """How often texts were deleted."""
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (DELETIONS,)).fetchone()
@@ -86,6 +95,6 @@ def count_deletion(db: sqlite3.Connection) -> None:
 
 def _texts(row: Sequence[object], kind: Literal["pair", "passage"]) -> list[SampledText]:
     """The texts of a row; of a query written for a passage, the query alone, as the passage stands for itself."""
-    id_, first, second, label, source, surprise = row
-    facts = {"id": id_, "kind": kind, "label": label, "source": source, "surprise": surprise}
+    id_, first, second, label, source = row
+    facts = {"id": id_, "kind": kind, "label": label, "source": source}
     return [SampledText(**facts | {"text": text}) for text in (first, second) if text is not None]  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """From a dataset and a version to the map that a person looks at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +20,10 @@ Report = Callable[[str, int, int], None]
 """Is called with what goes on, how much of it is done, and of how much."""
 
 
-def build_map(version: str, texts: Sequence[SampledText], encode: Encode, report: Report) -> dict[str, Any]:
-    """The map, ready for JSON; `points` holds a column for each fact of a text."""
+def build_map(
+    version: str, texts: Sequence[SampledText], surprises: Mapping[str, float], encode: Encode, report: Report
+) -> dict[str, Any]:
+    """The map, ready for JSON; `points` holds a column for each fact of a text. `surprises` are by text."""
     count, contents = len(texts), [one.text for one in texts]
     vectors = _unit_vectors(contents, encode, report)
     found = nearest(vectors, NEIGHBOURS, lambda done: report("finding neighbours", done, count))
@@ -39,7 +41,7 @@ def build_map(version: str, texts: Sequence[SampledText], encode: Encode, report
             "kind": [one.kind for one in texts],
             "label": [one.label for one in texts],
             "source": [one.source for one in texts],
-            "surprise": [None if one.surprise is None else round(one.surprise, 3) for one in texts],
+            "surprise": [round(surprises[text], 3) if text in surprises else None for text in contents],
             "cluster": labels.tolist(),
             "neighbours": found.places[:, :SHOWN_NEIGHBOURS].tolist(),
             "duplicate_of": duplicates(found),

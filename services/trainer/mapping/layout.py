@@ -52,5 +52,6 @@ def _principal(vectors: Vectors) -> npt.NDArray[np.float64]:
     points = np.zeros((len(vectors), 2))
     kept = min(2, *vectors.shape)
     if len(vectors) > 1:
-        points[:, :kept] = PCA(kept, svd_solver="randomized", random_state=SEED).fit_transform(vectors)
+        with np.errstate(invalid="ignore"):  # where all vectors are the same, it divides by no variance
+            points[:, :kept] = PCA(kept, svd_solver="randomized", random_state=SEED).fit_transform(vectors)
     return points

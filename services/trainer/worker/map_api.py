@@ -49,7 +49,7 @@ class Points(BaseModel, use_attribute_docstrings=True):
     label: list[str | None]
     source: list[str | None]
     surprise: list[float | None]
-    """How far a pair's cosine is from its score."""
+    """How far the cosine is from the score, on average over the text's pairs that have a cosine."""
     cluster: list[int]
     neighbours: list[list[int]]
     """Up to five places, the nearest first, by exact cosine."""

@@ -281,6 +281,19 @@ def test_versions_are_listed_shown_activated_and_deleted(command: Commands) -> N
     assert command.fails("versions", "show", "r000009-00000000").startswith("there is no version 'r000009-00000000'")
 
 
+def test_a_version_is_pinned_and_unpinned(command: Commands) -> None:
+    first, second = publish(command, 1, 80), publish(command, 2, 70)
+    assert command("versions", "pin", first) == f"{first} is current and pinned; `versions unpin` ends it\n"
+    third = publish(command, 3, 75)
+    assert command.store.current() == first
+    states = {line.split()[0]: line.rsplit("  ", 1)[1] for line in command("versions", "list").splitlines()[1:]}
+    assert states == {first: "current, best, pinned", second: "previous", third: "published"}
+    assert command.fails("versions", "pin", "r000009-00000000").startswith("there is no version")
+    assert "nothing is pinned" in command("versions", "unpin")
+    assert command.store.current() == first
+    assert publish(command, 4, 75) == command.store.current()
+
+
 def test_a_damaged_version_is_not_activated(command: Commands) -> None:
     first, _ = publish(command, 1, 80), publish(command, 2, 70)
     file = command.store.path(first) / "model.safetensors"

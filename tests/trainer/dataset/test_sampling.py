@@ -52,9 +52,17 @@ def test_a_query_is_a_text_and_its_passage_is_not_told_twice(pairs_dataset: Data
     [record] = records(make_pairs(1))
     origin = record.provenance.model_copy(update={"task": "retrieval"})
     pairs_dataset.add([record.model_copy(update={"provenance": origin})])
-    pairs_dataset.set_cosines("r000001-00000000", [(1, 0.75)])
     [text] = pairs_dataset.sample_texts(5, 0)
-    assert (text.text, text.surprise) == (record.pair.sentence1, 0.25)
+    assert text.text == record.pair.sentence1
+
+
+def test_a_text_surprises_as_much_as_its_pairs_do_on_average(filled: Dataset) -> None:
+    assert filled.surprises() == {}
+    first, second, _ = make_pairs(3)  # of one sentence1, with scores 1 and 0.5
+    filled.set_cosines("r000001-00000000", [(1, 0.75), (2, 0.75)])
+    assert filled.surprises() == {first.sentence1: 0.25, first.sentence2: 0.25, second.sentence2: 0.25}
+    filled.review(2, score=0.0)
+    assert filled.surprises()[first.sentence1] == 0.5
 
 
 def test_only_what_deletes_texts_counts_as_a_deletion(filled: Dataset) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from services.trainer.dataset.sampling import SampledText
 from services.trainer.mapping.build import build_map
-from services.trainer.mapping.nearest import NEARLY_SAME
 
 TOPICS = {"bicycle": "wheel saddle pedal chain", "kitchen": "oven pan flour spoon", "harbour": "ship crane rope quay"}
 RNG = np.random.default_rng(0)
@@ -30,13 +29,14 @@ def make_texts(count: int) -> list[SampledText]:
     for number in range(count):
         topic = list(TOPICS)[number % 3]
         words = [topic, *RNG.choice(TOPICS[topic].split(), 2), "the", f"w{number}"]
-        texts.append(SampledText(number, " ".join(words), "pair", topic, "job", 0.5 if number % 2 else None))
+        texts.append(SampledText(number, " ".join(words), "pair", topic, "job"))
     return texts
 
 
 def made(texts: list[SampledText]) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
     told: list[tuple[str, int, int]] = []
-    result = build_map("r000001-00000000", texts, encode, lambda *now: told.append(now))
+    surprises = {one.text: 0.5 for one in texts[1::2]}
+    result = build_map("r000001-00000000", texts, surprises, encode, lambda *now: told.append(now))
     return json.loads(json.dumps(result, allow_nan=False)), told
 
 
@@ -58,7 +58,6 @@ def test_topics_come_apart_and_clusters_are_named_by_their_words() -> None:
         found = points["neighbours"][place]
         assert cosines[place][found] == pytest.approx(np.sort(cosines[place])[::-1][:5], abs=1e-5)
     assert points["duplicate_of"][299] == 0
-    assert NEARLY_SAME <= 1
     assert sum(one["size"] for one in result["clusters"]) == 300
     assert [one["size"] for one in result["clusters"]] == sorted(
         (one["size"] for one in result["clusters"]), reverse=True
@@ -67,7 +66,7 @@ def test_topics_come_apart_and_clusters_are_named_by_their_words() -> None:
         labels = {texts[place].label for place in range(300) if points["cluster"][place] == one["id"]}
         assert labels & set(one["words"]), "each is named by its topic"
         assert "the" not in one["words"]
-    assert points["surprise"][:2] == [None, 0.5]
+    assert points["surprise"][2:4] == [None, 0.5]
     states = list(dict.fromkeys(state for state, _, _ in told))
     assert states == ["embedding", "finding neighbours", "placing"]
     assert all(done <= of for _, done, of in told)
@@ -83,7 +82,9 @@ def test_few_texts_have_a_map_too(count: int) -> None:
 
 def test_texts_that_say_nothing_or_the_same_have_a_map() -> None:
     texts = [one._replace(text=text) for one, text in zip(make_texts(30), ["!", "a b"] * 15, strict=True)]
-    result = build_map("r000001-00000000", texts, lambda some: np.zeros((len(some), 4), np.float32), lambda *_: None)
+    result = build_map(
+        "r000001-00000000", texts, {}, lambda some: np.zeros((len(some), 4), np.float32), lambda *_: None
+    )
     assert np.isfinite([result["points"]["x"], result["points"]["y"]]).all()
 
 

@@ -48,6 +48,16 @@ def test_a_damaged_current_version_gives_way_to_the_newest_sound_one(store: Mode
     assert repair(store) is None
 
 
+def test_a_pin_ends_with_its_version(store: ModelStore) -> None:
+    first, second = publish(store, 1), publish(store, 2)
+    store.pin(second)
+    third = publish(store, 3)
+    damage(store, second)
+    assert f"{first} is current again" in str(repair(store))
+    assert store.pinned() is None
+    assert publish(store, 4) == store.current() != third
+
+
 def test_a_current_version_that_is_gone_gives_way_too(store: ModelStore) -> None:
     first, second = publish(store, 1), publish(store, 2)
     shutil.rmtree(store.root / "versions" / second)
