@@ -1,6 +1,6 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo adapt up test test-quick check docs bench-generation bench-embedding bench-trainer clean
+.PHONY: help setup demo adapt up test test-quick check docs bench-generation bench-embedding bench-trainer bench-cluster clean
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -51,6 +51,9 @@ bench-embedding: setup ## measure the embedding service against others; ARGS="--
 
 bench-trainer: setup ## measure training here, against sentence-transformers alone; ARGS="--rows 20000 --sizes 10000"
 	@$(PYTHON_IN_VENV) -m scripts.bench_trainer $(ARGS)
+
+bench-cluster: setup ## measure one run on Ray against the same without; ARGS="--inputs 48 --passages 100000 --only reading"
+	@$(PYTHON_IN_VENV) -m scripts.bench_cluster $(ARGS)
 
 clean: ## remove .venv and the tools' caches; collected pairs and versions (.pairwright) stay
 	@rm -rf .venv site .docs_cache .examples_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

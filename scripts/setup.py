@@ -22,7 +22,7 @@ from typing import Iterator, Mapping, Sequence, Tuple  # noqa: UP035 - Python 3.
 Version = Tuple[int, int, int]  # noqa: UP006 - as above
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "generation,documents,trainer,embedding,dev"
+EXTRAS = "generation,documents,trainer,embedding,cluster,dev"
 VLLM = "0.32.0"
 TORCH = "2.13.0"
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

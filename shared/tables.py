@@ -156,7 +156,7 @@ def _json(file: Path) -> Iterator[tuple[int, Row | BadRow]]:
                 yield from _json_array(file, line + lines.read())
             elif line.strip():
                 is_first = False
-                yield number, _json_line(line)
+                yield number, json_row(line)
 
 
 def _json_array(file: Path, text: str) -> Iterator[tuple[int, Row | BadRow]]:
@@ -167,7 +167,8 @@ def _json_array(file: Path, text: str) -> Iterator[tuple[int, Row | BadRow]]:
     yield from enumerate(map(row_of, rows), start=1)
 
 
-def _json_line(line: str) -> Row | BadRow:
+def json_row(line: str) -> Row | BadRow:
+    """A line of JSON as a row."""
     try:
         return row_of(json.loads(line))
     except (ValueError, RecursionError) as error:

@@ -25,6 +25,7 @@ from tests.support.deployment_files import (
     compose_text,
     example,
     mounts,
+    project,
     service_of,
     stages,
     started,
@@ -33,7 +34,8 @@ from tests.support.deployment_files import (
 )
 
 ENGINE_STOPS_WITHIN_S = 30
-BUILT = tuple(name for name, service in compose()["services"].items() if "build" in service)
+RAY = ("ray-head", "ray-worker")
+BUILT = tuple(name for name, service in compose()["services"].items() if "build" in service and name not in RAY)
 CONTAINERS = tuple(compose()["services"])
 ELSEWHERE = {"HF_TOKEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "COMPOSE_PROFILES"}
 """Variables of .env.example that are neither ours nor filled in: libraries and compose itself read them."""
@@ -88,7 +90,8 @@ def test_each_choice_starts_each_service_once(document: dict[str, Any]) -> None:
         more = set(started(document, choice, "observability")) - containers
         assert more == {"prometheus", "grafana"}
     used = {profile for service in document["services"].values() for profile in service.get("profiles", [])}
-    assert used == {*CHOICES, "observability"}
+    assert used == {*CHOICES, "observability", "ray"}
+    assert set(started(document, "ray")) == {"redis", *RAY}
 
 
 def test_services_are_the_folders(document: dict[str, Any]) -> None:
@@ -254,6 +257,24 @@ def test_containers_are_fenced_in(document: dict[str, Any], name: str) -> None:
     assert container["logging"]["options"]["max-size"]
     assert re.search(r":v?\d+\.\d+\.\d+$", container["image"]), "pinned by version"
     assert all(port.startswith("127.0.0.1:") for port in container.get("ports", []))
+
+
+@pytest.mark.parametrize("name", RAY)
+def test_a_ray_cluster_is_made_of_generation(document: dict[str, Any], images: dict[str, Stage], name: str) -> None:
+    container = document["services"][name]
+    assert container["build"]["target"] in images
+    extras = container["build"]["args"]["GENERATION_EXTRAS"].split(",")
+    assert {"generation", "kuberay"} <= set(extras) <= set(project()["optional-dependencies"])
+    ours = {variable for variable in container["environment"] if variable.startswith("PAIRWRIGHT_")}
+    assert ours <= variables_of("generation")
+    assert container["networks"] == ["ray"], "whoever reaches Ray may run anything on it"
+    assert "ports" not in container
+    for target, (volume, _) in mounts(container).items():
+        assert volume in document["volumes"]
+        for image in ("generation", "generation-cpu"):
+            assert target in " ".join(images[image].all("RUN")).split()
+    head = document["services"]["ray-head"]["command"]
+    assert f"--address=ray-head:{head[4].partition('=')[2]}" in document["services"]["ray-worker"]["command"]
 
 
 def test_what_looks_on_mounts_its_files_only(document: dict[str, Any]) -> None:

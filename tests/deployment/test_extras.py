@@ -19,8 +19,8 @@ ELSEWHERE = {
     "triton": "vllm brings its own on a GPU",
     "mteb": "an option of `evaluate`, which says how to install it",
 }
-OPTIONAL = {"generation": {"pyarrow", "selectolax", "pypdf", "docx"}}
-"""What a service does without: such files are refused by a line that says how to install it."""
+OPTIONAL = {"generation": {"pyarrow", "ray", "selectolax", "pypdf", "docx"}}
+"""What a service does without: such files, and `--cluster`, are refused by a line that says how to install it."""
 
 
 @pytest.fixture(scope="module")

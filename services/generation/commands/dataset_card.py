@@ -14,9 +14,17 @@ EXAMPLES_PER_LABEL = 2
 
 
 def dataset_card(
-    plan: ResolvedPlan, progress: JobProgress, teacher: str, files: Sequence[str], pairs: Sequence[Mapping[str, Any]]
+    plan: ResolvedPlan,
+    progress: JobProgress,
+    teacher: str,
+    files: Sequence[str],
+    pairs: Sequence[Mapping[str, Any]],
+    given: int | None = None,
 ) -> str:
-    """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them."""
+    """A card in the hub's form: how the pairs were made, how many there are, what was thrown away, a few of them.
+
+    `given`: how many sentences or passages were given, where the plan doesn't hold them.
+    """
     task = plan.task
     decoding = ", ".join(f"{name} {value}" for name, value in plan.decoding.model_dump().items())
     language = detect([pair["sentence2"] for pair in pairs])
@@ -36,7 +44,7 @@ def dataset_card(
         f"| teacher | `{public_name(teacher)}` |",
         f"| made by | Pairwright {__version__}, preset `{plan.preset}`, prompt form `{plan.prompt_form}` |",
         f"| pairs | {progress.accepted.total()} of {progress.requested} asked for ({progress.outcome}) |",
-        _source(plan),
+        _source(plan, len(plan.inputs) if plan.inputs else given),
         f"| exemplars in a prompt | {plan.exemplars} |",
         f"| decoding | {decoding} |",
         f"| seed | {plan.seed} |",
@@ -63,15 +71,17 @@ def dataset_card(
     return "\n".join(sections) + "\n"
 
 
-def _source(plan: ResolvedPlan) -> str:
+def _source(plan: ResolvedPlan, given: int | None) -> str:
     if plan.task.writes_queries:
-        return f"| passages | {f'{len(plan.inputs)} given' if plan.inputs else f'{plan.queries} of the dataset'} |"
-    return f"| first sentences | {f'{len(plan.inputs)} given' if plan.inputs else 'written by the teacher'} |"
+        return f"| passages | {f'{given} given' if given else f'{plan.queries} of the dataset'} |"
+    return f"| first sentences | {f'{given} given' if given else 'written by the teacher'} |"
 
 
 def _description(file: str) -> str:
     if ".postprocessed" in file:
         return ": scores smoothed (0.8 y + 0.1), two random pairs of score 0 a sentence1, as the original's script"
+    if file.endswith(".parquet"):
+        return ": Parquet with sentence1, sentence2, score, label, task, teacher, seed"
     return ": JSON Lines with sentence1, sentence2, score, label"
 
 

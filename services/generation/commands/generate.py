@@ -1,16 +1,18 @@
 """`python -m services.generation generate`: the same pairs as a job's, into a file, without HTTP and Redis."""
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.generation.commands import documents  # noqa: F401
+from services.generation.commands.bar import shown
+from services.generation.commands.cluster import generate_on_cluster
 from services.generation.commands.dataset_card import dataset_card
 from services.generation.commands.filter_pairs import FilterOptions, filter_pairs
 from services.generation.commands.journal import Journal, last_passage
@@ -46,6 +48,10 @@ async def main(arguments: Sequence[str], add_documents: AddDocuments) -> None:
         counts = filter_pairs(options, load(GenerationSettings).task_dir)
         sys.stdout.write(json.dumps(counts, ensure_ascii=False) + "\n")
         return
+    if options.cluster is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for a loop that never comes
+        generate_on_cluster(options)
+        return
     await _generate(options)
 
 
@@ -60,10 +66,11 @@ async def _generate(options: Options) -> None:
         progress = JobProgress(plan)
         for result in journal.results:
             progress.record(result)
+        seconds = 0.0
         if not progress.done:
-            await _write_missing(plan, common, own, passages, progress, journal)
+            seconds = await _write_missing(plan, common, own, passages, progress, journal)
     try:
-        summary = _finish(options, common, plan, progress, journal)
+        summary = _finish(options, common, plan, progress, journal) | {"seconds": round(seconds, 3)}
     except OSError as error:
         advice = "the journal keeps all pairs; the same command writes the files"
         raise Fatal(f"--out: {error.filename or options.out}: {error.strerror}: {advice}") from None
@@ -77,8 +84,8 @@ async def _write_missing(
     passages: CorpusSource,
     progress: JobProgress,
     journal: Journal,
-) -> None:
-    """Have the teacher write what the journal doesn't have yet. Raises `Fatal`."""
+) -> float:
+    """Have the teacher write what the journal doesn't have yet; in how many seconds. Raises `Fatal`."""
     if warning := language_warning(plan, teacher_languages(own.teacher_languages, common.teacher), common.teacher):
         sys.stderr.write(f"warning: {warning}\n")
     engine = await make_engine(common, own)
@@ -88,7 +95,9 @@ async def _write_missing(
         generator = PairGenerator(engine)
         generator.check_form(plan)
         job = Job(plan, dataset=common.dataset, teacher=common.teacher, corpus=passages.corpus(plan))
+        began = time.monotonic()
         await write(job, progress, generator, journal, with_bar=common.log_format == "human")
+        return time.monotonic() - began
     except InvalidPlan as error:
         raise Fatal(f"--{error.field.replace('_', '-')}: {error.message}") from None
     except NoCorpus as error:
@@ -127,18 +136,12 @@ async def write(job: Job, progress: JobProgress, generator: PairGenerator, journ
     """Write all work items that the journal hasn't got, recording them in order. Raises what the engine raises."""
     hashes = {record.pair.content_hash for result in journal.results for record in result.pairs.values()}
     writer = OrderedWriter(generator, job, progress)
-    words = TextColumn("pairs, {task.fields[rejected]} rejected")
-    columns = (BarColumn(), MofNCompleteColumn(), words, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not with_bar) as bar:
-        bar_task = bar.add_task("", total=progress.requested, rejected=0)
+    with shown(progress.requested, with_bar) as show:
         try:
             while not progress.done:
                 for result in await writer.take(1):
-                    result = progress.acceptable(result).without_known(hashes)
-                    result = result.with_few_texts(progress.rejected)
-                    journal.add(result)
-                    progress.record(result)
-                bar.update(bar_task, completed=progress.accepted.total(), rejected=progress.rejected.total())
+                    journal.add(progress.accept(result, hashes))
+                show(progress)
         finally:
             await writer.stop()
 

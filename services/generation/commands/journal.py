@@ -11,21 +11,12 @@ from typing import Any, Self, TextIO
 
 from pydantic import ValidationError
 
-from services.generation.pairs.plan import ResolvedPlan
+from services.generation.pairs.plan import PLAN_VERSION, ResolvedPlan, plan_hash
 from services.generation.pairs.work_item import WorkItemResult
 from shared.errors import Fatal
 
-PLAN_VERSION = 1
-"""Raise it when a plan of the same fields comes to mean other pairs: journals of before are then left alone."""
 BYTES_PER_PAIR = 500
 """About what a pair takes in the journal and the output together."""
-
-
-def plan_hash(plan: ResolvedPlan) -> str:
-    """Identifies what a plan asks for. Fields at their defaults don't count: a new one changes no plan of before."""
-    described: Any = {"description": True, "labels": {"__all__": {"label_accuracy"}}}
-    fields = plan.model_dump_json(exclude_defaults=True, exclude={"dry_run": True, "task": described})
-    return hashlib.sha256(fields.encode()).hexdigest()
 
 
 def _check_space(out: Path, plan: ResolvedPlan) -> None:

@@ -1,36 +1,19 @@
-"""First sentences out of a table's row, or out of a whole document."""
+"""First sentences out of files: of a table's rows, of lines, of a whole document."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from services.generation.documents.files import TABLES, File, kind_of, read_texts
-from shared.pairs import check_sentence
-from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
+from services.generation.pairs.inputs import given_of
+from shared.tables import BadRow, Row, place, read
 
-COLUMNS = ("sentence1", "text_a", "sentence", TEXT)
-"""Which columns hold first sentences; text_a is the original's."""
-PASSAGE_COLUMNS = (TEXT, "passage", "content", "sentence2")
-"""Which columns hold passages."""
 END = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+(?=[\"'“‘(]*[^\W_a-z])")
 """Between two sentences: punctuation, white space, and then no small letter."""
 MARKUP = re.compile(r"^\s*(#{1,6}\s.*|```.*|[-*_]{3,}|\|.*)$", re.MULTILINE)
 BULLET = re.compile(r"^\s*(?:[-*+>]|\d+[.)])\s+")
 LEAST_WORDS, MOST_CHARS = 4, 400
 """Of a sentence of a document: shorter ones are headings and names, longer ones tables and lists."""
-
-
-def sentence_of(row: Row | BadRow, column: str | None = None, are_passages: bool = False) -> str:
-    """A row's first sentence or passage, a passage with its title before it. Raises ValueError."""
-    if isinstance(row, BadRow):
-        raise row
-    names = (column,) if column else PASSAGE_COLUMNS if are_passages else COLUMNS
-    by_name = by_folded_name(row)
-    if (value := find(by_name, names)) is None:
-        raise missing(row, names, "--column NAME")
-    text = text_of(value, names[0])
-    title = find(by_name, ("title",)) if are_passages else None
-    return check_sentence(f"{text_of(title, 'title')} {text}".strip() if title else text)
 
 
 def sentences_in(file: File, column: str | None = None) -> Iterator[tuple[str, str | ValueError]]:
@@ -60,6 +43,6 @@ def split(text: str) -> Iterator[str]:
 
 def _or_error(row: Row | BadRow, column: str | None) -> str | ValueError:
     try:
-        return sentence_of(row, column)
+        return given_of(row, column, are_passages=False)
     except ValueError as error:
         return error

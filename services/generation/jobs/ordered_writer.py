@@ -2,18 +2,33 @@
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
-from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.generator import Job, PairGenerator
-from services.generation.pairs.work_item import WorkItemResult
+from services.generation.pairs.work_item import WorkItem, WorkItemResult
 
 WINDOW = 4096  # items that may be written ahead of the last recorded one
+
+
+class Items(Protocol):
+    """Work items, of which results are recorded in order: a `JobProgress`, or a part of one."""
+
+    @property
+    def recorded(self) -> int:
+        """Items whose results are in."""
+
+    @property
+    def total(self) -> int:
+        """Items that exist so far."""
+
+    def work_item(self, index: int) -> WorkItem:
+        """Item `index`, which must be below `total`."""
 
 
 class OrderedWriter:
     """Keeps an engine full with one job's items. The caller records the results in `progress`."""
 
-    def __init__(self, generator: PairGenerator, job: Job, progress: JobProgress) -> None:
+    def __init__(self, generator: PairGenerator, job: Job, progress: Items) -> None:
         self._generator, self._job, self._progress = generator, job, progress
         self._in_flight = generator.items_in_flight(job)
         self._next = progress.recorded

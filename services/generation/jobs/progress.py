@@ -16,7 +16,7 @@ from typing import Literal
 from services.generation.pairs.comparison import words_of
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.seeds import in_turn
-from services.generation.pairs.work_item import WorkItem, WorkItemResult
+from services.generation.pairs.work_item import Known, WorkItem, WorkItemResult
 
 MAX_BOOST = 2.0
 """A pass may be this much larger than what is missing, to make up for what will be rejected."""
@@ -34,7 +34,8 @@ class _Pass:
 class JobProgress:
     """One job's account. `record` it result by result; `work_item` says what each item is."""
 
-    def __init__(self, plan: ResolvedPlan) -> None:
+    def __init__(self, plan: ResolvedPlan, queries: Known[frozenset[str]] | None = None) -> None:
+        """`queries`: an empty set for the words of each query; memory by default."""
         self._plan = plan
         self.requested = plan.pairs_requested
         self.recorded, self.total = 0, 0
@@ -46,7 +47,7 @@ class JobProgress:
         self.done = False
         self._passes: list[_Pass] = []
         self._lost: list[WorkItem] = []
-        self._queries: set[frozenset[str]] = set()
+        self._queries: Known[frozenset[str]] = set() if queries is None else queries
         """The words of each that was accepted."""
         self._add_pass(range(plan.first_sentences), dict.fromkeys(plan.label_names, plan.pairs_per_label))
 
@@ -82,6 +83,12 @@ class JobProgress:
             result = result.without_near_duplicates(self._queries)
         return result.without_surplus(self._room)
 
+    def accept(self, result: WorkItemResult, hashes: Known[str]) -> WorkItemResult:
+        """What stands of the next item's result among pairs of the content hashes `hashes`, which grow; recorded."""
+        result = self.acceptable(result).without_known(hashes).with_few_texts(self.rejected)
+        self.record(result)
+        return result
+
     def record(self, result: WorkItemResult) -> None:
         """Enter what became of the next item."""
         item = self.work_item(self.recorded)
@@ -91,7 +98,8 @@ class JobProgress:
         self.rejected.update(result.rejected)
         self.samples += result.samples
         if self._plan.task.writes_queries:
-            self._queries.update(words_of(one.pair.sentence1) for one in result.pairs.values())
+            for one in result.pairs.values():
+                self._queries.add(words_of(one.pair.sentence1))
         if result.lost and self._plan.pairs is None and item.attempts > 1:
             pairs = ((record.provenance.label, result.written(record.pair)) for record in result.pairs.values())
             again = replace(item, pass_number=item.pass_number + 1, attempts=item.attempts - 1, wants=dict(result.lost))

@@ -1,5 +1,6 @@
 """What a job shall write: the body of `POST /generate`, the options of the command, and their presets."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,8 @@ from services.generation.pairs.tasks import Tasks, TaskSpec
 from shared.pairs import Sentence
 
 MAX_INPUTS = 100_000
+PLAN_VERSION = 1
+"""Raise it when a plan of the same fields comes to mean other pairs: outputs begun before are then left alone."""
 FILTERS = (*ALL, *OF_A_SENTENCE1, *OF_A_CORPUS, *OF_A_JOB)
 
 Preset = Literal["default", "dino"]
@@ -198,6 +201,13 @@ class ResolvedPlan(Plan):
         """How many pairs are asked for."""
         each = self.pairs if self.pairs is not None else self.first_sentences * self.pairs_per_label
         return each if self.draws_label else each * len(self.label_names)
+
+
+def plan_hash(plan: ResolvedPlan) -> str:
+    """Identifies what a plan asks for. Fields at their defaults don't count: a new one changes no plan of before."""
+    described: Any = {"description": True, "labels": {"__all__": {"label_accuracy"}}}
+    fields = plan.model_dump_json(exclude_defaults=True, exclude={"dry_run": True, "task": described})
+    return hashlib.sha256(fields.encode()).hexdigest()
 
 
 def _check_passages(plan: Plan, task: TaskSpec) -> None:

@@ -3,12 +3,24 @@
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, field_validator
 
 from services.generation.pairs.comparison import words_of
 from shared.pairs import Pair, PairRecord
+
+Value = TypeVar("Value", contravariant=True)
+
+
+class Known(Protocol[Value]):
+    """What a set is asked for here."""
+
+    def __contains__(self, value: object, /) -> bool:
+        """Whether it was added."""
+
+    def add(self, value: Value, /) -> object:
+        """From now on it is in."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,7 @@ class WorkItemResult(BaseModel):
                 texts.append(rejected)
         return self.model_copy(update={"rejected_texts": texts})
 
-    def without_known(self, hashes: set[str]) -> "WorkItemResult":
+    def without_known(self, hashes: Known[str]) -> "WorkItemResult":
         """This result as the pair stream would answer it: a pair of the content hashes `hashes` is a duplicate.
 
         Adds the hashes of the others.

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,7 @@ from services.trainer.commands.base import AsJson, configured, group
 from services.trainer.dataset.pair_rows import PORTION, Selection
 from services.trainer.dataset.store import Dataset, open_dataset
 from shared.errors import Fatal, first_line
+from shared.pair_shards import shard_files
 from shared.queue import open_queue
 from shared.redis import command_client
 from shared.settings import Settings
@@ -31,7 +32,7 @@ SOURCE_HELP = "what the provenance names as teacher, for pairs that don't say; t
 SKIP_HELP = "pass over rows that are no pairs instead of ending there"
 COLUMNS_HELP = "what the file calls sentence1, sentence2 and score, as in anchor=sentence1,positive=sentence2"
 TEXT_HELP = "what one of the two sentences contains, letter for letter"
-FILE_HELP = "text tables, JSON or Parquet, by the name's end; the original STS-DINO files too"
+FILE_HELP = "a table, JSON or Parquet by the name's end; an original STS-DINO file; a folder of `generate --cluster`"
 CARD = """---
 language: und
 task_categories: [sentence-similarity]
@@ -100,26 +101,25 @@ def import_(
 ) -> None:
     """Take in pairs from a file; a pair that is there already with another score gets the one of the file."""
     from services.trainer.dataset.files import columns_from, parse_row, portions
-    from shared.tables import BadRow, place, read
+    from shared.tables import BadRow, place
 
     settings, (low, high), names = configured(), scale, columns_from(columns)
     if not -math.inf < low < high < math.inf:
         raise Fatal("--scale: LOW must be less than HIGH")
-    if not file.is_file():
-        raise Fatal(f"there is no file {str(file)!r}")
+    files = _files(file)
     rows, new, updated, bad, first_bad = 0, 0, 0, 0, ""
     with open_dataset(settings.dataset_dir) as dataset:
-        for portion in portions(read(file)):
+        for portion in portions(_rows_of(files)):
             records = []
-            for number, row in portion:
+            for part, number, row in portion:
                 try:
                     records.append(parse_row(row, settings.dataset, scale, source or file.name, names))
                 except BadRow as error:
-                    bad, first_bad = bad + 1, first_bad or f"{place(file, number)}: {error}"
+                    bad, first_bad = bad + 1, first_bad or f"{place(part, number)}: {error}"
                     if not skip_bad:
                         dataset.add(records)
                         kept = f"The {rows + len(records)} rows before are kept; mend the file and import it again"
-                        raise Fatal(f"{file}, {first_bad}. {kept}, or --skip-bad") from None
+                        raise Fatal(f"{part}, {first_bad}. {kept}, or --skip-bad") from None
             added = dataset.add(records)
             new, updated, rows = new + added.new, updated + added.updated, rows + len(records)
     if not rows:
@@ -127,6 +127,24 @@ def import_(
     skipped = f", {bad} rows were no pairs (the first, {first_bad})" if bad else ""
     counts = f"{new} new pairs of {rows} in {file}, {updated} updated{skipped}"
     print(f"{counts}; the dataset {settings.dataset} has them now")
+
+
+def _files(path: Path) -> Sequence[Path]:
+    """A file, or those of a folder that `generate --cluster` wrote. Raises `Fatal`."""
+    if path.is_dir():
+        return list(shard_files(path))
+    if not path.is_file():
+        raise Fatal(f"there is no file {str(path)!r}")
+    return [path]
+
+
+def _rows_of(files: Sequence[Path]) -> Iterator[tuple[Path, int, Any]]:
+    """Each row with its file and number. Raises `Fatal`."""
+    from shared.tables import read
+
+    for file in files:
+        for number, row in read(file):
+            yield file, number, row
 
 
 @app.command()

@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from services.generation.commands.generate import prepare
-from services.generation.commands.journal import Journal, plan_hash
+from services.generation.commands.journal import Journal
 from services.generation.commands.options import make_plan, parse, read_inputs
 from services.generation.decoding.vllm.engine import VllmEngine
 from services.generation.pairs.corpus_source import CorpusSource
-from services.generation.pairs.plan import Plan, ResolvedPlan
+from services.generation.pairs.plan import Plan, ResolvedPlan, plan_hash
 from services.generation.pairs.tasks import load_all_tasks
 from services.generation.pairs.work_item import WorkItemResult
 from services.generation.settings import GenerationSettings

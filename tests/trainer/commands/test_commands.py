@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 from pyarrow import parquet
 
@@ -109,6 +110,21 @@ def test_an_export_is_imported_again_as_it_was(command: Commands, tmp_path: Path
     assert stats["hash"] in card
     assert stats["origins"] == [{"teacher": "default", "task": "sts", "label": "1", "pairs": 30}]
     assert f"data_files: pairs.{kind}" in card
+
+
+def test_a_folder_that_a_cluster_wrote_is_imported_as_one(command: Commands, tmp_path: Path) -> None:
+    folder, made = tmp_path / "out", make_pairs(5)
+    (folder / "pairs").mkdir(parents=True)
+    assert "it isn't finished" in command.fails("dataset", "import", folder)
+    shards = []
+    for name, some in (("00-000000", made[:3]), ("01-000000", made[3:])):
+        rows = [pair.model_dump() | {"label": "1", "task": "sts", "teacher": "t", "seed": 7} for pair in some]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "pairs" / f"{name}.parquet")
+        shards.append({"file": f"pairs/{name}.parquet", "pairs": len(some)})
+    (folder / "manifest.json").write_text(json.dumps({"shards": shards}))
+    assert command("dataset", "import", folder).startswith(f"5 new pairs of 5 in {folder}")
+    assert command.pairs() == made
+    assert "t, sts, 1: 5" in command("dataset", "stats")
 
 
 def test_the_original_dino_s_files_are_taken(command: Commands, tmp_path: Path) -> None:

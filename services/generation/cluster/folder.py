@@ -1,0 +1,130 @@
+"""The folder that a cluster writes into: on a disk that all machines share, or an object store that pyarrow knows.
+
+    run.json                        what it was begun with
+    work/inputs/000000.parquet      given sentences or passages, each once, in order
+    work/items-00/000000.parquet    work items of the first pass, a shard
+    work/results-00/000000.parquet  what became of them
+    pairs/00-000000.parquet         the accepted pairs of a shard
+    manifest.json                   counts by label and reason; written last, `work` is removed after it
+
+A file appears whole or not at all. What each holds follows from the plan, so that writing one twice changes nothing.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs, parquet
+
+
+class Folder:
+    """A folder by its path or URI. Can be pickled; methods raise `OSError`."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        self._files, self._path = fs.FileSystem.from_uri(self.uri)
+        self._is_local = isinstance(self._files, fs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
+        return Folder, (self.uri,)
+
+    def place(self, name: str) -> str:
+        """A file's path or URI, for a person."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None if there is none."""
+        try:
+            with self._files.open_input_stream(self._full(name)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make or replace a file in one step; on a local disk, durably."""
+        target = self._full(name)
+        self._files.create_dir(target.rpartition("/")[0], recursive=True)
+        if not self._is_local:  # an object appears when it is closed
+            with self._files.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        folder, _, last = target.rpartition("/")
+        temporary = Path(folder, f".{last}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(self._full(name))
+
+    def names(self, folder: str) -> list[str]:
+        """The files right in a folder of this one, sorted; [] if there is none."""
+        selector = fs.FileSelector(self._full(folder), allow_not_found=True)
+        files = [info.base_name for info in self._files.get_file_info(selector) if info.type == fs.FileType.File]
+        return sorted(name for name in files if not name.startswith("."))
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of this one with all that is in it; nothing happens if there is none."""
+        if self._files.get_file_info(self._full(folder)).type == fs.FileType.Directory:
+            self._files.delete_dir(self._full(folder))
+
+    def _full(self, name: str) -> str:
+        return f"{self._path.rstrip('/')}/{name}"
+
+
+def write_table(folder: Folder, name: str, table: Any) -> None:
+    """A pyarrow table as one Parquet file."""
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    folder.write(name, sink.getvalue().to_pybytes())
+
+
+def read_column(folder: Folder, name: str, column: str) -> list[Any] | None:
+    """A column of a Parquet file that `write_table` wrote; None if the file is missing or torn."""
+    content = folder.read(name)
+    try:
+        return None if content is None else list(parquet.read_table(pa.BufferReader(content))[column].to_pylist())
+    except pa.ArrowException:
+        return None
+
+
+class Lines:
+    """Numbered Parquet files of one column of strings, each of `size` rows but the last."""
+
+    def __init__(self, folder: Folder, name: str, size: int) -> None:
+        self.folder, self._name, self.size = folder, name, size
+
+    def file(self, shard: int) -> str:
+        """A shard's name in the folder."""
+        return f"{self._name}/{shard:06}.parquet"
+
+    def write(self, shard: int, lines: Sequence[str]) -> None:
+        """Keep a shard."""
+        write_table(self.folder, self.file(shard), pa.table({"line": pa.array(lines, pa.string())}))
+
+    def read(self, shard: int) -> list[str] | None:
+        """A shard's rows; None if it is missing or torn."""
+        return read_column(self.folder, self.file(shard), "line")
+
+    def present(self) -> set[int]:
+        """Which shards there are."""
+        return {int(name.partition(".")[0]) for name in self.folder.names(self._name)}
+
+    def between(self, first: int, last: int) -> Iterator[str]:
+        """Rows `first` to `last - 1`. Raises `OSError` for a shard that is gone."""
+        for shard in range(first // self.size, -(-last // self.size)):
+            lines, start = self.read(shard), shard * self.size
+            if lines is None:
+                raise FileNotFoundError(f"{self.folder.place(self.file(shard))} is missing or torn")
+            yield from lines[max(0, first - start) : last - start]
