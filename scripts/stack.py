@@ -43,8 +43,9 @@ class Stack:
         self.redis_url = settings.redis_url or (self._queue.url if self._queue else "")
         own = {"PAIRWRIGHT_HOME": str(self.home), "PAIRWRIGHT_REDIS_URL": self.redis_url, "PYTHONUNBUFFERED": "1"}
         self.environment = {**os.environ, **(environment or {}), **own}
-        if not self.environment.get("PAIRWRIGHT_TRAINER_URL"):
-            self.environment["PAIRWRIGHT_TRAINER_URL"] = self.url("trainer")
+        for service in SERVICES:
+            if not self.environment.get(f"PAIRWRIGHT_{service.upper()}_URL"):
+                self.environment[f"PAIRWRIGHT_{service.upper()}_URL"] = self.url(service)
         self.error: str | None = None
         self._stopping = threading.Event()
         self._children: list[SupervisedProcess] = []

@@ -18,6 +18,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     with Stack(settings) as stack:
         print(f"generation  {stack.url('generation')}/docs\nembedding   {stack.url('embedding')}/docs")
+        print(f"console     {stack.url('generation')}/console")
         print(f"queue       {stack.redis_url}\nlogs        {stack.logs}")
         print("Ctrl-C stops everything. Starting takes about half a minute.", flush=True)
         starting = set(HTTP_SERVICES)
@@ -27,6 +28,8 @@ def main() -> None:
                 if not stack.not_ready(service):
                     starting.remove(service)
                     print(f"{service} is ready", flush=True)
+                    if not starting:
+                        print(f"Everything is up. Open {stack.url('generation')}/console", flush=True)
         print("stopping", flush=True)
 
 

@@ -24,7 +24,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 PREFIX = "PAIRWRIGHT_"
-NO_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("DEVICE", "URL", "GENERATION_URL", "API_KEY"))
+NO_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("DEVICE", "URL", "API_KEY"))
 """Variables that set-up and the examples read."""
 SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
 """Kubernetes and Docker set such variables for every service that they know, and its name may begin as ours do."""
@@ -53,7 +53,12 @@ class Settings(BaseSettings):
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     trainer_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['trainer']}"
-    """Where the trainer answers: the generation service reads its passages, and passes questions about documents on."""
+    """Where the trainer answers: the generation service reads its passages, and passes questions about documents on;
+    the console asks it."""
+    generation_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['generation']}"
+    """Where the generation service answers: the console asks it."""
+    embedding_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['embedding']}"
+    """Where the embedding service answers: the console asks it."""
     keep_alive_seconds: Annotated[float, Field(gt=0, le=3600)] = 75.0
     """How long a connection without a request stays open. Longer than a load balancer's own limit, often 60."""
     log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -89,6 +94,11 @@ class Settings(BaseSettings):
     def cache_dir(self) -> Path:
         """`cache`, absolute."""
         return self.cache.expanduser().resolve()
+
+    @property
+    def service_urls(self) -> dict[str, str]:
+        """Where the three services answer, by name."""
+        return {"generation": self.generation_url, "embedding": self.embedding_url, "trainer": self.trainer_url}
 
     @property
     def keys(self) -> tuple[str, ...]:

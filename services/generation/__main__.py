@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from services.generation.api import document_files
 from services.generation.api.app import create_generation_app
 from services.generation.api.documents import DocumentsApi
 from services.generation.commands.generate import main as generate
@@ -76,8 +77,12 @@ def assemble(
     scheduler = JobScheduler(context, heartbeats, max_open=own.max_open_jobs, max_running=own.max_running_jobs)
     student = StudentCosines(own.embedding_url, common.keys) if own.embedding_url else None
     reranker = Reranker(engine, metrics, own.max_queue_texts, student)
-    app = create_generation_app(engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher)
-    app.include_router(DocumentsApi(common, own, stream).router)
+    app = create_generation_app(
+        engine, scheduler, reranker, redis, tasks, own, common.keys, registry, common.teacher, common.service_urls
+    )
+    documents = DocumentsApi(common, own, stream)
+    app.include_router(documents.router)
+    app.include_router(document_files.router(documents))
     return app, scheduler
 
 

@@ -54,7 +54,7 @@ async def work(settings: Settings, own: TrainerSettings) -> None:
     stopping, has_warned = stop_event(), False
     metrics, folder = Metrics(CollectorRegistry()), settings.dataset_dir
     api = DatasetApi(own.host, has_keys=bool(settings.keys))
-    async with health_server(own.host, own.port, metrics, settings.keys, routers(api)):
+    async with health_server(own.host, own.port, metrics, settings.keys, routers(api), settings.service_urls):
         while not stopping.is_set():
             with lock(folder) as is_ours:
                 if is_ours:

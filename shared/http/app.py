@@ -1,6 +1,6 @@
 """The app that every service's HTTP begins with: keys, limits, CORS, request ids, error handlers, health, metrics."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from shared import __version__
+from shared.console.routes import add_console
 from shared.http.bodies import BodyLimit
 from shared.http.middleware import BearerKeys, Edge
 from shared.http.pages import add_documentation, add_index, describe_keys, list_routes, methods_at
@@ -36,6 +37,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     has_index: bool = True,
     streamed: Sequence[str] = (),
+    console: Mapping[str, str] | None = None,
     **options: Any,
 ) -> FastAPI:
     """An app with everything the services share; each adds its routes.
@@ -44,6 +46,7 @@ def create_app(
     A check may add to its "ok", after a semicolon, what doesn't keep the service from its work. A body must have come
     whole within `body_seconds`. `cors_origins` are the web pages from which browsers may call the service. Without
     `has_index` the service has a `/` of its own. What is posted to a path of `streamed` may have any size.
+    `console` has the addresses of all services by name, for the page at `/console`; without it there is no such page.
     """
     app = FastAPI(title=title, description=description, version=__version__, docs_url=None, redoc_url=None, **options)
     if app.openapi_url:
@@ -51,6 +54,8 @@ def create_app(
         describe_keys(app, bool(keys))
     if has_index:
         add_index(app)
+    if console is not None:
+        add_console(app, console, bool(keys))
     app.add_middleware(BearerKeys, keys=keys, render=render)
     app.add_middleware(BodyLimit, limit=max_body_bytes, seconds=body_seconds, render=render, streamed=streamed)
     if cors_origins:

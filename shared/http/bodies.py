@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.http.paths import CONSOLE_API
 from shared.http.problems import Problem, Renderer
 
 ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
@@ -44,7 +45,9 @@ class BodyLimit:
         headers = dict(scope["headers"])
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
         announced = int(headers.get(b"content-length", b"0"))  # the server has checked that it is a number
-        is_streamed = scope["method"] == "POST" and scope["path"] in self._streamed
+        # What the console passes on is bounded where it goes.
+        is_passed = scope["path"].startswith(CONSOLE_API)
+        is_streamed = is_passed or (scope["method"] == "POST" and scope["path"] in self._streamed)
         problem = self._refusal(0 if is_streamed else announced, encoding)
         if problem is not None:
             return await self._render(Request(scope), problem)(scope, receive, send)

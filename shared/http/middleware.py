@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.http.pages import ASSETS
+from shared.http.paths import CONSOLE, CONSOLE_API
 from shared.http.problems import Problem, Renderer
 from shared.logs import log_context
 
@@ -20,6 +21,12 @@ log = logging.getLogger(__name__)
 
 OPEN_ROUTES = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/docs", "/openapi.json", *ASSETS})
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+
+
+def is_open(path: str) -> bool:
+    """Whether a path answers without a key."""
+    is_page = path == CONSOLE or path.startswith(f"{CONSOLE}/")
+    return path in OPEN_ROUTES or (is_page and not path.startswith(CONSOLE_API))
 
 
 class KeySet:
@@ -44,7 +51,7 @@ class BearerKeys:
         self._app, self._keys, self._render = app, KeySet(keys), render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._keys or scope["path"] in OPEN_ROUTES:
+        if scope["type"] != "http" or not self._keys or is_open(scope["path"]):
             return await self._app(scope, receive, send)
         request = Request(scope)
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

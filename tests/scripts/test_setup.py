@@ -18,6 +18,7 @@ from scripts.setup import (
     Steps,
     choose_device,
     find_python,
+    get_browser,
     only_one,
     probe,
     unsupported_reason,
@@ -244,3 +245,17 @@ def test_a_stopped_set_up_says_so_and_takes_its_step_along(checkout: Path) -> No
     lock = os.open(checkout, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(lock)
+
+
+def test_without_a_browser_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (tmp_path / "lock").open("w") as lock:
+        get_browser(Steps(tmp_path / "setup.log", lock.fileno()), {"PATH": str(tmp_path)})
+    assert "apt install chromium" in capsys.readouterr().err
+    browser = tmp_path / "chromium"
+    browser.touch(0o755)
+    with (tmp_path / "lock").open("w") as lock:
+        get_browser(Steps(tmp_path / "setup.log", lock.fileno()), {"PATH": str(tmp_path)})
+    assert capsys.readouterr().err == ""

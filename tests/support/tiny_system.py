@@ -53,6 +53,7 @@ class TinySystem:
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PAIRWRIGHT_", "OTEL_"))},
             **{port_setting(service): str(port) for service, port in self.ports.items()},
+            **{f"PAIRWRIGHT_{service.upper()}_URL": self.url(service) for service in SERVICES},
             "PAIRWRIGHT_HOME": str(home),
             "PAIRWRIGHT_REDIS_URL": redis_url,
             "PAIRWRIGHT_DATASET": "tiny",
@@ -72,6 +73,15 @@ class TinySystem:
         with (self.home / f"{service}.log").open("wb") as log:
             command = [sys.executable, "-m", f"services.{service}"]
             return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+
+    def kill(self, service: str) -> None:
+        """End a service as the kernel does when memory is short."""
+        self._processes[service].kill()
+        self._processes[service].wait()
+
+    def start_again(self, service: str) -> None:
+        """Start a service that was killed."""
+        self._processes[service] = self._start(service)
 
     def url(self, service: str) -> str:
         """Where a service answers."""

@@ -58,11 +58,15 @@ def transformer_student(folder: Path, seed: int) -> SentenceTransformer:
     return SentenceTransformer(modules=[transformer, Pooling(DIMENSIONS, "cls")], device="cpu")
 
 
-def publish(store: ModelStore, student: SentenceTransformer, round_number: int, **card: object) -> Manifest:
-    """Publish a student as the trainer does."""
+def publish(
+    store: ModelStore, student: SentenceTransformer, round_number: int, rejection: str | None = None, **card: object
+) -> Manifest:
+    """Publish a student as the trainer does; with `rejection`, put it aside as a candidate that the gate refused."""
     with store.staging() as folder:
         student.save(str(folder), create_model_card=False)
         probe = student.encode(list(PROBE_SENTENCES)).tolist()
         dimensions = len(probe[0])
         fields = {"base": "test", "round": round_number, "pairs": 0, "dimensions": dimensions} | card
+        if rejection is not None:
+            return store.reject(folder, Card.model_validate(fields), probe, rejection)
         return store.publish(folder, Card.model_validate(fields), probe)

@@ -3,9 +3,9 @@
 import asyncio
 import ipaddress
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from services.embedding.api.errors import problem_errors
@@ -137,10 +137,10 @@ def router(versions: VersionRegistry, keys: KeySet) -> APIRouter:
 def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) -> None:
     summary = "Serve a version from now on: promotion, or rollback (`previous`); a pin moves along"
 
-    async def activate(id: str, response: Response, pin: bool) -> Activation:
+    async def activate(id: str, response: Response, pin: bool, rejected: bool = False) -> Activation:
         before = versions.serving.version if versions.serving else None
         try:
-            version = await versions.activate(id, pin)
+            version = await versions.activate(id, pin, rejected)
         except NoVersion as error:
             raise Problem(404, "No such version", str(error)) from None
         except BrokenVersion as error:
@@ -151,9 +151,16 @@ def _add_activation(routes: APIRouter, versions: VersionRegistry, keys: KeySet) 
         return Activation(version=version, previous=before, pinned=versions.store.pinned())
 
     @routes.post("/versions/{id}/activate", summary=summary, responses=problem_errors(401, 403, 404, 409))
-    async def _activate(id: str, request: Request, response: Response) -> Activation:
+    async def _activate(
+        id: str,
+        request: Request,
+        response: Response,
+        rejected: Annotated[
+            bool, Query(description="Overrule the gate: take a rejected or held candidate too")
+        ] = False,
+    ) -> Activation:
         check_may_change(request, keys)
-        return await activate(id, response, pin=False)
+        return await activate(id, response, pin=False, rejected=rejected)
 
     summary = "Serve a version from now on, whatever the trainer publishes"
 

@@ -73,6 +73,7 @@ def assemble(settings: Settings, own: EmbeddingSettings, load_model: LoadModel) 
         streamed=(batches.PATH,),
         cors_origins=own.origins,
         has_index=False,
+        console=settings.service_urls,
         render=render,
         lifespan=lifespan,
         strict_content_type=False,

@@ -121,11 +121,14 @@ class VersionRegistry:
         async with self._lock:
             await self._refresh()
 
-    async def activate(self, name: str, pin: bool = False) -> str:
+    async def activate(self, name: str, pin: bool = False, rejected: bool = False) -> str:
         """Load a version, point `current` at it and serve it; its id. Pinned, it stays current whatever is published.
 
-        Raises `NoVersion`, `BrokenVersion` (then the pointer stays) or OSError for a store that can't be written.
+        With `rejected`, a candidate that the gate refused becomes a version first. Raises `NoVersion`, `BrokenVersion`
+        (then the pointer stays) or OSError for a store that can't be written.
         """
+        if rejected:
+            await asyncio.to_thread(self._admit, name)
         version = await asyncio.to_thread(self.store.resolve, name)
         async with self._lock:
             if version not in self.loaded:
@@ -137,6 +140,10 @@ class VersionRegistry:
             await asyncio.to_thread(self.store.pin if pin else self.store.activate, version)
             await self._refresh()
         return version
+
+    def _admit(self, name: str) -> None:
+        if any(one.id == name for one in self.store.rejected()):  # if not, it may be a version by now
+            self.store.admit(name)
 
     async def _refresh(self) -> None:
         current, previous = self.store.current(), self.store.previous()

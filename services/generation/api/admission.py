@@ -47,6 +47,15 @@ class JobAdmission:
         except KeyReused:
             raise _invalid("Idempotency-Key", "another request was sent with this key; use a new one") from None
 
+    async def resume(self, job: Status) -> Status:
+        """A cancelled job, queued again; the same one if it is open. Raises `Problem`."""
+        if job.state != "cancelled" and job.done:
+            raise Problem(409, "Not resumed", f"The job is {job.state}: only a cancelled one can go on.")
+        try:
+            return await self.scheduler.resume(job)
+        except TooManyJobs:
+            raise _busy(f"{self._settings.max_open_jobs} jobs are open already.") from None
+
     async def job(self, job_id: str) -> Status:
         """The job of this id. Raises `Problem` 404."""
         job = await self.scheduler.status(job_id) if re.fullmatch(r"[0-9a-f]{32}", job_id) else None

@@ -1,6 +1,7 @@
 """The HTTP interface of the generation service: jobs that write pairs, and the tasks that may be asked for."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -37,8 +38,9 @@ def create_generation_app(
     keys: tuple[str, ...],
     registry: CollectorRegistry,
     teacher: str = "default",
+    console: Mapping[str, str] | None = None,
 ) -> FastAPI:
-    """The app; the parts are started and stopped by the caller."""
+    """The app; the parts are started and stopped by the caller. `console`: see `create_app`."""
 
     async def checks() -> dict[str, str]:
         try:
@@ -56,6 +58,7 @@ def create_generation_app(
         max_body_bytes=settings.max_body_bytes,
         render=rerank.render,
         streamed=(documents.PATH,),
+        console=console,
     )
     app.add_middleware(GZipMiddleware, minimum_size=1024)  # it lets server-sent events pass
     admission = JobAdmission(scheduler, tasks, settings, teacher)
@@ -110,6 +113,10 @@ def _add_job_routes(app: FastAPI, admission: JobAdmission) -> None:
     async def cancel(job: Annotated[Status, Depends(admission.job)]) -> JSONResponse:
         await admission.scheduler.cancel(job)
         return JSONResponse((await admission.job(job.id)).to_json())
+
+    @app.post("/jobs/{job_id}/resume", summary="Go on with a cancelled job where it stopped")
+    async def resume(job: Annotated[Status, Depends(admission.job)]) -> JSONResponse:
+        return JSONResponse((await admission.resume(job)).to_json())
 
 
 def wait_seconds(prefer: str | None) -> float | None:

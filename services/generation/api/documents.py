@@ -12,14 +12,14 @@ from pydantic import BaseModel, Field, model_validator
 from services.generation.documents.bodies import BadBody, Items
 from services.generation.documents.cutting import Cutter, load_tokenizer
 from services.generation.documents.intake import BacklogFull, Intake, offer
-from services.generation.documents.texts import from_row
+from services.generation.documents.texts import Text, from_row
 from services.generation.pairs.languages import teacher_languages
 from services.generation.settings import GenerationSettings
 from shared.documents import Document
 from shared.http.problems import Problem
 from shared.settings import Settings
 from shared.stream import PairStream
-from shared.tables import BadRow
+from shared.tables import BadRow, Row
 from shared.teacher import locate
 
 PATH = "/documents"
@@ -90,18 +90,22 @@ class Reception:
         documents = []
         try:
             for number, row in self.items.feed(data, is_last):
-                try:
-                    document = self.intake.take(from_row(row))
-                except BadRow as error:
-                    self._note(self.items.place(number), error)
-                    if self.stopped:
-                        break
-                    continue
+                document = self.enter(self.items.place(number), row)
+                if self.stopped:
+                    break
                 if document is not None:
                     documents.append(document)
         except BadBody as error:
             self.stopped = str(error)
         return documents
+
+    def enter(self, place: str, item: Text | Row | BadRow) -> Document | None:
+        """The document of a text or a row, if something of it is left; what is wrong with one is noted."""
+        try:
+            return self.intake.take(item if isinstance(item, Text) else from_row(item))
+        except BadRow as error:
+            self._note(place, error)
+            return None
 
     def _note(self, place: str, error: BadRow) -> None:
         self.intake.counts.bad += 1
@@ -142,30 +146,39 @@ class DocumentsApi:
         return load_tokenizer(locate(self._common.teacher, self._common.cache_dir))
 
     async def _add(self, request: Request, query: Annotated[Cutting, Query()]) -> dict[str, Any]:
+        """Take the body a piece at a time; the next one waits until the stream has the documents of this one."""
+        reception = await self.reception(query)
+        async for piece in request.stream():  # ends with an empty piece
+            documents = await asyncio.to_thread(reception.take, piece, is_last=not piece)
+            await self.keep(reception, documents, query.dry_run)
+            if reception.stopped:
+                break
+        return await self.answer(reception, "The body has no document.")
+
+    async def reception(self, query: Cutting) -> Reception:
+        """What takes one body in, as it is asked for."""
         cutter = Cutter(await asyncio.to_thread(lambda: self._tokenizer), query.size, query.overlap)
-        reception = Reception(Intake(cutter, query.window), Items(), query.skip_bad)
+        return Reception(Intake(cutter, query.window), Items(), query.skip_bad)
+
+    async def keep(self, reception: Reception, documents: list[Document], dry_run: bool) -> None:
+        """Put documents into the stream, unless they are only looked at. Raises `Problem` 429 when it is full."""
         try:
-            await self._receive(request, reception, query.dry_run)
+            if not dry_run:
+                await offer(self._stream, documents, reception.intake.counts, PATIENCE_S)
         except BacklogFull:
             detail = "The trainer is behind, and its stream full; what was accepted stays. Send the same again later."
             told = await self._told(reception)
             raise Problem(429, "Too many requests", detail, {"Retry-After": "10"}, **told) from None
+
+    async def answer(self, reception: Reception, nothing: str) -> dict[str, Any]:
+        """What became of a body that was read. Raises `Problem`, with the detail `nothing` if no document was in it."""
         told = await self._told(reception)
         if reception.stopped:
             kept = "What came before it is kept, and the same body may be sent again; skip_bad=true passes over it."
             raise Problem(422, "Invalid request", f"{reception.stopped}. {kept}", **told)
         if not reception.intake.counts.documents:
-            raise Problem(422, "Invalid request", "The body has no document.", **told)
+            raise Problem(422, "Invalid request", nothing, **told)
         return told
-
-    async def _receive(self, request: Request, reception: Reception, dry_run: bool) -> None:
-        """Take the body a piece at a time; the next one waits until the stream has the documents of this one."""
-        async for piece in request.stream():  # ends with an empty piece
-            documents = await asyncio.to_thread(reception.take, piece, is_last=not piece)
-            if not dry_run:
-                await offer(self._stream, documents, reception.intake.counts, PATIENCE_S)
-            if reception.stopped:
-                return
 
     async def _told(self, reception: Reception) -> dict[str, Any]:
         """What became of a body by now."""

@@ -17,6 +17,8 @@ from shared.tables import BadRow
 
 FIRST = 5
 PAUSE_S = 0.5
+BUCKET = 16
+"""Tokens: how finely lengths of passages are counted."""
 
 
 class BacklogFull(Exception):
@@ -45,7 +47,11 @@ class Counts:
     def summary(self) -> dict[str, Any]:
         """For a person or a program."""
         names = ("documents", "unchanged", "passages", "duplicates", "near_duplicates", "longer_than_window", "bad")
-        return {name: getattr(self, name) for name in names} | {"tokens": _spread(self.lengths), "first": self.first}
+        return {name: getattr(self, name) for name in names} | {
+            "tokens": _spread(self.lengths),
+            "histogram": _histogram(self.lengths),
+            "first": self.first,
+        }
 
 
 class Intake:
@@ -109,6 +115,14 @@ async def offer(
             on_wait()
         waiting, waited_s = left, waited_s + PAUSE_S
         await asyncio.sleep(PAUSE_S)
+
+
+def _histogram(lengths: Counter[int]) -> dict[str, int]:
+    """Counts of values up to each multiple of `BUCKET`, without empty ones."""
+    counts: Counter[int] = Counter()
+    for value, count in lengths.items():
+        counts[-(-value // BUCKET) * BUCKET] += count
+    return {str(edge): counts[edge] for edge in sorted(counts)}
 
 
 def _spread(lengths: Counter[int]) -> dict[str, int]:

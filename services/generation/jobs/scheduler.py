@@ -90,6 +90,12 @@ class JobScheduler:
         self._wakeup.set()
         await self.wait(status.id, CANCEL_WAIT_S)
 
+    async def resume(self, status: Status) -> Status:
+        """Queue a cancelled job again, with what it has. Raises `TooManyJobs` or redis errors."""
+        await self.store.reopen(status.id, self._max_open)
+        self._wakeup.set()
+        return await self.status(status.id) or status
+
     async def wait(self, id_: str, seconds: float) -> None:
         """Until the job is done, at most `seconds`."""
         deadline = time.monotonic() + seconds

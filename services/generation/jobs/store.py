@@ -74,6 +74,17 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 3 + count))
 return 1
 """
 
+# KEYS: job, plan, results, open jobs, cancel.  ARGV: id, max open. 0: it isn't cancelled, or its plan is gone.
+REOPEN = """
+if redis.call('HGET', KEYS[1], 'state') ~= '"cancelled"' or redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+if redis.call('SCARD', KEYS[4]) >= tonumber(ARGV[2]) then return -1 end
+for i = 1, 3 do redis.call('PERSIST', KEYS[i]) end
+redis.call('DEL', KEYS[5])
+redis.call('HSET', KEYS[1], 'state', '"queued"', 'finished', 'null', 'pairs_per_second', 'null')
+redis.call('SADD', KEYS[4], ARGV[1])
+return 1
+"""
+
 
 class TooManyJobs(Exception):
     """As many jobs are open as may be."""
@@ -91,6 +102,7 @@ class JobStore:
         self._open, self._all = key(dataset, "jobs", "open"), key(dataset, "jobs", "all")
         self._keep_s, self._lease_s = max(1, int(keep_s)), lease_s
         self._create, self._save, self._record = map(redis.register_script, (CREATE, SAVE, RECORD))
+        self._reopen = redis.register_script(REOPEN)
 
     async def create(
         self, plan: ResolvedPlan, status: Status, client_key: str | None, max_open: int
@@ -136,6 +148,13 @@ class JobStore:
     async def request_cancel(self, id_: str) -> None:
         """Whoever works on the job ends it."""
         await self._redis.set(self._key(id_, "cancel"), "1", ex=self._keep_s)
+
+    async def reopen(self, id_: str, max_open: int) -> bool:
+        """Queue a cancelled job again; False if it isn't cancelled. Raises `TooManyJobs`."""
+        parts = (self._key(id_), self._key(id_, "plan"), self._key(id_, "records"), self._open)
+        if (answer := int(await self._reopen(keys=[*parts, self._key(id_, "cancel")], args=[id_, max_open]))) < 0:
+            raise TooManyJobs
+        return bool(answer)
 
     async def cancel_requested(self, id_: str) -> bool:
         """Whether somebody wants the job to end. Raises `JobGone`."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from fastapi import APIRouter, FastAPI
 
@@ -19,8 +19,14 @@ ABOUT = (
 )
 
 
-def trainer_app(metrics: Metrics, checks: Checks, keys: Sequence[str], routers: Sequence[APIRouter]) -> FastAPI:
-    """The app; `checks` as in `create_app`."""
+def trainer_app(
+    metrics: Metrics,
+    checks: Checks,
+    keys: Sequence[str],
+    routers: Sequence[APIRouter],
+    console: Mapping[str, str] | None = None,
+) -> FastAPI:
+    """The app; `checks` and `console` as in `create_app`."""
     app = create_app(
         title="Pairwright trainer",
         description=ABOUT,
@@ -28,6 +34,7 @@ def trainer_app(metrics: Metrics, checks: Checks, keys: Sequence[str], routers: 
         keys=keys,
         registry=metrics.registry,
         max_body_bytes=1024,
+        console=console,
     )
     for router in routers:
         app.include_router(router)
@@ -36,11 +43,16 @@ def trainer_app(metrics: Metrics, checks: Checks, keys: Sequence[str], routers: 
 
 @contextlib.asynccontextmanager
 async def health_server(
-    host: str, port: int, metrics: Metrics, keys: Sequence[str] = (), routers: Sequence[APIRouter] = ()
+    host: str,
+    port: int,
+    metrics: Metrics,
+    keys: Sequence[str] = (),
+    routers: Sequence[APIRouter] = (),
+    console: Mapping[str, str] | None = None,
 ) -> AsyncIterator[None]:
     """Answer until the block ends; the routers only to `keys`, if there are any.
 
-    Port 0 answers nowhere, and a port that can't be had is a warning.
+    `console`: see `create_app`. Port 0 answers nowhere, and a port that can't be had is a warning.
     """
     try:
         listener = listen(host, port, "PAIRWRIGHT_TRAINER_PORT (0: none)") if port else None
@@ -54,7 +66,7 @@ async def health_server(
     async def checks() -> dict[str, str]:
         return metrics.states
 
-    app = trainer_app(metrics, checks, keys, routers)
+    app = trainer_app(metrics, checks, keys, routers, console)
     http = Server(app, drain_s=1.0, handles_signals=False)
     serving = asyncio.create_task(http.serve(sockets=[listener]))
     try:

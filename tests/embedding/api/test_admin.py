@@ -216,3 +216,17 @@ def test_when_memory_is_short_only_the_serving_version_stays(
 def test_keys_are_split() -> None:
     settings = EmbeddingSettings.model_validate({"admin_keys": " a, ,b ", "cors_origins": "https://x.example , *"})
     assert (settings.admins, settings.origins) == (("a", "b"), ("https://x.example", "*"))
+
+
+def test_a_candidate_that_the_gate_refused_is_promoted_when_that_is_said(store: ModelStore, start: Start) -> None:
+    (published,), _ = publish_some(store, 1)
+    refused = publish(store, static_student(5), 5, rejection="worse by far").id
+    service = start()
+    assert [one["id"] for one in httpx.get(f"{service.url}/versions").json()["candidates"]] == [refused]
+    assert httpx.post(f"{service.url}/versions/{refused}/activate").status_code == 404
+    answer = httpx.post(f"{service.url}/versions/{refused}/activate?rejected=true")
+    assert answer.json() == {"version": refused, "previous": published, "pinned": None}
+    assert service.serving() == store.current() == refused
+    assert httpx.get(f"{service.url}/versions").json()["candidates"] == []
+    assert httpx.post(f"{service.url}/versions/{refused}/activate?rejected=true").status_code == 200
+    assert httpx.post(f"{service.url}/versions/r000009-00000000/activate?rejected=true").status_code == 404

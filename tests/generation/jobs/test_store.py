@@ -115,3 +115,33 @@ async def test_jobs_are_bounded_and_listed_in_order(store: JobStore) -> None:
     assert first[1]
     assert await store.create(PLAN, Status(""), key, max_open=4) == (first[0], False)
     assert await store.plan(first[0]) == PLAN
+
+
+async def test_a_cancelled_job_is_opened_again_with_what_it_has(store: JobStore, redis: Redis, dataset: str) -> None:
+    status = await job(store)
+    assert not await store.reopen(status.id, 100), "it is open"
+    await store.request_cancel(status.id)
+    assert await store.record(status, 0, [result()])
+    status.state, status.finished = "cancelled", 1.0
+    await store.save(status)
+    assert await store.open_ids() == []
+    with pytest.raises(TooManyJobs):
+        await store.reopen(status.id, 0)
+    assert await store.reopen(status.id, 100)
+    assert not await store.reopen(status.id, 100)
+    opened = await store.status(status.id)
+    assert opened is not None
+    assert (opened.state, opened.finished) == ("queued", None)
+    assert await store.open_ids() == [status.id]
+    assert not await store.cancel_requested(status.id)
+    assert len([one async for one in store.results(status.id)]) == 1
+    for part in ("", ":plan", ":records"):
+        assert await redis.ttl(key(dataset, "job", status.id) + part) == -1, "an open job doesn't expire"
+
+
+async def test_a_job_that_ended_otherwise_stays_ended(store: JobStore) -> None:
+    status = await job(store)
+    status.state = "complete"
+    await store.save(status)
+    assert not await store.reopen(status.id, 100)
+    assert await store.open_ids() == []
