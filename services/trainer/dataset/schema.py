@@ -83,19 +83,20 @@ CREATE TABLE origin (
     job TEXT NOT NULL, task TEXT NOT NULL, label TEXT NOT NULL, pairs INTEGER NOT NULL, last_pair INTEGER NOT NULL,
     PRIMARY KEY (job, task, label)
 ) WITHOUT ROWID;
-INSERT INTO origin SELECT provenance ->> 'job', provenance ->> 'task', provenance ->> 'label', count(*), max(id)
-    FROM pair GROUP BY 1, 2, 3;
+INSERT INTO origin SELECT coalesce(provenance ->> 'job', ''), coalesce(provenance ->> 'task', ''),
+    coalesce(provenance ->> 'label', ''), count(*), max(id) FROM pair GROUP BY 1, 2, 3;
 CREATE TABLE curve (round INTEGER PRIMARY KEY, points TEXT NOT NULL);
 CREATE TRIGGER pair_put AFTER INSERT ON pair BEGIN
     INSERT INTO origin VALUES (
-        new.provenance ->> 'job', new.provenance ->> 'task', new.provenance ->> 'label', 1, new.id
+        coalesce(new.provenance ->> 'job', ''), coalesce(new.provenance ->> 'task', ''),
+        coalesce(new.provenance ->> 'label', ''), 1, new.id
     ) ON CONFLICT DO UPDATE SET pairs = pairs + 1, last_pair = new.id;
 END;
 CREATE TRIGGER pair_taken_out AFTER DELETE ON pair BEGIN
-    UPDATE origin SET pairs = pairs - 1 WHERE job = old.provenance ->> 'job'
-        AND task = old.provenance ->> 'task' AND label = old.provenance ->> 'label';
-    DELETE FROM origin WHERE pairs = 0 AND job = old.provenance ->> 'job'
-        AND task = old.provenance ->> 'task' AND label = old.provenance ->> 'label';
+    UPDATE origin SET pairs = pairs - 1 WHERE job = coalesce(old.provenance ->> 'job', '')
+        AND task = coalesce(old.provenance ->> 'task', '') AND label = coalesce(old.provenance ->> 'label', '');
+    DELETE FROM origin WHERE pairs = 0 AND job = coalesce(old.provenance ->> 'job', '')
+        AND task = coalesce(old.provenance ->> 'task', '') AND label = coalesce(old.provenance ->> 'label', '');
     DELETE FROM cosine WHERE pair = old.id;
 END;
 """
