@@ -40,7 +40,10 @@ def cluster(vectors: Vectors, texts: Sequence[str]) -> tuple[npt.NDArray[np.int6
 
 
 def _words(texts: Sequence[str], labels: npt.NDArray[np.int64], count: int) -> list[list[str]]:
-    """Words that are in more of a cluster's texts than of all: a word weighs its share times the log of the ratio."""
+    """Words that are in more of a cluster's texts than of all, by their share times the squared log of the ratio.
+
+    Squared, since words of grammar are in many texts of a cluster and in nearly as many elsewhere.
+    """
     counter = CountVectorizer(binary=True, max_features=50_000, dtype=np.int32)
     try:
         has = counter.fit_transform(texts)
@@ -52,7 +55,8 @@ def _words(texts: Sequence[str], labels: npt.NDArray[np.int64], count: int) -> l
         rows = labels == number
         here = np.asarray(has[rows].sum(axis=0)).ravel()
         share = here / rows.sum()
-        weight = np.where(here >= FEWEST_TEXTS, share * np.log(np.maximum(share, 1e-12) / everywhere), 0)
+        gain = np.log(np.maximum(share, 1e-12) / everywhere).clip(0)
+        weight = np.where(here >= FEWEST_TEXTS, share * gain**2, 0)
         top = np.argsort(-weight, kind="stable")[:WORDS]
         chosen.append([str(names[place]) for place in top if weight[place] > 0 or (count == 1 and here[place] > 1)])
     return chosen
