@@ -33,7 +33,7 @@ def write_corpus(folder: Path, documents: int = 40) -> None:
     draw = random.Random(3)
     texts = [" ".join(f"word{word}" for word in draw.sample(range(150), 24)) for _ in range(documents)]
     rows = [{"id": f"d{number}", "title": "", "text": text + "."} for number, text in enumerate(texts)]
-    rows.insert(7, {"id": "empty", "title": "A document without a text", "text": ""})
+    rows.insert(7, {"id": "empty", "title": "", "text": ""})
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = [{"query": " ".join(text.split()[:4]), "relevant": [f"d{n}", "gone"]} for n, text in enumerate(texts[:20])]
     (folder / "judged").mkdir()
