@@ -177,7 +177,8 @@ def test_two_actors_write_them_while_one_machine_s_disk_is_full(
     expected = on_one_machine(plain_engine, resolved(inputs=write_inputs(file)))
 
     def fill() -> None:
-        wait_for(lambda: len(engines()) == 2 and bool(marks(out)))
+        # Both have written: an engine that has not started yet would find no place for its temporary files.
+        wait_for(lambda: len(engines()) == 2 and len(results_in(out)) >= 2 and bool(marks(out)))
         # No file of this process may grow any more, as on a disk that is full.
         resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 

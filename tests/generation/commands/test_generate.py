@@ -79,7 +79,8 @@ def test_a_killed_command_goes_on_and_writes_the_service_s_pairs(
     assert 'data_files: "pairs.jsonl"' in card
     # Once more: nothing is left to do, and no engine is started for it.
     again = generate(arguments, settings | {"PAIRWRIGHT_GENERATION_VLLM_ARGUMENTS": '{"load_format": "no such"}'})
-    assert (again.returncode, json.loads(again.stdout)) == (0, summary), again.stderr
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0}
     # With another plan the journal is not gone on with: one line on stderr.
     other = generate([*arguments[:-4], "--seed", "4", "--out", str(out)], settings)
     assert other.returncode == 1
