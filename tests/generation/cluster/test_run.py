@@ -4,14 +4,12 @@ import contextlib
 import gzip
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psutil
@@ -165,35 +163,14 @@ def test_one_actor_writes_one_machine_s_pairs(
         generate_on_cluster(again, resolved(pairs=31), Settings(teacher=str(tiny_teacher)), own, silent)
 
 
-def test_two_actors_write_them_while_one_machine_s_disk_is_full(
-    cluster: Cluster,
-    plain_engine: TransformersEngine,
-    tiny_teacher: Path,
-    own: GenerationSettings,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_two_actors_write_what_one_machine_does(
+    cluster: Cluster, plain_engine: TransformersEngine, tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "inputs.jsonl", tmp_path / "out"
     expected = on_one_machine(plain_engine, resolved(inputs=write_inputs(file)))
-
-    def fill() -> None:
-        # Both have written: an engine that has not started yet would find no place for its temporary files.
-        wait_for(lambda: len(engines()) == 2 and len(results_in(out)) >= 2 and bool(marks(out)))
-        # No file of this process may grow any more, as on a disk that is full.
-        resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-
-    filler = Thread(target=fill)
-    filler.start()
     plan = resolved(inputs=["?"]).model_copy(update={"inputs": None})
     run(cluster, out, plan, tiny_teacher, own, inputs=str(file), skip_bad=True, shard_size=2)
-    filler.join()
     check(out, *expected)
-    assert "could not be written and is tried again: File too large" in caplog.text
-
-
-def marks(out: Path) -> list[Path]:
-    """Of shards that are being written."""
-    return list((out / "work" / "tries-00").glob("[0-9]*"))
 
 
 @pytest.mark.parametrize("name", ["inputs.jsonl", "inputs.txt"])
