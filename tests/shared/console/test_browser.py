@@ -103,6 +103,18 @@ def pairs(system: TinySystem, **filters: Any) -> list[dict[str, Any]]:
     return list(answer.json()["pairs"])
 
 
+@pytest.fixture
+def filled(system: TinySystem) -> None:
+    """Pairs are there, some hostile, also where another worker ran the test that drops files."""
+    if pairs(system, text="onerror"):
+        return
+    inputs = [f"Guests say {HOSTILE} here.", *(f"A man is repairing bicycle number {number}." for number in range(24))]
+    headers = {"Prefer": "wait=300"}
+    job = httpx.post(f"{system.url('generation')}/generate", json={"inputs": inputs}, headers=headers, timeout=310)
+    assert job.json()["state"] == "complete", job.text[:500]
+    system.wait_until(lambda: len(pairs(system)) == job.json()["accepted"], "the pairs in the dataset")
+
+
 def test_from_a_dropped_folder_to_a_promoted_version(page: Page, system: TinySystem, texts: Path) -> None:
     show(page, system, "start")
     drop(page, "#drop", [texts / "handbook", texts / "sentences.csv"])
@@ -143,6 +155,7 @@ def test_from_a_dropped_folder_to_a_promoted_version(page: Page, system: TinySys
     assert [one["id"] for one in published(system) if one["serving"]] == [newest]
 
 
+@pytest.mark.usefixtures("filled")
 def test_a_correction_is_in_the_next_round(page: Page, system: TinySystem) -> None:
     show(page, system, "pairs")
     rows = page.get_by_role("region", name="Pairs of the dataset").locator("tbody tr")
@@ -178,6 +191,7 @@ def test_a_correction_is_in_the_next_round(page: Page, system: TinySystem) -> No
     httpx.get(f"{system.url('trainer')}/map", timeout=30)  # a later test looks at it
 
 
+@pytest.mark.usefixtures("filled")
 def test_filters_and_export(page: Page, system: TinySystem) -> None:
     show(page, system, "pairs")
     rows = page.get_by_role("region", name="Pairs of the dataset").locator("tbody tr")
@@ -194,6 +208,7 @@ def test_filters_and_export(page: Page, system: TinySystem) -> None:
     expect(rows.first).not_to_contain_text("Deleted")
 
 
+@pytest.mark.usefixtures("filled")
 def test_hostile_texts_are_texts_everywhere(page: Page, system: TinySystem) -> None:
     for view in VIEWS:
         show(page, system, view)
@@ -204,7 +219,7 @@ def test_hostile_texts_are_texts_everywhere(page: Page, system: TinySystem) -> N
             page.get_by_label("Sentences, one a line").fill(f"{HOSTILE}\nA man is repairing bicycle number 1.")
             page.get_by_role("button", name="Compare").click()
             expect(page.get_by_role("region", name="Cosines of the sentences")).to_contain_text("<img src=x")
-            page.get_by_label("Query").fill("Guests say nothing")
+            page.get_by_label("Query").fill(f"Guests say {HOSTILE} here.")
             page.get_by_role("button", name="Search").click()
             expect(page.get_by_role("region", name="Nearest texts")).to_contain_text(HOSTILE)
         if view == "map":
