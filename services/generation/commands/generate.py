@@ -160,12 +160,7 @@ def _finish(
     if options.push_to_hub:
         _push(options.push_to_hub, files, card)
     return {
-        "state": progress.outcome,
-        "requested": progress.requested,
-        "accepted": progress.accepted.total(),
-        "accepted_by_label": dict(progress.accepted),
-        "rejected_by_reason": dict(progress.rejected),
-        "samples": progress.samples,
+        **progress.counts(),
         "files": [str(file) for file in (*files, card, *rejected)],
     }
 

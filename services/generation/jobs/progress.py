@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from services.generation.pairs.comparison import words_of
 from services.generation.pairs.plan import ResolvedPlan
@@ -55,6 +55,17 @@ class JobProgress:
     def outcome(self) -> Literal["complete", "exhausted"]:
         """How the job ended. Only when `done`."""
         return "complete" if self.accepted.total() >= self.requested else "exhausted"
+
+    def counts(self) -> dict[str, Any]:
+        """What commands tell of a job that is `done`."""
+        return {
+            "state": self.outcome,
+            "requested": self.requested,
+            "accepted": self.accepted.total(),
+            "accepted_by_label": dict(self.accepted),
+            "rejected_by_reason": dict(self.rejected),
+            "samples": self.samples,
+        }
 
     def _room(self, label: str) -> int:
         """How many more pairs of a label may be accepted."""

@@ -58,7 +58,7 @@ def add_corpus_terms(table: Table, passages: Any, general: Any) -> Table:
     return rotate_to_principal_axes(np.asarray(factor * both, np.float32), passages)
 
 
-def corpus_map(vectors: Table, passages: Any, general: Any) -> Table:
+def corpus_linear_map(vectors: Table, passages: Any, general: Any) -> Table:
     """A symmetrical map of a student's vectors, [dimensions, dimensions], that leaves directions as long as they are.
 
     `vectors`: of the passages, [passages, dimensions]. `passages`, `general`: as for `add_corpus_terms`, of the tokens

@@ -24,9 +24,9 @@ def average(base: Any, candidate: Any, share: float) -> Any:
         mean = (1 - share) * (old @ rotation) + share * new
         encoder.set_token_embeddings(model, np.asarray(mean, np.float32))
         return model
-    if len(candidate) == len(base) + 1:  # it has got a map of its vectors (`encoder.add_map`)
+    if len(candidate) == len(base) + 1:  # it has got a linear map of its vectors (`encoder.add_linear_map`)
         base = copy.deepcopy(base)
-        encoder.add_map(base, np.eye(encoder.dimensions(base), dtype=np.float32))
+        encoder.add_linear_map(base, np.eye(encoder.dimensions(base), dtype=np.float32))
     old_weights, weights = base.state_dict(), candidate.state_dict()
     if old_weights.keys() != weights.keys():
         raise ValueError("the two students have different layers")

@@ -75,7 +75,7 @@ def bag_of_tokens_matrix(model: Any, texts: Sequence[str]) -> Any:
     return csr_matrix((shares, columns, row_starts), shape=(len(texts), size))
 
 
-def add_map(model: Any, matrix: Table) -> None:
+def add_linear_map(model: Any, matrix: Table) -> None:
     """Let a transformer's vectors be mapped by `matrix`, [dimensions, dimensions], before they are normalised."""
     size, weights = len(matrix), torch.from_numpy(matrix).to(model.device)
     dense = Dense(size, size, bias=False, activation_function=None, init_weight=weights)

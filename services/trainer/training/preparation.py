@@ -10,7 +10,7 @@ from services.trainer.evaluation.sts import Encode
 from services.trainer.models import encoder
 from services.trainer.training.retrieval import Corpus
 
-MOST_MAPPED = 4_000
+MOST_EMBEDDED = 4_000
 """Passages that a transformer embeds for the map of its vectors: ten for each of its dimensions are plenty."""
 
 
@@ -30,7 +30,7 @@ def fit_to_teacher(
 def add_corpus_terms(model: Any, found: Corpus) -> dict[str, float]:
     """Give the student the terms of a corpus; what the manifest says of it."""
     static = encoder.is_static(model)
-    began, texts = time.monotonic(), found.texts(corpus_terms.MOST if static else MOST_MAPPED)
+    began, texts = time.monotonic(), found.texts(corpus_terms.MOST if static else MOST_EMBEDDED)
     if len(texts) < corpus_terms.FEWEST:
         return {}
     passages, general = (encoder.bag_of_tokens_matrix(model, some) for some in (texts, corpus.sentences()))
@@ -38,5 +38,5 @@ def add_corpus_terms(model: Any, found: Corpus) -> dict[str, float]:
         table = corpus_terms.add_corpus_terms(encoder.token_embeddings(model), passages, general)
         encoder.set_token_embeddings(model, table)
     else:
-        encoder.add_map(model, corpus_terms.corpus_map(encoder.encode(model, texts), passages, general))
+        encoder.add_linear_map(model, corpus_terms.corpus_linear_map(encoder.encode(model, texts), passages, general))
     return {"corpus_terms": len(texts), "corpus_terms_s": round(time.monotonic() - began, 1)}

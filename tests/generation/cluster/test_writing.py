@@ -129,6 +129,33 @@ def test_a_folder_that_can_t_be_written_ends_the_run_when_nobody_gets_on(
         write_all(run, by_this_process(run), silent)
 
 
+def test_a_shard_that_could_not_be_written_is_written_in_another_round(
+    plain_engine: TransformersEngine,
+    tiny_teacher: Path,
+    own: GenerationSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(writing, "WAIT_S", 0.01)
+    plan = resolved(inputs=SENTENCES[:11])
+    results, expected = on_one_machine(plain_engine, plan)
+    run = prepared(tmp_path, plan, tiny_teacher, own)
+    obstacle = tmp_path / "work" / "results-00" / "000000.parquet"
+    obstacle.mkdir(parents=True)  # a folder where a file should be
+    there = by_this_process(run)
+
+    def write(pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        yield from there(pass_number, shards)
+        if obstacle.is_dir():
+            obstacle.rmdir()
+
+    progress, _, _ = write_all(run, write, silent)
+    assert "shard 0 could not be written and is tried again: " in caplog.text
+    assert progress.counts() == expected.counts()
+    assert progress.recorded == len(results)
+
+
 def test_a_folder_that_is_not_shared_is_told(tiny_teacher: Path, own: GenerationSettings, tmp_path: Path) -> None:
     run = prepared(tmp_path, resolved(inputs=SENTENCES[:3]), tiny_teacher, own)
     elsewhere = Run(Folder(str(tmp_path / "elsewhere")), b"{}", run.plan, run.common, run.own, run.inputs, SHARD)

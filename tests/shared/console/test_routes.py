@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -15,12 +14,10 @@ from prometheus_client import CollectorRegistry
 from shared.console.passing import is_allowed
 from shared.console.routes import FOLDER
 from shared.http.app import create_app
-from shared.http.server import Server, listen
-from tests.shared.conftest import wait_until
+from tests.shared.conftest import ServeApp
 
 NOWHERE = "http://127.0.0.1:9"
 LIMIT = 10_000
-Serve = Callable[..., httpx.Client]
 
 
 def make_app(keys: tuple[str, ...] = (), console: dict[str, str] | None = None) -> FastAPI:
@@ -59,41 +56,15 @@ def make_app(keys: tuple[str, ...] = (), console: dict[str, str] | None = None) 
     return app
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts an app on a free port; gives a client of it."""
-    ends: list[Callable[[], None]] = []
-
-    def start(app: FastAPI) -> httpx.Client:
-        listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT")
-        running = Server(app, drain_s=1)
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        client = httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30)
-
-        def end() -> None:
-            client.close()
-            running.should_exit = True
-            thread.join()
-
-        ends.append(end)
-        wait_until(lambda: running.started, "the server's start")
-        return client
-
-    yield start
-    for end in ends:
-        end()
-
-
 def addresses(generation: str = NOWHERE) -> dict[str, str]:
     return {"generation": generation, "embedding": NOWHERE, "trainer": NOWHERE}
 
 
 @pytest.fixture
-def console(serve: Serve) -> httpx.Client:
+def console(serve_app: ServeApp) -> httpx.Client:
     """A console without keys, before a service without keys."""
-    behind = serve(make_app())
-    return serve(make_app(console=addresses(str(behind.base_url))))
+    behind = serve_app(make_app())
+    return serve_app(make_app(console=addresses(str(behind.base_url))))
 
 
 def test_the_page_is_ours_alone(console: httpx.Client) -> None:
@@ -198,9 +169,9 @@ def test_whom_a_proxy_on_this_machine_forwards_is_not_on_it(console: httpx.Clien
     assert console.get("/console/", headers={"X-Forwarded-For": "10.0.0.7"}).status_code == 403
 
 
-def test_with_keys_the_page_loads_and_all_else_needs_one(serve: Serve) -> None:
-    behind = serve(make_app(keys=("one",)))
-    console = serve(make_app(keys=("one",), console=addresses(str(behind.base_url))))
+def test_with_keys_the_page_loads_and_all_else_needs_one(serve_app: ServeApp) -> None:
+    behind = serve_app(make_app(keys=("one",)))
+    console = serve_app(make_app(keys=("one",), console=addresses(str(behind.base_url))))
     assert console.get("/console/").status_code == 200
     assert console.get("/console/app.js").status_code == 200
     assert console.get("/console/api/generation/jobs").status_code == 401
@@ -209,9 +180,9 @@ def test_with_keys_the_page_loads_and_all_else_needs_one(serve: Serve) -> None:
     assert console.get("/console/api/generation/jobs", headers=with_key).status_code == 200
 
 
-def test_events_pass_as_they_come(serve: Serve) -> None:
+def test_events_pass_as_they_come(serve_app: ServeApp) -> None:
     app = make_app()
-    console = serve(make_app(console=addresses(str(serve(app).base_url))))
+    console = serve_app(make_app(console=addresses(str(serve_app(app).base_url))))
     with console.stream("GET", "/console/api/generation/jobs/a/events") as answer:
         events = answer.iter_text()
         assert "data: 1" in next(events)

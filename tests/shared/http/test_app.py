@@ -1,7 +1,6 @@
 """The edge of both HTTP services, over real connections: what a caller, a load balancer and Prometheus see."""
 
 import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
@@ -14,8 +13,8 @@ from pydantic import BaseModel, Field
 from shared.errors import Fatal
 from shared.http.app import create_app
 from shared.http.problems import Problem
-from shared.http.server import Server, listen
-from tests.shared.conftest import wait_until
+from shared.http.server import listen
+from tests.shared.conftest import ServeApp
 
 LIMIT = 10_000
 Serve = Callable[..., httpx.Client]
@@ -54,9 +53,8 @@ def add_routes(app: FastAPI) -> None:
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(serve_app: ServeApp) -> Serve:
     """Starts an app with some routes on a free port; gives a client of it."""
-    ends: list[Callable[[], None]] = []
 
     def start(keys: tuple[str, ...] = (), states: dict[str, str] | None = None) -> httpx.Client:
         async def checks() -> dict[str, str]:
@@ -71,24 +69,9 @@ def serve() -> Iterator[Serve]:
             max_body_bytes=LIMIT,
         )
         add_routes(app)
-        listener = listen("127.0.0.1", 0, "PAIRWRIGHT_EXAMPLE_PORT")
-        running = Server(app, drain_s=1)
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        client = httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30)
+        return serve_app(app)
 
-        def end() -> None:
-            client.close()
-            running.should_exit = True
-            thread.join()
-
-        ends.append(end)
-        wait_until(lambda: running.started, "the server's start")
-        return client
-
-    yield start
-    for end in ends:
-        end()
+    return start
 
 
 def problem(response: httpx.Response) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from services.trainer.distillation.corpus_terms import add_corpus_terms, corpus_map
+from services.trainer.distillation.corpus_terms import add_corpus_terms, corpus_linear_map
 from services.trainer.evaluation.sts import unit
 
 TOKENS, DIMENSIONS = 400, 64
@@ -90,13 +90,13 @@ def mapped_world() -> tuple[np.ndarray, csr_matrix, csr_matrix, csr_matrix]:
 
 def test_a_map_puts_the_own_passage_first_more_often() -> None:
     table, passages, queries, general = mapped_world()
-    mapped = table @ corpus_map(passages @ table, passages, general)
+    mapped = table @ corpus_linear_map(passages @ table, passages, general)
     assert reciprocal_rank(mapped, queries, passages) > reciprocal_rank(table, queries, passages) + 0.1
 
 
 def test_a_map_keeps_cosines_of_general_text() -> None:
     table, passages, _, general = mapped_world()
-    matrix = corpus_map(passages @ table, passages, general)
+    matrix = corpus_linear_map(passages @ table, passages, general)
     old, new = unit(general @ table), unit(general @ table @ matrix)
     pairs = np.triu_indices(len(old), k=1)
     assert np.corrcoef((old @ old.T)[pairs], (new @ new.T)[pairs])[0, 1] > 0.8
@@ -104,7 +104,7 @@ def test_a_map_keeps_cosines_of_general_text() -> None:
 
 def test_a_map_is_symmetrical_and_the_same_for_vectors_of_any_length() -> None:
     table, passages, _, general = mapped_world()
-    matrix = corpus_map(passages @ table, passages, general)
+    matrix = corpus_linear_map(passages @ table, passages, general)
     assert matrix.dtype == np.float32
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-6)
-    np.testing.assert_allclose(corpus_map(7 * (passages @ table), passages, general), matrix, atol=1e-5)
+    np.testing.assert_allclose(corpus_linear_map(7 * (passages @ table), passages, general), matrix, atol=1e-5)

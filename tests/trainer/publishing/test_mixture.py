@@ -55,7 +55,7 @@ def test_weights_of_a_transformer_are_averaged(plain_encoder: Path, static_stude
 def test_a_base_without_a_map_counts_as_one_that_maps_nothing(plain_encoder: Path) -> None:
     base, mapped = (encoder.load(str(plain_encoder), "student") for _ in range(2))
     size = encoder.dimensions(base)
-    encoder.add_map(mapped, np.diag(np.linspace(0.5, 2.0, size)).astype(np.float32))
+    encoder.add_linear_map(mapped, np.diag(np.linspace(0.5, 2.0, size)).astype(np.float32))
     half = encoder.encode(average(base, mapped, 0.5), TEXTS)
     expected = encoder.encode(base, TEXTS) @ np.diag((1 + np.linspace(0.5, 2.0, size)) / 2)
     np.testing.assert_allclose(unit(half), unit(expected), atol=1e-5)
