@@ -21,6 +21,7 @@ PROBE_SENTENCES = (
 PROBE_TOLERANCE = 1e-3
 INT8_LEAST_COSINE, INT8_LEAST_SPEEDUP = 0.99, 1.1
 INT8_MOST_LOST = 0.5  # points of Spearman x 100
+ONNX_LEAST_SPEEDUP = 1.0
 
 
 class FileEntry(BaseModel, frozen=True):
@@ -28,6 +29,29 @@ class FileEntry(BaseModel, frozen=True):
 
     sha256: str
     size: int
+
+
+class OnnxExport(BaseModel, frozen=True):
+    """A version's exact export for CPUs: its transformer in ONNX, in float32, as measured at publication."""
+
+    file: str
+    """Where it is in the version's folder: from token ids to token vectors."""
+    difference: float
+    """The largest one between a number of its vectors and of the model's, on the probe and the dev sentences."""
+    speedup: float = 0.0
+    """Its speed as a multiple of the model's, in batches on one thread of the machine that published it."""
+    single_speedup: float = 0.0
+    """The same for one sentence at a time."""
+
+    @property
+    def verdict(self) -> str:
+        """ "" when it may stand in for the model, otherwise why not."""
+        if not self.difference <= PROBE_TOLERANCE:  # nor for NaN
+            return f"its vectors are off by {self.difference:.3g} (at most {PROBE_TOLERANCE})"
+        if not min(self.speedup, self.single_speedup) >= ONNX_LEAST_SPEEDUP:
+            speedups = f"{self.speedup:.2f} and {self.single_speedup:.2f}"
+            return f"it is {speedups} times as fast as the model, in batches and alone"
+        return ""
 
 
 class Int8(BaseModel, frozen=True):
@@ -43,7 +67,7 @@ class Int8(BaseModel, frozen=True):
     """Spearman x 100 of the exact model on the dev split."""
     dev_int8: float | None = None
     speedup: float = 0.0
-    """Its speed as a multiple of the exact model's, on the machine that published it."""
+    """Its speed as a multiple of the exact model's, in batches on one thread of the machine that published it."""
 
     @property
     def verdict(self) -> str:
@@ -105,6 +129,8 @@ class Card(BaseModel, frozen=True):
     held: bool = False
     """The gate had no evidence: a person decides."""
     recipe: dict[str, Any] = {}
+    onnx: OnnxExport | None = None
+    """Its exact export for CPUs; None when there is none."""
     int8: Int8 | None = None
     """Its int8 export; None when there is none."""
     training: dict[str, Any] = {}

@@ -30,7 +30,7 @@ def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) 
         # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
         gc.freeze()
     threads = settings.threads or max(1, cores() // workers(settings))
-    return torch.load(folder, manifest, settings.device, threads, settings.precision)
+    return torch.load(folder, manifest, settings.device, threads, settings.precision, settings.backend)
 
 
 async def main() -> None:

@@ -9,6 +9,7 @@ from shared.ports import PORTS
 from shared.settings import Port
 
 PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
+Backend = Literal["auto", "torch"]
 
 
 class EmbeddingSettings(BaseSettings):
@@ -25,6 +26,9 @@ class EmbeddingSettings(BaseSettings):
     precision: PrecisionSetting = "auto"
     """`float32`, `bfloat16`, `int8`, or `auto`: bfloat16 on a GPU; without one int8 where a version has it and its
     record says that it is true to the exact model, and float32 otherwise."""
+    backend: Backend = "auto"
+    """`torch`, or `auto`: without a GPU, ONNX Runtime where a version has an export whose record says that it is exact
+    and no slower. It concerns float32 alone."""
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     """Batches computed at one time; 0 takes one for each core, up to 4."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0

@@ -13,7 +13,7 @@ from services.embedding.api.serialization import VERSION_HEADER
 from services.embedding.serving.registry import RETRY_AFTER_S, VersionRegistry
 from shared.http.middleware import KeySet
 from shared.http.problems import Problem
-from shared.manifest import Estimate, Int8, Manifest
+from shared.manifest import Estimate, Int8, Manifest, OnnxExport
 from shared.model_store import BrokenVersion, NoVersion
 
 State = Literal["current", "previous", "published", "quarantined"]
@@ -39,6 +39,7 @@ class VersionInfo(BaseModel):
     scores: dict[str, float]
     estimates: dict[str, dict[str, Estimate]]  # label-free, by student (`candidate`: this version) and kind of task
     gate: str | None  # why the gate published it, or would not have
+    onnx: OnnxExport | None  # its exact export for CPUs; None when it has none
     int8: Int8 | None  # how true its int8 export is; None when it has none
 
 

@@ -19,8 +19,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from transformers.utils import logging as transformers_logging
 
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Token, Tokens, Vectors
-from services.embedding.settings import PrecisionSetting
-from shared.manifest import PROBE_SENTENCES, Manifest
+from services.embedding.settings import Backend, PrecisionSetting
+from shared.manifest import INT8_LEAST_SPEEDUP, PROBE_SENTENCES, Manifest, OnnxExport
 from shared.model_store import BrokenVersion
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,9 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
 """On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
 
 
-def load(folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting) -> Encoder:
+def load(
+    folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting, backend: Backend = "auto"
+) -> Encoder:
     """The version in `folder`. Raises `BrokenVersion` for a kind of model that isn't served."""
     transformers_logging.disable_progress_bar()
     # A version holds safetensors only (`ModelStore.verify`), and code is never taken from a model's folder.
@@ -43,16 +45,28 @@ def load(folder: Path, manifest: Manifest, device: str, threads: int, precision:
     if kind is StaticEmbedding:
         return StaticEncoder(manifest, model, threads)
     if kind is Transformer:
-        return TransformerEncoder(manifest, model, threads, folder, _precision(precision, manifest, model))
+        exact = _exact_export(manifest, model, backend)
+        chosen = _precision(precision, manifest, model, exact)
+        file = manifest.int8.file if chosen == "int8" and manifest.int8 else exact.file if exact else None
+        export = folder / file if file and chosen in ("int8", "float32") else None
+        return TransformerEncoder(manifest, model, threads, chosen, export)
     raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
 
 
-def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any) -> Precision:
+def _exact_export(manifest: Manifest, model: Any, backend: Backend) -> OnnxExport | None:
+    """The exact export, if it is to be used: on a CPU, and where its record says that it is true and no slower."""
+    export = manifest.onnx
+    usable = export is not None and not export.verdict and model.device.type == "cpu" and backend == "auto"
+    return export if usable else None
+
+
+def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any, exact: OnnxExport | None) -> Precision:
     """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
     on_cpu, int8 = model.device.type == "cpu", manifest.int8
     holds = on_cpu and int8 is not None and not int8.verdict
     if setting == "auto":
-        return "int8" if holds else "float32" if on_cpu else "bfloat16"
+        faster = holds and int8 is not None and (exact is None or int8.speedup >= INT8_LEAST_SPEEDUP * exact.speedup)
+        return "int8" if faster else "float32" if on_cpu else "bfloat16"
     if setting == "int8" and not holds:
         why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
         log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
@@ -172,7 +186,7 @@ class StaticEncoder(_TorchEncoder):
 
 
 class TransformerEncoder(_TorchEncoder):
-    """A transformer with pooling, in torch or, for int8, with ONNX Runtime in place of the transformer.
+    """A transformer with pooling, in torch or, where there is an export, with ONNX Runtime in the transformer's place.
 
     Token ids are kept for encoding where that gives what sentence-transformers gives; where a model needs more (prompts
     left out of pooling, chat templates), sentence-transformers tokenises the texts of each batch itself.
@@ -181,7 +195,7 @@ class TransformerEncoder(_TorchEncoder):
     padded = True
     _ids_suffice = False
 
-    def __init__(self, manifest: Manifest, model: Any, threads: int, folder: Path, precision: Precision) -> None:
+    def __init__(self, manifest: Manifest, model: Any, threads: int, precision: Precision, export: Path | None) -> None:
         super().__init__(manifest, model, threads)
         limit = model.max_seq_length
         self.max_tokens = limit if limit is not None and limit < NO_LIMIT else None
@@ -193,10 +207,10 @@ class TransformerEncoder(_TorchEncoder):
         self._ids_suffice = self._compare_ids()
         if precision == "bfloat16":
             model.bfloat16()
-        if precision == "int8" and manifest.int8 is not None and self._ids_suffice:
-            session = _onnx_session(folder / manifest.int8.file, threads)
+        if export is not None and self._ids_suffice:
+            session = _onnx_session(export, threads)
             self.backend, self._forward = "onnx", partial(_forward_onnx, session, list(model)[1:])
-            model[0].model = None  # the exact weights aren't needed any more
+            model[0].model = None  # torch's weights aren't needed any more
         elif precision == "int8":
             self.precision = "float32"
 
@@ -285,8 +299,8 @@ class TransformerEncoder(_TorchEncoder):
 
 
 def _onnx_session(file: Path, threads: int) -> Any:
-    """An int8 transformer from token ids to token vectors. Several threads may run it at a time."""
-    import onnxruntime  # half a second, and versions without int8 need none of it
+    """A transformer from token ids to token vectors. Several threads may run it at a time."""
+    import onnxruntime  # half a second, and versions without an export need none of it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

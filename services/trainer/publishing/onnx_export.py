@@ -1,7 +1,8 @@
-"""An int8 copy of a transformer student, for serving without a GPU: exported at publication, and measured at once.
+"""A transformer student's exports for serving on CPUs, exact and int8: made at publication, and measured at once.
 
 torch's exporter and ONNX Runtime's quantiser: sentence-transformers' own `onnx` extra can't be installed beside vllm.
-Only the transformer is copied: weights become int8 by output channel, activations as they come, without calibration.
+Only the transformer is exported. In int8, weights are so by output channel, and activations as they come, without
+calibration.
 """
 
 import logging
@@ -11,7 +12,8 @@ import timeit
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from time import process_time
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -24,34 +26,69 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from services.trainer.evaluation.sts import Encode, Row, Undefined, score, unit
 from services.trainer.models.static import Embeddings
 from shared.errors import first_line
-from shared.manifest import PROBE_SENTENCES, Int8
+from shared.manifest import PROBE_SENTENCES, Int8, OnnxExport
 
 log = logging.getLogger(__name__)
 
-FILE = "onnx/model_int8.onnx"
+EXACT, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
 DEV_SENTENCES = 256
+BATCH, REPEATS = 16, 4
 
 
-def add_int8(folder: Path, dev: Sequence[Row]) -> Int8 | None:
-    """Add an int8 copy to the version in `folder` and measure it; None, and no file, where that fails or isn't true."""
+class Exports(NamedTuple):
+    """The records of what was exported; None where an export failed or isn't worth having."""
+
+    onnx: OnnxExport | None = None
+    int8: Int8 | None = None
+
+
+def add_exports(folder: Path, dev: Sequence[Row]) -> Exports:
+    """Add exports to the version in `folder` and measure them; those that failed, or aren't true, leave no file."""
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
     if type(model[0]) is not Transformer:
-        return None
+        return Exports()
+    exports, threads = Exports(), torch.get_num_threads()
+    torch.set_num_threads(1)  # both sides are measured on one: others are at work beside us
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
             exact = Path(scratch, "exact.onnx")
             _export(model, exact)
-            for excluded in _exclusions(exact):
-                _quantise(exact, folder / FILE, excluded)
-                record = _measure(model, folder / FILE, dev)
-                if not record.verdict:
-                    log.info("int8 export: %s", record)
-                    return record
-        log.warning("no int8 export: %s", record.verdict)
+            measured = _Measured(model, dev)
+            exports = Exports(_add_exact(measured, exact, folder))
+            exports = exports._replace(int8=_add_int8(measured, exact, folder))
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
-        log.warning("no int8 export: %s", first_line(error))
-    if (folder / FILE).parent.is_dir():
-        shutil.rmtree((folder / FILE).parent)
+        log.warning("an export failed: %s", first_line(error))
+    finally:
+        torch.set_num_threads(threads)
+    kept = {record.file for record in exports if record is not None}
+    for name in (EXACT, INT8):
+        if name not in kept:
+            (folder / name).unlink(missing_ok=True)
+    if not kept:
+        shutil.rmtree((folder / EXACT).parent, ignore_errors=True)
+    return exports
+
+
+def _add_exact(measured: "_Measured", exact: Path, folder: Path) -> OnnxExport | None:
+    record = measured.exact(exact)
+    log.info("export: %s", record)
+    if record.verdict:
+        log.info("no exact export is kept: %s", record.verdict)
+        return None
+    (folder / EXACT).parent.mkdir(exist_ok=True)
+    shutil.copyfile(exact, folder / EXACT)
+    return record
+
+
+def _add_int8(measured: "_Measured", exact: Path, folder: Path) -> Int8 | None:
+    record = None
+    for excluded in _exclusions(exact):
+        _quantise(exact, folder / INT8, excluded)
+        record = measured.int8(folder / INT8)
+        if not record.verdict:
+            log.info("int8 export: %s", record)
+            return record
+    log.warning("no int8 export: %s", record.verdict if record else "there is nothing to quantise")
     return None
 
 
@@ -112,32 +149,60 @@ def _not_about_preprocessing(record: logging.LogRecord) -> bool:
     return "pre-processing" not in record.getMessage()
 
 
-def _measure(model: Any, file: Path, dev: Sequence[Row]) -> Int8:
-    exact: Encode = partial(model.encode, batch_size=32, show_progress_bar=False)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    int8 = partial(_encode, model, session)
-    sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
-    timed = sentences or list(PROBE_SENTENCES) * 8
-    return Int8(
-        file=FILE,
-        cosine=round(float(_cosines(exact(list(PROBE_SENTENCES)), int8(PROBE_SENTENCES)).min()), 5),
-        dev_cosine=round(float(_cosines(exact(sentences), int8(sentences)).mean()), 5) if sentences else None,
-        dev_exact=_dev_score(exact, dev),
-        dev_int8=_dev_score(int8, dev),
-        speedup=round(_seconds(exact, timed) / _seconds(int8, timed), 2),
-    )
+class _Measured:
+    """A model that exports are measured against."""
+
+    def __init__(self, model: Any, dev: Sequence[Row]) -> None:
+        self._model, self._dev = model, dev
+        self._encode: Encode = partial(model.encode, batch_size=BATCH, show_progress_bar=False)
+        self._sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
+        self._timed = self._sentences or list(PROBE_SENTENCES) * 8
+
+    def exact(self, file: Path) -> OnnxExport:
+        """The record of an exact export."""
+        run, texts = partial(_encode, self._model, _session(file)), [*PROBE_SENTENCES, *self._sentences]
+        return OnnxExport(
+            file=EXACT,
+            difference=float(np.abs(np.asarray(self._encode(texts)) - run(texts)).max()),
+            speedup=self._speedup(run, self._timed),
+            single_speedup=self._speedup(run, PROBE_SENTENCES[:1]),
+        )
+
+    def int8(self, file: Path) -> Int8:
+        """The record of an int8 export."""
+        run, sentences, probe = partial(_encode, self._model, _session(file)), self._sentences, list(PROBE_SENTENCES)
+        return Int8(
+            file=INT8,
+            cosine=round(float(_cosines(self._encode(probe), run(probe)).min()), 5),
+            dev_cosine=round(float(_cosines(self._encode(sentences), run(sentences)).mean()), 5) if sentences else None,
+            dev_exact=_dev_score(self._encode, self._dev),
+            dev_int8=_dev_score(run, self._dev),
+            speedup=self._speedup(run, self._timed),
+        )
+
+    def _speedup(self, run: Encode, texts: Sequence[str]) -> float:
+        """Of the model and an export alike, with all that is around the transformer."""
+        return round(_seconds(partial(_encode, self._model, None), texts) / _seconds(run, texts), 2)
+
+
+def _session(file: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def _encode(model: Any, session: Any, texts: Sequence[str]) -> Embeddings:
-    """The vectors of `texts` with `session` in the transformer's place, longest last so that little is padded."""
+    """The vectors of `texts`, with `session` in the transformer's place, if any; longest last, so little is padded."""
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     vectors = np.empty((len(texts), model.get_embedding_dimension()), np.float32)
-    for places in (order[start : start + 16] for start in range(0, len(order), 16)):
+    for places in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
         features = model.preprocess([texts[place] for place in places])
-        inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
-        features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
-        with torch.no_grad():
-            for module in list(model)[1:]:
+        modules = list(model)
+        if session is not None:
+            inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+            features["token_embeddings"], modules = torch.from_numpy(session.run(None, inputs)[0]), modules[1:]
+        with torch.inference_mode():
+            for module in modules:
                 features = module(features)
         vectors[places] = features["sentence_embedding"].numpy()
     return vectors
@@ -148,8 +213,8 @@ def _cosines(some: Embeddings, others: Embeddings) -> Embeddings:
 
 
 def _seconds(run: Encode, texts: Sequence[str]) -> float:
-    """The better of two times, after one that warms up."""
-    return min(timeit.repeat(partial(run, texts), number=1, repeat=3)[1:])
+    """Processor time: the best of some runs, after one that warms up."""
+    return min(timeit.repeat(partial(run, texts), timer=process_time, number=1, repeat=REPEATS)[1:])
 
 
 def _dev_score(run: Encode, dev: Sequence[Row]) -> float | None:

@@ -12,7 +12,7 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.models import encoder
 from services.trainer.publishing.candidate import Candidate, StudentScores, score_student
 from services.trainer.publishing.gate import BASE, CANDIDATE, Decision, Gate, Student, Verdict
-from services.trainer.publishing.onnx_export import add_int8
+from services.trainer.publishing.onnx_export import Exports, add_exports
 from services.trainer.publishing.report.report import write_report
 from services.trainer.publishing.retention import best, retain
 from services.trainer.settings import TrainerSettings
@@ -36,11 +36,11 @@ def publish(candidate: Candidate, store: ModelStore, own: TrainerSettings, epoch
         after = score_student(written, split, candidate.human) if split else StudentScores()
         verdict = _ask_the_gate(candidate, written, store, own)
         rejection = None if verdict.decision is Decision.PUBLISH else verdict.reason
-        int8 = None
+        exports = Exports()
         # The teacher itself in int8 was untrue (cosine 0.79), and to find that out took five minutes.
         if rejection is None and candidate.round.base != "teacher":
-            int8 = add_int8(staged, split.dev if split else [])
-        card = _card(candidate, after, verdict, store.current(), epoch, own).model_copy(update={"int8": int8})
+            exports = add_exports(staged, split.dev if split else [])
+        card = _card(candidate, after, verdict, store.current(), epoch, own).model_copy(update=exports._asdict())
         if rejection is None:
             card = card.model_copy(update={"int8_ranges": _int8_ranges(card, written, split)})
         write_report(staged, candidate, card, after, rejection)

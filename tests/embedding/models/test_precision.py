@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from services.trainer.publishing.onnx_export import add_int8
+from services.trainer.publishing.onnx_export import Exports, add_exports
 from shared.manifest import PROBE_SENTENCES, Card, Int8, Manifest
 from shared.model_store import ModelStore
 from tests.embedding.conftest import Start
@@ -22,18 +22,25 @@ TEXTS = ["a man is playing a guitar", "a dog", "the stock market fell sharply on
 def _speed_does_not_matter() -> Iterator[None]:
     """A model of 16 dimensions gains none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
+        for name in ("INT8_LEAST_SPEEDUP", "ONNX_LEAST_SPEEDUP"):
+            patch.setattr(f"shared.manifest.{name}", 0.0)
         yield
 
 
 @pytest.fixture(scope="module")
-def int8_export(transformer: SentenceTransformer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Int8]:
-    """The transformer's folder with its int8 export, which takes seconds to make, and the export's record."""
+def exported(transformer: SentenceTransformer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Exports]:
+    """The transformer's folder with its exports, which take seconds to make, and their records."""
     folder = tmp_path_factory.mktemp("exports") / "version"
     transformer.save(str(folder), create_model_card=False)
-    record = add_int8(folder, [])
-    assert record is not None
-    return folder, record
+    return folder, add_exports(folder, [])
+
+
+@pytest.fixture
+def int8_export(exported: tuple[Path, Exports]) -> tuple[Path, Int8]:
+    """The folder, and the int8 export's record."""
+    folder, records = exported
+    assert records.int8 is not None
+    return folder, records.int8
 
 
 def publish_with_int8(
@@ -82,6 +89,77 @@ def test_int8_does_not_serve_where_its_record_does_not_hold(
         assert "its cosine to the exact model is 0.9800" in caplog.text
 
 
+def publish_with_onnx(
+    store: ModelStore, student: SentenceTransformer, exported: tuple[Path, Exports], **changes: float
+) -> Manifest:
+    """As the trainer does; the exact export's record may be changed afterwards."""
+    folder, records = exported
+    assert records.onnx is not None
+    with store.staging() as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+        onnx = records.onnx.model_copy(update=changes)
+        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS, onnx=onnx)
+        return store.publish(staged, card, student.encode(list(PROBE_SENTENCES)).tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "backend", "difference", "expected"),
+    [
+        ("auto", "auto", 1e-6, ("onnx", "float32")),
+        ("float32", "auto", 1e-6, ("onnx", "float32")),
+        ("float32", "torch", 1e-6, ("torch", "float32")),
+        ("auto", "auto", 0.1, ("torch", "float32")),
+        ("bfloat16", "auto", 1e-6, ("torch", "bfloat16")),
+    ],
+)
+def test_an_exact_export_serves_where_its_record_holds(
+    store: ModelStore, transformer: SentenceTransformer, exported: tuple[Path, Exports], start: Start,
+    precision: str, backend: str, difference: float, expected: tuple[str, str],
+) -> None:  # fmt: skip
+    publish_with_onnx(store, transformer, exported, difference=difference)
+    service = start(precision=precision, backend=backend, device="cpu")
+    assert serving(service) == expected
+    assert off(service, transformer) > (0.99 if precision == "bfloat16" else 0.9999999)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("speedup", "precision"), [(1.5, "int8"), (1.2, "float32")])
+def test_int8_serves_where_it_is_faster_than_an_exact_export(
+    store: ModelStore, transformer: SentenceTransformer, exported: tuple[Path, Exports], start: Start,
+    speedup: float, precision: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("services.embedding.models.torch.INT8_LEAST_SPEEDUP", 1.1)
+    folder, (onnx, int8) = exported
+    assert onnx is not None
+    assert int8 is not None
+    with store.staging() as staged:
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+        records = {
+            "onnx": onnx.model_copy(update={"speedup": 1.2}),
+            "int8": int8.model_copy(update={"speedup": speedup}),
+        }
+        card = Card(base="test", round=1, pairs=0, dimensions=DIMENSIONS).model_copy(update=records)
+        store.publish(staged, card, transformer.encode(list(PROBE_SENTENCES)).tolist())
+    assert serving(start(precision="auto", device="cpu")) == ("onnx", precision)
+
+
+@pytest.mark.slow
+def test_an_exact_record_that_lies_is_found_out(
+    store: ModelStore, transformer: SentenceTransformer, exported: tuple[Path, Exports], tmp_path: Path, start: Start
+) -> None:
+    good = publish(store, transformer, 0).id
+    other = transformer_student(tmp_path / "parts", seed=4)
+    other.save(str(tmp_path / "other"), create_model_card=False)
+    others = tmp_path / "other", add_exports(tmp_path / "other", [])
+    shutil.copytree(exported[0], tmp_path / "mixed")
+    shutil.copytree(others[0] / "onnx", tmp_path / "mixed" / "onnx", dirs_exist_ok=True)
+    bad = publish_with_onnx(store, transformer, (tmp_path / "mixed", others[1])).id
+    service = start(device="cpu")
+    assert service.serving() == good
+    assert f"{bad} is quarantined" in service.version_check()
+
+
 @pytest.mark.slow
 def test_a_record_that_lies_is_found_out(
     store: ModelStore, transformer: SentenceTransformer, tmp_path: Path, start: Start
@@ -89,7 +167,7 @@ def test_a_record_that_lies_is_found_out(
     good = publish(store, transformer, 0).id
     other = transformer_student(tmp_path / "parts", seed=4)
     other.save(str(tmp_path / "other"), create_model_card=False)
-    assert add_int8(tmp_path / "other", []) is not None
+    assert add_exports(tmp_path / "other", []).int8 is not None
     with store.staging() as folder:
         transformer.save(str(folder), create_model_card=False)
         (folder / "onnx").mkdir()

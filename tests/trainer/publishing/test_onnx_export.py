@@ -1,15 +1,16 @@
-"""The int8 export, on a real small transformer: measured, kept only when it is true, never in a round's way."""
+"""A transformer's exports, on a real small one: measured, kept only when they are true, never in a round's way."""
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from services.trainer.publishing import onnx_export
-from services.trainer.publishing.onnx_export import FILE, add_int8
-from shared.manifest import PROBE_SENTENCES, Int8
+from services.trainer.publishing.onnx_export import EXACT, INT8, Exports, add_exports
+from shared.manifest import PROBE_SENTENCES, Int8, OnnxExport
 from shared.model_store import ModelStore
 from tests.support.versions import publish, static_student, transformer_student
 
@@ -31,18 +32,33 @@ def folder(tmp_path: Path, student: SentenceTransformer) -> Path:
     return folder
 
 
-def test_the_record_is_what_the_file_does(
-    folder: Path, student: SentenceTransformer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A model of 16 dimensions gains no speed from int8; this test is about truth.
-    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 0.0)
-    record = add_int8(folder, DEV)
-    assert record is not None
-    assert record.file == FILE
-    session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
+@pytest.fixture(autouse=True)
+def _speed_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 16 dimensions gains none; these tests are about truth."""
+    for name in ("INT8_LEAST_SPEEDUP", "ONNX_LEAST_SPEEDUP"):
+        monkeypatch.setattr(f"shared.manifest.{name}", 0.0)
+
+
+def vectors(file: Path, student: SentenceTransformer) -> npt.NDArray[np.float32]:
+    """Of the probe, by the export in `file`: this student answers with the first token's."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     features = student.preprocess(list(PROBE_SENTENCES))
-    tokens = session.run(None, {name: features[name].numpy() for name in ("input_ids", "attention_mask")})[0]
-    first, exact = tokens[:, 0], student.encode(list(PROBE_SENTENCES))  # this student answers with the first token
+    inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+    return np.asarray(session.run(None, inputs)[0])[:, 0]
+
+
+def test_the_records_are_what_the_files_do(folder: Path, student: SentenceTransformer) -> None:
+    exported, record = add_exports(folder, DEV)
+    assert exported is not None
+    assert exported.file == EXACT
+    exact = student.encode(list(PROBE_SENTENCES))
+    np.testing.assert_allclose(vectors(folder / EXACT, student), exact, atol=1e-5)
+    assert 0 < exported.difference < 1e-5
+    assert min(exported.speedup, exported.single_speedup) > 0
+
+    assert record is not None
+    assert record.file == INT8
+    first = vectors(folder / INT8, student)
     cosines = (first * exact).sum(1) / np.linalg.norm(first, axis=1) / np.linalg.norm(exact, axis=1)
     assert record.cosine == pytest.approx(cosines.min(), abs=2e-3)  # other batches, other rounding
     assert 0.99 <= record.cosine < 1
@@ -51,10 +67,19 @@ def test_the_record_is_what_the_file_does(
     assert not list(folder.parent.glob(".staging-*"))
 
 
-def test_a_copy_that_is_not_true_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_is_not_true_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.manifest.INT8_LEAST_COSINE", 1.1)
+    exact, int8 = add_exports(folder, DEV)
+    assert exact is not None
+    assert int8 is None
+    assert [file.name for file in (folder / "onnx").iterdir()] == [Path(EXACT).name]
+
+
+def test_without_any_export_nothing_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_COSINE", 1.1)
+    monkeypatch.setattr("shared.manifest.PROBE_TOLERANCE", -1.0)
     before = sorted(folder.rglob("*"))
-    assert add_int8(folder, DEV) is None
+    assert add_exports(folder, DEV) == Exports()
     assert sorted(folder.rglob("*")) == before
 
 
@@ -62,14 +87,14 @@ def test_an_export_that_fails_costs_the_round_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(onnx_export, "DEV_SENTENCES", "no number")
-    assert add_int8(folder, DEV) is None
-    assert "no int8 export" in caplog.text
+    assert add_exports(folder, DEV) == Exports()
+    assert "an export failed" in caplog.text
     assert not (folder / "onnx").exists()
 
 
 def test_a_static_student_has_none(tmp_path: Path) -> None:
     static_student(1).save(str(tmp_path), create_model_card=False)
-    assert add_int8(tmp_path, DEV) is None
+    assert add_exports(tmp_path, DEV) == Exports()
     assert not (tmp_path / "onnx").exists()
 
 
@@ -86,14 +111,34 @@ def test_a_static_student_has_none(tmp_path: Path) -> None:
         ({"speedup": 1.0}, "1.00 times as fast"),
     ],
 )
-def test_what_a_record_must_say(change: dict[str, float | None], said: str) -> None:
-    good = {"file": FILE, "cosine": 0.995, "dev_cosine": 0.995, "dev_exact": 80.0, "dev_int8": 79.8, "speedup": 1.5}
+def test_what_a_record_must_say(change: dict[str, float | None], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.manifest.INT8_LEAST_SPEEDUP", 1.1)
+    good = {"file": INT8, "cosine": 0.995, "dev_cosine": 0.995, "dev_exact": 80.0, "dev_int8": 79.8, "speedup": 1.5}
     record = Int8.model_validate(good | change)
     assert said in record.verdict
     assert bool(record.verdict) == bool(said)
 
 
-def test_a_record_is_part_of_the_manifest(tmp_path: Path, student: SentenceTransformer) -> None:
-    store, record = ModelStore(tmp_path), Int8(file=FILE, cosine=0.995, speedup=2.0)
-    manifest = publish(store, student, 0, int8=record)
-    assert store.verify(manifest.id).int8 == record
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"difference": 0.002}, "off by 0.002"),
+        ({"difference": float("nan")}, "off by nan"),
+        ({"speedup": 0.9}, "0.90 and 2.00 times as fast"),
+        ({"single_speedup": 0.9}, "1.20 and 0.90 times as fast"),
+    ],
+)
+def test_what_an_exact_record_must_say(change: dict[str, float], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.manifest.ONNX_LEAST_SPEEDUP", 1.0)
+    good = {"file": EXACT, "difference": 1e-6, "speedup": 1.2, "single_speedup": 2.0}
+    record = OnnxExport.model_validate(good | change)
+    assert said in record.verdict
+    assert bool(record.verdict) == bool(said)
+
+
+def test_records_are_part_of_the_manifest(tmp_path: Path, student: SentenceTransformer) -> None:
+    store, record = ModelStore(tmp_path), Int8(file=INT8, cosine=0.995, speedup=2.0)
+    exact = OnnxExport(file=EXACT, difference=1e-6, speedup=1.2, single_speedup=2.0)
+    manifest = store.verify(publish(store, student, 0, int8=record, onnx=exact).id)
+    assert (manifest.onnx, manifest.int8) == (exact, record)
