@@ -72,31 +72,38 @@ def measure_cached(
     `load` loads the language model, if needed; `on_progress` gets how many pairs of how many were read. Raises what
     loading does, and OSError. A run that is killed goes on from the last portion that was written.
     """
-    kept = _read(file)
+    kept, neutral = _read(file), dict[str, float]()
     keys = [_digest(question, pair) for pair in pairs]
     missing = [(key, pair) for key, pair in dict(zip(keys, pairs, strict=True)).items() if key not in kept]
+    # The language model reads a text once for all texts of a portion that it scores after it.
+    missing.sort(key=lambda one: one[1][0 if question.symmetric else 1])
     for first in range(0, len(missing), PORTION):
         portion = dict(missing[first : first + PORTION])
-        kept |= zip(portion, measure(list(portion.values()), question, load()).tolist(), strict=True)
+        kept |= zip(portion, measure(list(portion.values()), question, load(), neutral).tolist(), strict=True)
         _write(file, kept)
         on_progress(first + len(portion), len(missing))
     return np.array([kept[key] for key in keys])
 
 
-def measure(pairs: Sequence[Pair], question: Question, likelihood: Likelihood) -> Numbers:
-    """The mutual information of some pairs, [pairs]."""
+def measure(
+    pairs: Sequence[Pair], question: Question, likelihood: Likelihood, neutral: dict[str, float] | None = None
+) -> Numbers:
+    """The mutual information of some pairs, [pairs]. `neutral` keeps how likely texts are after the neutral one."""
+    neutral = {} if neutral is None else neutral
     conditions = [[(other, one) for one, other in pairs], *([list(pairs)] if question.symmetric else [])]
     needed = dict.fromkeys(pair for some in conditions for pair in some)
-    needed |= dict.fromkeys((question.neutral, text) for _, text in needed)
+    alone = dict.fromkeys((question.neutral, text) for _, text in needed if text not in neutral)
+    asked = sorted(needed | alone)
     groups = [
         (first, texts[start : start + MOST_TEXTS])
-        for first, group in groupby(sorted(needed), itemgetter(0))
+        for first, group in groupby(asked, itemgetter(0))
         for texts in [[text for _, text in group]]
         for start in range(0, len(texts), MOST_TEXTS)
     ]
     means = likelihood.mean_log_likelihoods(question.prompt, groups)
-    values = dict(zip(sorted(needed), np.concatenate(means).tolist(), strict=True))
-    gains = [[values[pair] - values[question.neutral, pair[1]] for pair in some] for some in conditions]
+    values = dict(zip(asked, np.concatenate(means).tolist(), strict=True))
+    neutral |= {text: values[question.neutral, text] for _, text in alone}
+    gains = [[values[pair] - neutral[pair[1]] for pair in some] for some in conditions]
     return np.asarray(np.mean(gains, axis=0))
 
 
