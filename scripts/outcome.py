@@ -1,4 +1,4 @@
-"""Tables of what a run of `make adapt` came to: before, after, and how sure the change is."""
+"""Tables of what a run of `make adapt` or `make demo` came to: before, after, and how sure the change is."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,14 @@ from rich.table import Table
 
 from shared.manifest import Manifest
 
-TITLES = {"ndcg@10": "nDCG@10", "recall@10": "recall@10", "mrr@10": "MRR@10", "v": "V-measure", "map": "MAP"}
+TITLES = {
+    "ndcg@10": "nDCG@10",
+    "recall@10": "recall@10",
+    "mrr@10": "MRR@10",
+    "v": "V-measure",
+    "map": "MAP",
+    "spearman": "Spearman",
+}
 WHEN = ("before", "after", "change")
 SHOWN = 240  # characters of a passage
 

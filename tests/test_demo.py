@@ -1,4 +1,4 @@
-"""The whole loop on the default teacher and student: `make demo`, with fewer sentences."""
+"""The whole loop on the default teacher and student: `make demo`, with fewer pairs."""
 
 import gzip
 import json
@@ -43,17 +43,23 @@ def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     lines = done.stdout.strip().splitlines()
     result = json.loads(lines[-1])
     assert set(result) == {
-        *("pairs", "rejected", "version", "spearman_before", "spearman_after", "sts_before", "sts_after", "seconds")
+        *("version", "folder", "base_folder", "documents", "passages", "pairs", "rejected", "published", "measured"),
+        *("estimate_before", "estimate_after", "spearman_before", "spearman_after", "sts_before", "sts_after"),
+        "seconds",
     }
+    assert result["documents"] == result["passages"] == 298
     assert 60 <= result["pairs"] <= 120
     assert VERSION_ID.match(result["version"])
-    assert set(result["seconds"]) == {"setup", "generate", "train", "swap"}
+    assert set(result["seconds"]) == {"start", "documents", "generate", "train", "serve", "measure"}
     assert set(result["sts_before"]) == set(result["sts_after"]) == {"tiny.test", "average"}
+    # What people judged: a gain that its interval confirms.
+    assert result["measured"]["judged"]["change"]["ndcg@10"]["low"] > 0
     # At no terminal too it says what goes on.
-    assert lines[0].startswith("starting: ")
+    assert any(line.startswith("starting: ") for line in lines)
     assert any(line.startswith("trainer: ") for line in lines)
-    assert "Nearest sentences" in done.stdout
+    assert "First passages that changed" in done.stdout
     assert "/docs" in done.stdout
+    assert "/console" in done.stdout
 
     store = ModelStore(tmp_path / "home" / "demo" / "models" / "demo")
     base, trained = store.versions()

@@ -1,8 +1,10 @@
 """`make adapt`, as a process, on a tiny teacher and student: killed midway, it goes on; a wrong input is named."""
 
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from shared.model_store import ModelStore
@@ -91,6 +94,19 @@ class Adapt:
                 return
             time.sleep(0.05)
 
+    def kill(self, process: "subprocess.Popen[str]", pattern: str) -> None:
+        """With SIGKILL, as soon as it runs: the child whose command line has this pattern."""
+        deadline = time.monotonic() + 400
+        while True:
+            assert time.monotonic() < deadline, f"no {pattern}" + self.logs()
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            for child in psutil.Process(process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if re.search(pattern, " ".join(child.cmdline())):
+                        child.kill()
+                        return
+            time.sleep(0.05)
+
     def logs(self) -> str:
         """The ends of the services' logs."""
         files = sorted((self.folder / "home" / "logs").glob("*.log"))
@@ -102,11 +118,19 @@ class Adapt:
 def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     adapt = Adapt(tmp_path)
     killed = adapt.start()
+    adapt.kill(killed, "documents add")
     adapt.wait_for_queries(killed, accepted=3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
 
-    out, result = adapt.finish(adapt.start())
+    running = adapt.start()
+    for accepted, part in ((4, "valkey"), (6, "services.generation"), (8, "services.embedding")):
+        adapt.wait_for_queries(running, accepted)
+        adapt.kill(running, part)
+    adapt.kill(running, "train --once")
+    adapt.kill(running, "train --once")
+    adapt.kill(running, "-m services.trainer$")
+    out, result = adapt.finish(running)
     assert set(result) == KEYS
     assert result["documents"] == result["passages"] == 40
     assert result["published"] is True
