@@ -24,7 +24,7 @@ NO_TOKEN_IDS = (
 JSON_TYPES = {
     list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false", type(None): "null",
 }  # fmt: skip
-VERSION_ID = r"^(|current|previous|pairwright|r[0-9]{6,}-[0-9a-f]{8})$"
+VERSION_ID = r"^([a-z0-9][a-z0-9-]{0,63}@)?(|current|previous|pairwright|r[0-9]{6,}-[0-9a-f]{8})$"
 PIN = {
     "name": VERSION_HEADER, "in": "header", "description": "Which version is to answer; without it, the current one",
     "schema": {"type": "string", "pattern": VERSION_ID},

@@ -65,10 +65,8 @@ class Encoder(ABC):
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-
-    @property
-    def version(self) -> str:
-        return self.manifest.id
+        self.version = manifest.id
+        """The name that it answers with; `dataset@id` for a version of another dataset."""
 
     @cached_property
     def int8_ranges(self) -> dict[int, float]:

@@ -67,7 +67,8 @@ class BatchRunner:
             if not is_ours:
                 return
             try:
-                self._versions.store.resolve(batch.version)
+                if not self._versions.is_published(batch.version):
+                    raise NoVersion(f"version {batch.version} is gone")
                 await self._compute(batch, await self._versions.get(batch.version))
             except NoBatch:
                 log.info("%s was deleted", batch.id)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 LoadModel = Callable[[Path, Manifest], Encoder]
 
+OF_A_DATASET = re.compile(r"([a-z0-9][a-z0-9-]{0,63})@(.*)")
+"""`dataset@current`, `dataset@previous`, `dataset@ID`, or `dataset@`, which is the current one."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
 
 
@@ -33,7 +36,7 @@ class LoadFailure:
 
 
 class VersionLoader:
-    """Loads versions of one store, and remembers those that failed."""
+    """Loads versions of one dataset's store and of those beside it, and remembers those that failed."""
 
     def __init__(self, store: ModelStore, load_model: LoadModel, metrics: Metrics) -> None:
         self.store = store
@@ -55,20 +58,27 @@ class VersionLoader:
         self.failures.pop(version, None)
         return encoder
 
+    def find(self, version: str) -> tuple[ModelStore, str]:
+        """The store that has the version, and its id there: `dataset@id` is in the store of another dataset."""
+        if (named := OF_A_DATASET.fullmatch(version)) is None:
+            return self.store, version
+        return ModelStore(self.store.root.with_name(named[1])), named[2]
+
     def close(self) -> None:
         """Load nothing more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, version: str) -> Encoder:
-        manifest = self.store.verify(version)
-        encoder = self._load_model(self.store.path(version), manifest)
+        store, id_ = self.find(version)
+        encoder = self._load_model(store.path(id_), store.verify(id_))
         smoke_test(encoder)
+        encoder.version = version
         return encoder
 
     def _quarantine(self, version: str, error: Exception, serving: Encoder | None) -> None:
         failure = self.failures.setdefault(version, LoadFailure(Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)))
         # Callers read it too, and have no business with the folders of this machine.
-        reason = str(error).replace(f"{self.store.root}/", "")
+        reason = str(error).replace(f"{self.find(version)[0].root}/", "")
         failure.reason, failure.retry_at, retry = reason, math.inf, ""
         if not isinstance(error, BrokenVersion | NoVersion):  # anything but damage (memory, disk, a device) may pass
             wait = failure.backoff.next_s()

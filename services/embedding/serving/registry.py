@@ -12,7 +12,7 @@ from services.embedding.metrics import Metrics
 from services.embedding.models.base import Encoder
 from services.embedding.resources import free_memory
 from services.embedding.serving.errors import InvalidInput, NotReady, VersionNotServed
-from services.embedding.serving.loading import VersionLoader
+from services.embedding.serving.loading import OF_A_DATASET, VersionLoader
 from services.embedding.settings import EmbeddingSettings
 from shared.backoff import pause
 from shared.logs import log_context
@@ -29,7 +29,10 @@ SPARE_BYTES = 256 * 1024 * 1024
 
 
 class VersionRegistry:
-    """The loaded versions of one store. All methods belong to the event loop; loading has a thread of its own."""
+    """The loaded versions of a dataset's store, and those of other datasets that callers name.
+
+    All methods belong to the event loop; loading has a thread of its own.
+    """
 
     def __init__(self, loader: VersionLoader, settings: EmbeddingSettings, metrics: Metrics) -> None:
         self.store = loader.store
@@ -63,7 +66,7 @@ class VersionRegistry:
             return self.get_loaded(name)
         except VersionNotServed:
             version = self._pinned_by(name)
-            if version is None or not await self._is_published(version):
+            if version is None or not await asyncio.to_thread(self.is_published, version):
                 nothing = self._not_served(f"there is no version {name!r}; ")
                 raise VersionNotServed(f"{nothing}{await self._others()}", "model") from None
         async with self._lock:
@@ -82,6 +85,11 @@ class VersionRegistry:
     def _pinned_by(self, name: str | None) -> str | None:
         """The id that a name stands for; None for whatever serves. Raises `VersionNotServed`."""
         name = (name or "").removesuffix(LATEST)
+        if (named := OF_A_DATASET.fullmatch(name)) is not None:
+            dataset, version = named.groups()
+            if dataset != self.store.root.name:
+                return self._of_another_dataset(dataset, version)
+            name = version
         if not name or name in SERVING_NAMES:
             return None
         if name != "previous":
@@ -89,6 +97,22 @@ class VersionRegistry:
         if self._previous is None:
             raise self._not_served("there is no previous version; ")
         return self._previous
+
+    def _of_another_dataset(self, dataset: str, version: str) -> str:
+        """A version's name here, of a dataset beside this one. Raises `VersionNotServed`."""
+        name = "current" if not version or version in SERVING_NAMES else version
+        try:
+            return f"{dataset}@{self._loader.find(f'{dataset}@{name}')[0].resolve(name)}"
+        except NoVersion as error:
+            raise VersionNotServed(f"dataset {dataset!r}: {error}", "model") from None
+
+    def is_published(self, version: str) -> bool:
+        """Whether the version that is named so is on disk."""
+        store, id_ = self._loader.find(version)
+        try:
+            return store.resolve(id_) == id_
+        except NoVersion:
+            return False
 
     def state(self) -> str:
         """For `/readyz`: begins with "ok" while a version serves, and names what is quarantined."""
@@ -172,9 +196,7 @@ class VersionRegistry:
 
     async def _load_pinned(self, version: str) -> None:
         """Raises `VersionNotServed`."""
-        if version in self.failures:
-            reason = f"{version!r} is quarantined: {self.failures[version].reason}{await self._others()}"
-            raise VersionNotServed(reason, "model")
+        await self._refuse_quarantined(version)
         room = self._room_for_pins()
         if room < 1:
             setting = f"PAIRWRIGHT_EMBEDDING_MAX_VERSIONS={self._max_versions}"
@@ -183,6 +205,13 @@ class VersionRegistry:
         if not self._fits(version):
             raise self._not_served(f"{version!r} isn't loaded, and memory is too short for it; ")
         await self._load(version)
+        await self._refuse_quarantined(version)
+
+    async def _refuse_quarantined(self, version: str) -> None:
+        """Raises `VersionNotServed`."""
+        if version in self.failures:
+            reason = f"{version!r} is quarantined: {self.failures[version].reason}{await self._others()}"
+            raise VersionNotServed(reason, "model")
 
     def _serve(self, version: str) -> None:
         encoder = self.loaded.get(version)
@@ -220,8 +249,9 @@ class VersionRegistry:
 
     def _fits(self, version: str) -> bool:
         """Whether memory allows loading: the files once as read and once as tensors, and some to spare."""
+        store, id_ = self._loader.find(version)
         try:
-            size = sum(entry.size for entry in self.store.manifest(version).files.values())
+            size = sum(entry.size for entry in store.manifest(id_).files.values())
         except (NoVersion, BrokenVersion):
             return True  # loading will say what is wrong
         return free_memory() - SPARE_BYTES >= 2 * size
@@ -236,12 +266,6 @@ class VersionRegistry:
     def _not_served(self, reason: str) -> VersionNotServed:
         names = ["current", *(["previous"] if self._previous else []), *self.loaded]
         return VersionNotServed(f"{reason}there is {', '.join(names)}", "model")
-
-    async def _is_published(self, name: str) -> bool:
-        try:
-            return await asyncio.to_thread(self.store.resolve, name) == name
-        except NoVersion:
-            return False
 
     async def _others(self) -> str:
         published = [manifest.id for manifest in await asyncio.to_thread(self.store.versions)]
