@@ -1,6 +1,5 @@
 """`python -m services.embedding`: settings to app to uvicorn; or `... embed`."""
 
-import gc
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from services.embedding.api.app import assemble
 from services.embedding.models.base import Encoder
+from services.embedding.models.load import load as load_model
 from services.embedding.resources import cores
 from services.embedding.serving.batcher import workers
 from services.embedding.settings import EmbeddingSettings
@@ -22,15 +22,9 @@ log = logging.getLogger("services.embedding")
 
 
 def load_version(settings: EmbeddingSettings, folder: Path, manifest: Manifest) -> Encoder:
-    """Load a version with torch. Runs in the loader's thread: the first import takes seconds."""
-    is_first = "services.embedding.models.torch" not in sys.modules
-    from services.embedding.models import torch
-
-    if is_first:
-        # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
-        gc.freeze()
+    """Load a version. Runs in the loader's thread: the first import takes seconds."""
     threads = settings.threads or max(1, cores() // workers(settings))
-    return torch.load(folder, manifest, settings.device, threads, settings.precision, settings.backend)
+    return load_model(folder, manifest, settings.device, threads, settings.precision, settings.backend)
 
 
 async def main() -> None:

@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from services.embedding.models import torch as served
+from services.embedding.models import load as served
 from services.embedding.models.base import EncodeOptions
 from services.trainer.evaluation.sts import unit
 from services.trainer.models import encoder

@@ -1,0 +1,220 @@
+"""A transformer in memory: sentence-transformers' modules, in torch or with ONNX Runtime in the transformer's place.
+
+The only module that imports sentence-transformers and ONNX Runtime, which takes seconds.
+"""
+
+import copy
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from transformers.utils import logging as transformers_logging
+
+from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
+from services.embedding.models.static import StaticEncoder
+from services.embedding.models.torch import TorchEncoder
+from services.embedding.settings import Backend, PrecisionSetting
+from shared.manifest import INT8_LEAST_SPEEDUP, PROBE_SENTENCES, Manifest, OnnxExport
+from shared.model_store import BrokenVersion
+
+log = logging.getLogger(__name__)
+
+NO_LIMIT = 1_000_000
+"""transformers writes "no limit" as a huge number."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
+"""On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
+
+
+def load(
+    folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting, backend: Backend
+) -> Encoder:
+    """The version in `folder`. Raises `BrokenVersion` for a kind of model that isn't served."""
+    transformers_logging.disable_progress_bar()
+    # A version holds safetensors only (`ModelStore.verify`), and code is never taken from a model's folder.
+    model = SentenceTransformer(
+        str(folder), device=None if device == "auto" else device, local_files_only=True, trust_remote_code=False
+    )
+    model.eval()
+    first, kind = model[0], type(model[0])
+    if kind is StaticEmbedding:  # with other modules behind it
+        table, named = first.embedding.weight.detach(), (model.prompts, model.default_prompt_name)
+        return StaticEncoder(manifest, first.tokenizer, *named, model, table, threads)
+    if kind is Transformer:
+        exact = _exact_export(manifest, model, backend)
+        chosen = _precision(precision, manifest, model, exact)
+        file = manifest.int8.file if chosen == "int8" and manifest.int8 else exact.file if exact else None
+        export = folder / file if file and chosen in ("int8", "float32") else None
+        return TransformerEncoder(manifest, model, threads, chosen, export)
+    raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
+
+
+def _exact_export(manifest: Manifest, model: Any, backend: Backend) -> OnnxExport | None:
+    """The exact export, if it is to be used: on a CPU, and where its record says that it is true and no slower."""
+    export = manifest.onnx
+    usable = export is not None and not export.verdict and model.device.type == "cpu" and backend == "auto"
+    return export if usable else None
+
+
+def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any, exact: OnnxExport | None) -> Precision:
+    """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
+    on_cpu, int8 = model.device.type == "cpu", manifest.int8
+    holds = on_cpu and int8 is not None and not int8.verdict
+    if setting == "auto":
+        faster = holds and int8 is not None and (exact is None or int8.speedup >= INT8_LEAST_SPEEDUP * exact.speedup)
+        return "int8" if faster else "float32" if on_cpu else "bfloat16"
+    if setting == "int8" and not holds:
+        why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
+        log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
+        return "float32"
+    return setting
+
+
+class TransformerEncoder(TorchEncoder):
+    """A transformer with pooling, in torch or, where there is an export, with ONNX Runtime in the transformer's place.
+
+    Token ids are kept for encoding where that gives what sentence-transformers gives; where a model needs more (prompts
+    left out of pooling, chat templates), sentence-transformers tokenises the texts of each batch itself.
+    """
+
+    padded = True
+    _ids_suffice = False
+
+    def __init__(self, manifest: Manifest, model: Any, threads: int, precision: Precision, export: Path | None) -> None:
+        named = model.prompts, model.default_prompt_name
+        super().__init__(manifest, model[0].tokenizer, *named, model, model.device, threads)
+        self._model = model
+        limit = model.max_seq_length
+        self.max_tokens = limit if limit is not None and limit < NO_LIMIT else None
+        modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+        self.pooling = modes[0] if modes and isinstance(modes[0], str) else "mixed"
+        self.batch_tokens = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+        self.precision, self.backend = precision, "torch"
+        self._long_lock = threading.Lock()
+        self._ids_suffice = self._compare_ids()
+        if precision == "bfloat16":
+            model.bfloat16()
+        if export is not None and self._ids_suffice:
+            session = _onnx_session(export, threads)
+            self.backend, self._forward = "onnx", partial(_forward_onnx, session, list(model)[1:])
+            model[0].model = None  # torch's weights aren't needed any more
+        elif precision == "int8":
+            self.precision = "float32"
+
+    def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
+        prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
+        ids = self._ids(prompted, options.truncation_side, self.max_tokens)
+        # Only those that fill the window may have been cut: they are counted again.
+        full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
+        whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
+        totals = dict(zip(full, map(len, whole), strict=True))
+        return [
+            Tokens(len(row), totals.get(place, len(row)), row if self._ids_suffice else texts[place])
+            for place, row in enumerate(ids)
+        ]
+
+    def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
+        return self._run(self._features(batch, options))
+
+    def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:
+        return self._to_array(self._compute(self._features([tokens], options))["token_embeddings"][0])
+
+    def _features(self, batch: Sequence[Tokens], options: EncodeOptions) -> dict[str, Any]:
+        if self._ids_suffice:
+            return self._pad([tokens.payload for tokens in batch])
+        with self._tokenizer_lock:
+            self._model.tokenizer.truncation_side = options.truncation_side
+            features: dict[str, Any] = self._model.preprocess(
+                [tokens.payload for tokens in batch], prompt=options.prompt or None
+            )
+            return features
+
+    def windows(self, text: str, options: EncodeOptions) -> list[str]:
+        if self.max_tokens is None:
+            return [text]
+        room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
+        with self._long_lock:
+            encoding = self._long_tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        words = encoding.word_ids()
+        if room < 1 or len(words) <= room:
+            return [text]
+        pieces, first, start = [], 0, 0
+        while len(words) - first > room:
+            last = _break_before(words, first, first + room)
+            chars = encoding.token_to_chars(last)
+            stop = chars.start if chars is not None else len(text)
+            pieces.append(text[start:stop])
+            first, start = last, stop
+        return [piece for piece in [*pieces, text[start:]] if piece.strip()]
+
+    @cached_property
+    def _long_tokenizer(self) -> Any:
+        """A copy for long texts: short ones wait for no lock that a long one holds."""
+        return copy.deepcopy(self._model.tokenizer)
+
+    def _ids(self, texts: list[str], side: str, limit: int | None) -> list[list[int]]:
+        is_long = any(len(text) > LONG_CHARS for text in texts)
+        with self._long_lock if is_long else self._tokenizer_lock:
+            tokenizer = self._long_tokenizer if is_long else self._model.tokenizer
+            tokenizer.truncation_side = side
+            ids: list[list[int]] = tokenizer(
+                texts, truncation=limit is not None, max_length=limit, return_attention_mask=False, verbose=False
+            )["input_ids"]
+        return ids
+
+    def _pad(self, rows: list[list[int]]) -> dict[str, Any]:
+        tokenizer = self._model.tokenizer
+        longest = max(map(len, rows))
+        ids = np.full((len(rows), longest), tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for place, row in enumerate(rows):
+            part = slice(0, len(row)) if tokenizer.padding_side == "right" else slice(longest - len(row), longest)
+            ids[place, part], mask[place, part] = row, 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def _compare_ids(self) -> bool:
+        """Whether padding the ids ourselves gives what sentence-transformers gives, also with the version's prompts."""
+        if self._model.tokenizer.pad_token_id is None:
+            return False
+        for prompt in {"", self.default_prompt, *self.prompts.values()}:
+            ids = self._ids([prompt + text for text in PROBE_SENTENCES], "right", self.max_tokens)
+            own = self._run(self._pad(ids))
+            theirs = self.encode([Tokens(0, 0, text) for text in PROBE_SENTENCES], EncodeOptions(prompt))
+            if not np.allclose(own, theirs, atol=1e-5):
+                return False
+        return True
+
+
+def _onnx_session(file: Path, threads: int) -> Any:
+    """A transformer from token ids to token vectors. Several threads may run it at a time."""
+    import onnxruntime  # half a second, and versions without an export need none of it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take the cores from the event loop: measured, it halves the throughput of 2 cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = False  # it grows to the largest batch and never shrinks
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _forward_onnx(session: Any, modules: list[Any], features: dict[str, Any]) -> Any:
+    inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
+    features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
+    for module in modules:
+        features = module(features)
+    return features
+
+
+def _break_before(words: list[int | None], first: int, end: int) -> int:
+    """The last place up to `end` where a word begins; `end` itself when there is none in the window's last tenth."""
+    for place in range(end, max(first, end - max(1, (end - first) // 10) - 1), -1):
+        if words[place] != words[place - 1]:
+            return place
+    return end
