@@ -27,7 +27,9 @@ def load(folder: Path, manifest: Manifest, path: str, device: str, threads: int)
     tokenizer = Tokenizer.from_file(str(folder / path / "tokenizer.json"))
     tokenizer.no_padding()
     config = json.loads((folder / "config_sentence_transformers.json").read_text())
-    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    # As sentence-transformers has it: the two are there, and empty unless the version says otherwise.
+    prompts = {"query": "", "document": ""} | (config.get("prompts") or {})
+    default = config.get("default_prompt_name")
     return StaticEncoder(manifest, tokenizer, prompts, default, partial(_mean, table), table, threads)
 
 
