@@ -23,7 +23,7 @@ from shared.process import configure_logging
 from shared.settings import Settings, load
 
 CORPUS, QUERIES = (Path(__file__).with_name(f"demo_{name}.jsonl") for name in ("corpus", "queries"))
-SENTENCES, FEWEST_SENTENCES = 150, 20
+SENTENCES, FEWEST_SENTENCES = 80, 20
 """Of the documents: first sentences of pairs, drawn by a seed; with fewer than the least there is no round."""
 
 
