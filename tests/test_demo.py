@@ -54,6 +54,7 @@ def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     assert any(line.startswith("trainer: ") for line in lines)
     assert "Nearest sentences" in done.stdout
     assert "/docs" in done.stdout
+    assert lines[-2].endswith("/console")
 
     store = ModelStore(tmp_path / "home" / "demo" / "models" / "demo")
     base, trained = store.versions()

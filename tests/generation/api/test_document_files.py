@@ -103,7 +103,7 @@ def test_a_table_with_other_names_tells_its_columns_those_with_most_words_first(
     client: httpx.Client, route: str
 ) -> None:
     table = b"id,channel,question\n1,web,Who feeds the hens?\n2,phone,Who waters the beans?\n"
-    query = {"name": "a.csv", "dry_run": True} if route == "/documents/files" else {"name": "a.csv"}
+    query: dict[str, str | bool] = {"name": "a.csv"} | ({"dry_run": True} if route == "/documents/files" else {})
     refused = client.post(route, params=query, content=table)
     assert refused.status_code == 422
     columns = refused.json()["columns"]

@@ -394,7 +394,7 @@ def test_from_sentences_to_a_served_version_by_keyboard_alone(page: Page, system
 
 
 def _go_to(page: Page, view: str) -> None:
-    """By the page's list of views."""
+    """By the page's navigation."""
     _tab_to(page, view)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text(view)
