@@ -21,6 +21,7 @@ const SHOWN_FIRST = 2;
 const PREVIEW = 10;
 const MOST_AT_FIRST = 200;
 const PATIENCE_S = 120;
+const RETRY_S = 3;
 
 export default function Start() {
   const [items, setItems] = useState(/** @type {Item[]} */ ([]));
@@ -35,7 +36,7 @@ export default function Start() {
   };
   const texts = useMemo(() => pasted.split("\n").map((line) => line.trim()).filter(Boolean), [pasted]);
   const [read, setRead] = useState(0);
-  const cut = useAsked(async (signal) => ({ items, size, ...(await cutAll(items, size, signal, setRead)) }), [items, size]);
+  const cut = useAsked(async (signal) => ({ items, size, ...(await cutAll(items, size, signal, setRead)) }), [items, size], (data) => (data ? 0 : RETRY_S));
   const known = /** @type {Cut} */ (cut.data ?? emptyCut());
   // Until all is read, what is shown is of the files before.
   const isKnown = cut.data?.items === items && cut.data.size === size;
