@@ -294,7 +294,7 @@ def adapt(request: Request, console: Console, adaptation: type[Adaptation] = Ada
         result = adaptation(request, live, {"start": round(time.monotonic() - began, 1)}, **more).run()
     student = "" if settings.student == "default" else f"PAIRWRIGHT_STUDENT={settings.student} "
     command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} {student}make up"
-    text = f"To go on serving it, with a console at {stack.url('generation')}/console:\n  {command}"
+    text = f"To go on serving it:\n  {command}\nThen look at it in a browser: {stack.url('generation')}/console"
     console.print(text, markup=False, soft_wrap=True)
     return result
 

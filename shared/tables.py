@@ -7,9 +7,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,8 @@ FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 TEXT = "text"
 """The column of a file without columns: lines of text, JSON strings."""
 PORTION = 10_000
+SAMPLED = 100
+"""Rows that show which columns have texts."""
 DELIMITERS, NO_DELIMITER = ",;\t|", "\x1f"
 EXCEL_DELIMITER = re.compile(r'"?sep=(.)"?\s*$')
 LINE_CONTROLS = re.compile("[\t\v\f\x1c-\x1f\x85\u2028\u2029]")
@@ -47,6 +50,17 @@ def read(file: Path) -> Iterator[tuple[int, Row | BadRow]]:
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         problem = getattr(error, "strerror", None) or first_line(error)
         raise Fatal(f"{file}: can't be read: {problem}") from None
+
+
+def columns(file: Path, usual: Sequence[str]) -> list[str]:
+    """A table's columns: the `usual` ones in their order, then those with most words. Raises `Fatal`."""
+    words: Counter[str] = Counter()
+    for _, row in islice(read(file), SAMPLED):
+        for name, value in {} if isinstance(row, BadRow) else row.items():
+            words[str(name)] += len(value.split()) if isinstance(value, str) else 0
+    ranks = {fold(name): rank for rank, name in enumerate(usual)}
+    names = [name for name, _ in words.most_common()]
+    return sorted(names, key=lambda name: ranks.get(fold(name), len(ranks)))
 
 
 def place(file: Path, number: int) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +11,14 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AfterValidator, BaseModel, Field
 
 from services.generation.api.documents import MOST_ERRORS, Cutting, DocumentsApi, Reception
-from services.generation.documents.files import KINDS, File, kind_of, read_texts
+from services.generation.documents.files import KINDS, TABLES, File, kind_of, read_texts
 from services.generation.documents.sentences import sentences_in
+from services.generation.documents.texts import COLUMNS as TEXT_COLUMNS
+from services.generation.pairs.inputs import COLUMNS as SENTENCE_COLUMNS
 from shared.documents import Document, Name
 from shared.errors import Fatal
 from shared.http.problems import Problem
-from shared.tables import BadRow
+from shared.tables import BadRow, columns
 
 PORTION = 1000
 """Passages that are offered at one time."""
@@ -68,7 +70,8 @@ def router(api: DocumentsApi) -> APIRouter:
             while await asyncio.to_thread(_take, reception, file, texts, documents := list[Document]()):
                 await api.keep(reception, documents, query.dry_run)
             await api.keep(reception, documents, query.dry_run)
-        return await api.answer(reception, f"{query.name} has no document.")
+            named = await asyncio.to_thread(_columns, file, TEXT_COLUMNS)
+        return await api.answer(reception, f"{query.name} has no document.", columns=named)
 
     @routes.post(
         "/sentences", summary="A file's sentences, which a job may take as its `inputs`: nothing is kept",
@@ -97,6 +100,13 @@ async def _received(request: Request, name: str) -> AsyncIterator[File]:
         path = Path(folder, "file" + "".join(Path(name).suffixes[-2:]))
         await asyncio.to_thread(path.write_bytes, await request.body())
         yield File(path, name)
+
+
+def _columns(file: File, usual: Sequence[str]) -> list[str]:
+    """A table's columns, the one first that is read unless another is named, or that seems to be meant; else none."""
+    with contextlib.suppress(Fatal):  # which is told elsewhere
+        return columns(file.path, usual) if kind_of(file.path) in TABLES else []
+    return []
 
 
 def _take(reception: Reception, file: File, texts: Iterator[Any], documents: list[Document]) -> bool:
@@ -129,7 +139,8 @@ def _read_sentences(file: File, query: SentenceOptions) -> dict[str, Any]:
                 errors.append({"place": place, "message": str(sentence)})
         if len(sentences) >= query.limit:
             break
-    return {"sentences": list(sentences), "bad": bad, "errors": errors}
+    found = {"sentences": list(sentences), "bad": bad, "errors": errors}
+    return found | {"columns": _columns(file, SENTENCE_COLUMNS)}
 
 
 def _unreadable(fatal: Fatal, file: File) -> Problem:

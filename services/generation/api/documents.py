@@ -170,9 +170,9 @@ class DocumentsApi:
             told = await self._told(reception)
             raise Problem(429, "Too many requests", detail, {"Retry-After": "10"}, **told) from None
 
-    async def answer(self, reception: Reception, nothing: str) -> dict[str, Any]:
+    async def answer(self, reception: Reception, nothing: str, **facts: Any) -> dict[str, Any]:
         """What became of a body that was read. Raises `Problem`, with the detail `nothing` if no document was in it."""
-        told = await self._told(reception)
+        told = await self._told(reception) | facts
         if reception.stopped:
             kept = "What came before it is kept, and the same body may be sent again; skip_bad=true passes over it."
             raise Problem(422, "Invalid request", f"{reception.stopped}. {kept}", **told)

@@ -79,7 +79,7 @@ class PairFilter:
     min_score: float | None = None
     max_score: float | None = None
     text: str | None = None
-    """What one of the two sentences contains, letter for letter."""
+    """What one of the two sentences contains; A to Z may be small or capital."""
 
     def where(self) -> tuple[str, str, dict[str, object]]:
         """Two SQL conditions and their values: one that an index of `pair` answers, and the others."""
@@ -90,7 +90,8 @@ class PairFilter:
             "min_score": "score >= :min_score",
             "max_score": "score <= :max_score",
         }
-        conditions["text"] = "(instr(sentence1, :text) OR instr(sentence2, :text))"
+        conditions["text"] = " OR ".join(f"instr(lower({one}), lower(:text))" for one in ("sentence1", "sentence2"))
+        conditions["text"] = f"({conditions['text']})"
         given = {name: value for name, value in vars(self).items() if value is not None}
         indexed = [name for name in ("job", "checked", "label", "task") if given.get(name)][:1]
         others = [conditions[name] for name in conditions if name in given and name not in indexed]

@@ -35,7 +35,7 @@ class BrowseQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
     min_score: Score | None = None
     max_score: Score | None = None
     text: Text = None
-    """What one of the two sentences contains, letter for letter."""
+    """What one of the two sentences contains; A to Z may be small or capital."""
     checked: bool | None = None
     cursor: Text = None
     """The `next` of the page before."""

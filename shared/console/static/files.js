@@ -1,7 +1,10 @@
 // @ts-check
 /** What a person drops or chooses: files with their folders, and which of them can be read. */
 
-/** @typedef {{name: string, file: File, use: "documents"|"sentences"}} Item */
+/**
+ * `column`: of a table, the one that a person chose; "" for the usual one.
+ * @typedef {{name: string, file: File, use: "documents"|"sentences", column: string}} Item
+ */
 
 const DOCUMENTS = [".md", ".markdown", ".html", ".htm", ".pdf", ".docx"];
 const TABLES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet"];
@@ -27,9 +30,11 @@ export function sortOut(named) {
     if (name.split("/").some((part) => part.startsWith("."))) continue;
     const kind = kindOf(name);
     if (!KINDS.includes(kind) || file.size > MOST_BYTES) others.push(name);
-    else items.push({ name, file, use: DOCUMENTS.includes(kind) ? "documents" : "sentences" });
+    else items.push({ name, file, use: DOCUMENTS.includes(kind) ? "documents" : "sentences", column: "" });
   }
-  items.sort((one, other) => (one.name < other.name ? -1 : 1));
+  // Tables first: there is more to choose, and a long list of documents would hide them.
+  const rank = (/** @type {Item} */ item) => `${item.use === "sentences" ? 0 : 1}${item.name}`;
+  items.sort((one, other) => (rank(one) < rank(other) ? -1 : 1));
   return { items, others };
 }
 

@@ -6,9 +6,15 @@ const counts = new Intl.NumberFormat("en");
 /** @param {number|null|undefined} value */
 export const count = (value) => (value === null || value === undefined ? "–" : counts.format(Math.round(value)));
 
+/** `1 row`, `2 rows`. @param {number} value @param {string} noun */
+export const many = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
 /** @param {number|null|undefined} value @param {number} [digits] */
-export const fixed = (value, digits = 2) =>
-  value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits);
+export function fixed(value, digits = 2) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? text.replace("-", "") : text;
+}
 
 /** @param {number|null|undefined} seconds */
 export function duration(seconds) {
@@ -43,6 +49,9 @@ export const shorten = (text, most) => (text.length > most ? `${text.slice(0, mo
 
 /** @param {string} name `near_duplicate` as `near duplicate` */
 export const words = (name) => name.replaceAll("_", " ");
+
+/** Where a text comes from: a pair from a job, a passage from a file. @param {{kind: string, source: string|null}} text */
+export const origin = ({ kind, source }) => (kind === "pair" && source ? `job ${short(source)}` : (source ?? kind));
 
 /** @param {string} id of a job: enough to tell it from others */
 export const short = (id) => id.slice(0, 8);

@@ -122,6 +122,7 @@ export class MapCanvas {
     const { colours, groups, shown } = this.look;
     const size = Math.round(Math.max(2.2, Math.min(7, 90 / Math.sqrt(groups.length) + 2)) * ratio);
     const scale = this.scale / ratio;
+    const margins = marginsOf(size);
     for (const isShown of shown ? [false, true] : [true]) {
       const inks = colours.map((colour) => inkOf(colour, isShown ? 235 : 28));
       for (let place = 0; place < groups.length; place += 1) {
@@ -130,7 +131,10 @@ export class MapCanvas {
         const top = Math.round((this.places.y[place] - this.top) / scale - size / 2);
         if (left < 0 || top < 0 || left + size > width || top + size > height) continue;
         const ink = inks[groups[place]];
-        for (let row = top * width + left; row < (top + size) * width; row += width) pixels.fill(ink, row, row + size);
+        for (let row = 0; row < size; row += 1) {
+          const start = (top + row) * width + left;
+          pixels.fill(ink, start + margins[row], start + size - margins[row]);
+        }
       }
     }
     this.context.putImageData(this.image, 0, 0);
@@ -189,6 +193,12 @@ function boundsOf({ x, y }) {
     bottom = Math.max(bottom, y[place]);
   }
   return x.length ? [left, right, top, bottom] : [0, 1, 0, 1];
+}
+
+/** How many pixels at each end of a row lie outside of a disc. @param {number} size its diameter */
+function marginsOf(size) {
+  const radius = size / 2;
+  return Array.from({ length: size }, (_, row) => Math.round(radius - Math.sqrt(radius ** 2 - (row + 0.5 - radius) ** 2)));
 }
 
 /** A pixel as ImageData keeps it, on the little-endian machines that there are. @param {string} colour `rgb(r, g, b)` @param {number} alpha */

@@ -20,7 +20,8 @@ export function tell(text, kind = "") {
 
 /**
  * Ask now, again whenever an input changes, and every so many seconds; what was last answered stays through an error.
- * @param {(signal: AbortSignal) => Promise<any>} ask @param {any[]} inputs @param {number} [seconds] 0: once
+ * @param {(signal: AbortSignal) => Promise<any>} ask @param {any[]} inputs
+ * @param {number|((data: any) => number)} [seconds] 0: once; may depend on what was last answered
  * @returns {{data: any, error: Error|null, refresh: () => void}}
  */
 export function useAsked(ask, inputs, seconds = 0) {
@@ -30,14 +31,17 @@ export function useAsked(ask, inputs, seconds = 0) {
     const stop = new AbortController();
     /** @type {ReturnType<typeof setTimeout>|undefined} */
     let timer;
+    /** @type {any} */
+    let data;
     const once = async () => {
       try {
-        const data = await ask(stop.signal);
+        data = await ask(stop.signal);
         if (!stop.signal.aborted) setState({ data, error: null });
       } catch (error) {
         if (!stop.signal.aborted) setState((last) => ({ ...last, error: /** @type {Error} */ (error) }));
       }
-      if (seconds && !stop.signal.aborted) timer = setTimeout(once, seconds * 1000);
+      const wait = typeof seconds === "function" ? seconds(data) : seconds;
+      if (wait && !stop.signal.aborted) timer = setTimeout(once, wait * 1000);
     };
     once();
     return () => {
@@ -141,7 +145,7 @@ export function Histogram({ counts, unit }) {
 
 /** @param {{pairs: any[], label: string}} props */
 export const PairTable = ({ pairs, label }) => html`
-  <div class="scroll" tabindex="0" role="region" aria-label=${label}>
+  <div class="scroll tall" tabindex="0" role="region" aria-label=${label}>
     <table class="stack"><caption class="hidden">${label}</caption>
       <thead><tr><th>Label</th><th>Score</th><th>Sentence 1</th><th>Sentence 2</th></tr></thead>
       <tbody>${pairs.map((pair, place) => html`<tr key=${pair.key ?? place}>
@@ -151,11 +155,23 @@ export const PairTable = ({ pairs, label }) => html`
     </table>
   </div>`;
 
+/** What filters threw away. @param {{rows: any[]}} props */
+export const RejectedTable = ({ rows }) => html`
+  <div class="scroll tall" tabindex="0" role="region" aria-label="Rejected texts"><table class="stack">
+    <thead><tr><th>Label</th><th>Given</th><th>Thrown away</th></tr></thead>
+    <tbody>${rows.map((row) => html`<tr><td>${row.label ?? "first sentence"}</td>
+      <td class="text">${row.sentence1 ?? row.sentence2 ?? ""}</td><td class="text">${row.text}</td></tr>`)}</tbody></table></div>`;
+
 /** Copies its text. @param {{text: string, label?: string}} props */
 export function Copy({ text, label = "Copy" }) {
   const copy = async () => {
-    await navigator.clipboard.writeText(text);
-    tell("Copied.", "good");
+    try {
+      await navigator.clipboard.writeText(text);
+      tell("Copied.", "good");
+    } catch {
+      // Browsers give the clipboard to pages of this machine and of HTTPS alone.
+      tell("The browser doesn't let this page copy. Select the text instead.", "bad");
+    }
   };
   return html`<button class="plain small" onClick=${copy}>${label}</button>`;
 }

@@ -81,7 +81,8 @@ def test_what_can_t_be_read_is_one_error_that_names_it(
 )
 def test_sentences_of_a_file(client: httpx.Client, name: str, content: bytes, sentences: list[str]) -> None:
     found = client.post("/sentences", params={"name": name}, content=content).raise_for_status().json()
-    assert found == {"sentences": sentences, "bad": 0, "errors": []}
+    columns = {"a.csv": ["Sentence", "topic"], "a.jsonl": ["sentence1"]}.get(name, [])
+    assert found == {"sentences": sentences, "bad": 0, "errors": [], "columns": columns}
     first = client.post("/sentences", params={"name": name, "limit": 1}, content=content).json()
     assert first["sentences"] == sentences[:1]
 
@@ -92,5 +93,22 @@ def test_rows_without_a_sentence_are_counted_and_none_at_all_is_an_error(client:
     answer = client.post("/sentences", params={"name": "a.csv"}, content=b"x,y\n1,2\n")
     assert answer.status_code == 422
     assert "has no sentence1 (nor text_a" in answer.json()["detail"]
+    assert answer.json()["columns"] == ["x", "y"]
     named = client.post("/sentences", params={"name": "a.csv", "column": "y"}, content=b"x,y\n1,A dog runs.\n")
     assert named.json()["sentences"] == ["A dog runs."]
+
+
+@pytest.mark.parametrize("route", ["/documents/files", "/sentences"])
+def test_a_table_with_other_names_tells_its_columns_those_with_most_words_first(
+    client: httpx.Client, route: str
+) -> None:
+    table = b"id,channel,question\n1,web,Who feeds the hens?\n2,phone,Who waters the beans?\n"
+    query: dict[str, str | bool] = {"name": "a.csv"} | ({"dry_run": True} if route == "/documents/files" else {})
+    refused = client.post(route, params=query, content=table)
+    assert refused.status_code == 422
+    columns = refused.json()["columns"]
+    assert columns[0] == "question"
+    assert sorted(columns) == ["channel", "id", "question"]
+    named = client.post(route, params={**query, "column": columns[0]}, content=table).raise_for_status().json()
+    assert named["columns"] == columns
+    assert named.get("documents", len(named.get("sentences", []))) == 2

@@ -72,6 +72,7 @@ def test_filters_hold_together_however_few_rows_a_page_may_scan(
         PairFilter(checked=True),
         PairFilter(checked=False, job="job0"),
         PairFilter(text=text),
+        PairFilter(text=text.upper()),
         PairFilter(text="%"),
         PairFilter(job="none"),
     ):
@@ -82,7 +83,7 @@ def test_filters_hold_together_however_few_rows_a_page_may_scan(
             if all(getattr(pair, name) == value for name, value in vars(wanted).items()
                    if value is not None and name in ("job", "task", "label", "checked", "score"))
             and (wanted.min_score or 0) <= pair.score <= (wanted.max_score or 1)
-            and (not wanted.text or wanted.text in pair.sentence1 or wanted.text in pair.sentence2)
+            and (not wanted.text or wanted.text.lower() in f"{pair.sentence1}\n{pair.sentence2}".lower())
         ]  # fmt: skip
         assert sorted(walk(thirty, wanted, order, 2)) == expected, wanted
 

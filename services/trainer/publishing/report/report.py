@@ -39,7 +39,7 @@ ESTIMATE = (
     "How well a student ranks pairs of the dataset's texts as a language model does, given how many letters they share:"
     " partial Spearman x 100 with its 95 % interval. No human label was used."
 )
-REJECTED, REJECTED_HTML = "**Rejected:**", "<strong>Rejected:</strong>"
+REJECTED, REJECTED_HTML = "**Not published:**", "<strong>Not published:</strong>"
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1b1f23}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;border-bottom:1px solid #d8dee4;
 text-align:left;vertical-align:top}th:empty{display:none}

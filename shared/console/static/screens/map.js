@@ -3,7 +3,7 @@
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
 import { send } from "../api.js";
-import { count, fixed, shorten, when } from "../format.js";
+import { count, fixed, origin, shorten, when } from "../format.js";
 import { MapCanvas } from "../map-canvas.js";
 import { Empty, Field, Head, Trouble, save, useAsked } from "../ui.js";
 
@@ -22,26 +22,24 @@ const FOUND = 20;
 const GAPS = [[0.1, "up to 0.1"], [0.25, "up to 0.25"], [0.5, "up to 0.5"], [Infinity, "more than 0.5"]];
 
 export default function Map_() {
-  const [isReady, setIsReady] = useState(false);
   const renew = useRef(false);
   const asked = useAsked(async (signal) => {
     const answer = await send("trainer", "map", { query: { limit: MOST, renew: renew.current || undefined }, signal });
     renew.current = false;
     const body = await answer.json();
-    if (answer.status === 200) setIsReady(true);
     return answer.status === 200 ? { plane: planeOf(body) } : { progress: body };
-  }, [isReady], isReady ? 0 : 1);
+  }, [], (data) => (data?.plane ? 0 : 1));
   const plane = /** @type {Plane|undefined} */ (asked.data?.plane);
   const progress = asked.data?.progress;
   return html`
     <${Head} title="Map" about="Up to 20,000 texts of the dataset, placed by the current version: near where it finds them alike." />
     <${Trouble} error=${asked.error} />
     ${!asked.data && !asked.error && html`<p class="muted">…</p>`}
-    ${progress && html`<section class="panel"><p role="status">The map is being computed: ${progress.state ?? "it has begun"}.</p>
+    ${progress && html`<section class="panel"><p role="status">The map is ${progress.state.startsWith("waiting") ? "" : "being computed: "}${progress.state}.</p>
       <progress max=${progress.of || 1} value=${progress.of ? progress.done : undefined} aria-label="The map's computation"></progress></section>`}
     ${plane && (plane.points.length ? html`<${Plot} key=${plane.version} plane=${plane} onAgain=${() => {
       renew.current = true;
-      setIsReady(false);
+      asked.refresh();
     }} />`
       : html`<section class="panel"><${Empty}>The dataset has no texts yet. <a href="#start">Start a job</a>.<//></section>`)}`;
 }
@@ -80,7 +78,7 @@ function naming(plane, by) {
   if (by === "disagreement") {
     return ({ surprise: gap }) => (gap === null || gap === undefined ? "not measured" : (GAPS.find(([edge]) => gap <= edge)?.[1] ?? ""));
   }
-  return (point) => String(point[/** @type {"label"|"source"} */ (by)] ?? point.kind);
+  return by === "source" ? origin : (point) => point.label ?? point.kind;
 }
 
 /** @param {{plane: Plane, onAgain: () => void}} props */
@@ -92,8 +90,9 @@ function Plot({ plane, onAgain }) {
   const [chosen, setChosen] = useState(-1);
   const [search, setSearch] = useState("");
   const [cluster, setCluster] = useState(-1);
+  const [group, setGroup] = useState(-1);
   const { names, groups } = useMemo(() => groupsOf(plane, by), [plane, by]);
-  const shown = useMemo(() => shownOf(plane, search, cluster), [plane, search, cluster]);
+  const shown = useMemo(() => shownOf(plane, search, cluster, groups, group), [plane, search, cluster, groups, group]);
 
   useEffect(() => {
     if (!canvas.current) return undefined;
@@ -118,7 +117,10 @@ function Plot({ plane, onAgain }) {
   return html`
     <section class="panel" aria-label="Map">
       <div class="row end">
-        <${Field} label="Colour by"><select value=${by} onChange=${(/** @type {any} */ event) => setBy(event.target.value)}>
+        <${Field} label="Colour by"><select value=${by} onChange=${(/** @type {any} */ event) => {
+          setBy(event.target.value);
+          setGroup(-1);
+        }}>
           ${Object.entries(COLOURINGS).map(([name, title]) => html`<option value=${name}>${title}</option>`)}</select><//>
         <${Field} label="Find" wide=${true}><input type="search" value=${search} onInput=${(/** @type {any} */ event) => setSearch(event.target.value)} placeholder="what a text contains" /><//>
         <button onClick=${() => map.current?.zoom(1 / 1.5)} aria-label="Nearer">+</button>
@@ -127,13 +129,14 @@ function Plot({ plane, onAgain }) {
         <button onClick=${onAgain}>Compute anew</button>
         <button onClick=${() => save("map.jsonl", exported(plane))}>Export</button>
       </div>
-      <div class="row">${names.map((name, place) => html`<span class="key break"><i style=${{ background: colourAt(place, names.length, by) }}></i>${shorten(name, 40)}</span>`)}</div>
+      <div class="row legend" role="group" aria-label="Show one alone">${names.map((name, place) => html`<button class="plain key break" aria-pressed=${group === place ? "true" : "false"}
+        onClick=${() => setGroup(group === place ? -1 : place)}><i style=${{ background: colourAt(place, names.length, by) }}></i>${shorten(name, 40)}</button>`)}</div>
       <div class="map">
         <canvas ref=${canvas} tabindex="0" role="application" aria-label=${`Map of ${plane.points.length} texts. Arrow keys move, plus and minus zoom, 0 shows all.`}
           ...${handlers(map, setHovered, setChosen)}></canvas>
         ${hovered >= 0 && map.current && html`<${Tip} map=${map.current} place=${hovered} point=${plane.points[hovered]} />`}
       </div>
-      <p class="small muted">${count(plane.points.length)} texts by ${plane.version}, ${when(plane.computed)}. Drag to move, turn the wheel to zoom, click a text for its neighbours.</p>
+      <p class="small muted">${count(plane.points.length)} texts by ${plane.version}, ${when(plane.computed)}. Drag to move, turn the wheel to zoom, click a text for its neighbours, a colour's name to show it alone.</p>
     </section>
     <div class="columns">
       ${chosen >= 0 && html`<section class="panel" aria-labelledby="chosen"><h2 id="chosen">Chosen text</h2>
@@ -141,7 +144,7 @@ function Plot({ plane, onAgain }) {
         <p class="small muted">${about(plane.points[chosen])}</p>
         <h3>Nearest by the current version</h3>
         <${Texts} plane=${plane} places=${neighboursOf(plane, chosen)} choose=${setChosen} /></section>`}
-      ${search.trim() && html`<section class="panel" aria-labelledby="found"><h2 id="found">Found: ${count(found.length)}</h2>
+      ${shown && html`<section class="panel" aria-labelledby="found"><h2 id="found">Shown: ${count(found.length)}</h2>
         <${Texts} plane=${plane} places=${found.slice(0, FOUND)} choose=${setChosen} /></section>`}
       <section class="panel" aria-labelledby="clusters"><h2 id="clusters">Clusters</h2>
         ${plane.clusters.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Clusters"><table><thead><tr><th>Words</th><th class="number">Texts</th></tr></thead>
@@ -165,18 +168,21 @@ const Texts = ({ plane, places, choose }) => html`<ul class="list small">${place
   <li key=${place}><button class="plain pick break" onClick=${() => choose(place)}>${plane.points[place].text}</button></li>`)}</ul>`;
 
 /** @param {Point} point */
-const about = (point) => [point.kind, point.label, point.source, point.surprise != null && `disagreement ${fixed(point.surprise)}`,
+const about = (point) => [point.kind, point.label, origin(point), point.surprise != null && `disagreement ${fixed(point.surprise)}`,
   point.duplicate_of != null && "near-duplicate"].filter(Boolean).join(" · ");
 
 /** @param {Plane} plane @param {number} place */
 const neighboursOf = (plane, place) => (plane.points[place].neighbours ?? []).filter((other) => other >= 0 && other < plane.points.length);
 
-/** Which points a search and a cluster leave; null for all. @param {Plane} plane @param {string} search @param {number} cluster */
-function shownOf(plane, search, cluster) {
+/**
+ * Which points a search, a cluster and a colour leave; null for all.
+ * @param {Plane} plane @param {string} search @param {number} cluster @param {Int16Array} groups @param {number} group
+ */
+function shownOf(plane, search, cluster, groups, group) {
   const text = search.trim().toLowerCase();
-  if (!text && cluster < 0) return null;
-  return Uint8Array.from(plane.points, (point) =>
-    Number((!text || point.text.toLowerCase().includes(text)) && (cluster < 0 || point.cluster === cluster)));
+  if (!text && cluster < 0 && group < 0) return null;
+  return Uint8Array.from(plane.points, (point, place) =>
+    Number((!text || point.text.toLowerCase().includes(text)) && (cluster < 0 || point.cluster === cluster) && (group < 0 || groups[place] === group)));
 }
 
 /** @param {number} place @param {number} of @param {string} by */

@@ -2,19 +2,24 @@
 /** The dataset's pairs: to search, to filter, to correct. What is corrected is in the next round. */
 
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
-import { ApiError, call, send } from "../api.js";
-import { count, fixed, short, when } from "../format.js";
-import { Empty, Field, Head, Trouble, colourOf, save, tell, useAction, useAsked } from "../ui.js";
+import { ApiError, call, lines, send } from "../api.js";
+import { count, fixed, short, when, words } from "../format.js";
+import { Empty, Field, Head, RejectedTable, Trouble, colourOf, save, tell, useAction, useAsked } from "../ui.js";
 
 const PAGE = 50;
 const ORDERS = { newest: "Newest first", oldest: "Oldest first", surprise: "Most surprising first" };
 const NO_FILTER = { order: "newest", job: "", task: "", label: "", min_score: "", max_score: "", text: "", checked: "" };
+const MOST_REJECTED = 100;
 
 /** @param {{rest: string[]}} props `job`, ID: that job's */
 export default function Pairs({ rest }) {
   const [filter, setFilter] = useState({ ...NO_FILTER, job: rest[0] === "job" ? (rest[1] ?? "") : "" });
   const [cursors, setCursors] = useState(/** @type {string[]} */ ([]));
+  const [reason, setReason] = useState("");
   const summary = useAsked((signal) => call("trainer", "pairs/summary", { signal }), [], 10);
+  const jobs = useAsked((signal) => call("generation", "jobs", { query: { limit: 50 }, signal }), [], 10);
+  const rejecting = /** @type {any[]} */ (jobs.data ?? []).filter((job) => job.rejected && !job.dry_run
+    && (!filter.job || job.id === filter.job) && (!filter.task || job.task === filter.task));
   const cursor = cursors[cursors.length - 1];
   const asked = useAsked((signal) => call("trainer", "pairs", { query: { ...filter, limit: PAGE, cursor }, signal }), [JSON.stringify(filter), cursor]);
   const change = (/** @type {Partial<typeof NO_FILTER>} */ part) => {
@@ -30,20 +35,49 @@ export default function Pairs({ rest }) {
     <${Head} title="Pairs" about="What the student learns from. Correct a score, mark what is right, delete what is wrong: the next round has it.">
       <div class="row">${summary.data && html`<span class="chip">${count(summary.data.total)} in the dataset</span><span class="chip">${count(summary.data.new)} new since the last round</span><span class="chip">${count(summary.data.checked)} checked</span>`}</div>
     <//>
-    <${Filter} filter=${filter} change=${change} summary=${summary.data} />
-    <section class="panel" aria-label="Pairs">
+    <${Filter} filter=${filter} change=${change} summary=${summary.data} reasons=${reasonsOf(rejecting)} reason=${reason} setReason=${setReason} />
+    ${reason ? html`<${Rejected} key=${reason} reason=${reason} jobs=${rejecting} filter=${filter} />` : html`<section class="panel" aria-label="Pairs">
       <div class="row between"><span class="muted small" role="status">${page ? `${count(page.pairs.length)} on this page` : "…"}</span>
         <div class="row"><button disabled=${isDownloading} onClick=${download}>${isDownloading ? "Exporting …" : "Export what is filtered"}</button>
           <button disabled=${!cursors.length} onClick=${() => setCursors(cursors.slice(0, -1))}>Back</button>
           <button disabled=${!page?.next} onClick=${() => setCursors([...cursors, page.next])}>Next</button></div></div>
       <${Trouble} error=${asked.error ?? downloadError} />
       ${page && (page.pairs.length ? html`<${Rows} pairs=${page.pairs} onChange=${summary.refresh} />`
-        : html`<${Empty}>${page.next ? "None among those that were looked at. Next looks on." : page.total ? "No pair is like this." : html`No pairs yet. <a href="#start">Start a job</a>.`}<//>`)}
-    </section>`;
+        : html`<${Empty}>${page.next ? "None among those that were looked at. Next looks on." : page.total ? nothingFound(filter) : html`No pairs yet. <a href="#start">Start a job</a>.`}<//>`)}
+    </section>`}`;
 }
 
-/** @param {{filter: typeof NO_FILTER, change: (part: any) => void, summary: any}} props */
-function Filter({ filter, change, summary }) {
+/** @param {typeof NO_FILTER} filter */
+const nothingFound = ({ order }) => (order === "surprise"
+  ? "No version has measured a pair like this yet. Each round measures the pairs that it finds." : "No pair is like this.");
+
+/** How often each reason was met. @param {any[]} jobs @returns {[string, number][]} */
+function reasonsOf(jobs) {
+  /** @type {Record<string, number>} */
+  const counts = {};
+  for (const job of jobs) for (const [name, value] of Object.entries(job.rejected_by_reason)) counts[name] = (counts[name] ?? 0) + value;
+  return Object.entries(counts).sort(([, one], [, other]) => other - one);
+}
+
+/** What the filters threw away, of the jobs that are still known. @param {{reason: string, jobs: any[], filter: typeof NO_FILTER}} props */
+function Rejected({ reason, jobs, filter }) {
+  const ids = jobs.filter((job) => job.rejected_by_reason[reason]).map((job) => job.id);
+  const asked = useAsked(async (signal) =>
+    (await Promise.all(ids.map((id) => lines("generation", `jobs/${id}/rejected`, { query: { reason }, signal })))).flat(), [ids.join()]);
+  const has = (/** @type {any} */ row) => !filter.text || [row.text, row.sentence1, row.sentence2].some((text) => text?.includes(filter.text));
+  const rows = /** @type {any[]|undefined} */ (asked.data)?.filter((row) => (!filter.label || row.label === filter.label) && has(row));
+  return html`<section class="panel" aria-labelledby="rejected"><h2 id="rejected">Rejected: ${words(reason)}</h2>
+    <p class="small muted">These are not in the dataset. Of each job, the first hundred are kept. Search, task, label and job narrow them.</p>
+    <${Trouble} error=${asked.error} />
+    ${rows && (rows.length ? html`<${RejectedTable} rows=${rows.slice(0, MOST_REJECTED)} />` : html`<${Empty}>None is like this.<//>`)}
+  </section>`;
+}
+
+/**
+ * @param {{filter: typeof NO_FILTER, change: (part: any) => void, summary: any, reasons: [string, number][], reason: string,
+ *   setReason: (reason: string) => void}} props
+ */
+function Filter({ filter, change, summary, reasons, reason, setReason }) {
   const [text, setText] = useState(filter.text);
   const timer = useRef(/** @type {ReturnType<typeof setTimeout>|undefined} */ (undefined));
   useEffect(() => () => clearTimeout(timer.current), []);
@@ -69,7 +103,10 @@ function Filter({ filter, change, summary }) {
     ${pick("checked", "Checked", [["true", "checked"], ["false", "not yet"]])}
     <${Field} label="Score from"><input type="number" min="0" max="1" step="0.05" value=${filter.min_score} onChange=${(/** @type {any} */ event) => change({ min_score: event.target.value })} /><//>
     <${Field} label="to"><input type="number" min="0" max="1" step="0.05" value=${filter.max_score} onChange=${(/** @type {any} */ event) => change({ max_score: event.target.value })} /><//>
-    <button onClick=${() => { setText(""); change(NO_FILTER); }}>Clear</button>
+    <${Field} label="Show"><select value=${reason} onChange=${(/** @type {any} */ event) => setReason(event.target.value)}>
+      <option value="">accepted pairs</option>
+      ${reasons.map(([name, number]) => html`<option value=${name}>rejected: ${words(name)} (${count(number)})</option>`)}</select><//>
+    <button onClick=${() => { setText(""); setReason(""); change(NO_FILTER); }}>Clear</button>
   </div></section>`;
 }
 
@@ -121,7 +158,7 @@ function Row({ given, onChange }) {
     <td class="number"><span class=${gap > 0.4 ? "chip warn" : ""} title=${pair.version ?? "no version has measured it yet"}>${fixed(pair.cosine)}</span></td>
     <td><span class="key"><i style=${{ background: colourOf(pair.label) }}></i>${pair.label}</span><div class="small muted">${pair.task}</div></td>
     <td class="small muted">${when(pair.collected)}</td>
-    <td><div class="row"><label class="check small"><input type="checkbox" checked=${pair.checked} disabled=${runs} onChange=${check} />checked</label>
+    <td><div class="row actions"><label class="check small"><input type="checkbox" checked=${pair.checked} disabled=${runs} onChange=${check} />checked</label>
       <button class="plain small danger" disabled=${runs} onClick=${() => change(remove)}>Delete</button></div></td>
   </tr>`;
 }

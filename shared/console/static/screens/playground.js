@@ -2,8 +2,8 @@
 /** Sentences against each other, a query against the dataset's texts, and the request to copy. */
 
 import { html, useState } from "../vendor/htm-preact.js";
-import { call, send } from "../api.js";
-import { fixed, shorten } from "../format.js";
+import { call, keys, send } from "../api.js";
+import { fixed, origin, shorten } from "../format.js";
 import { Copy, Empty, Field, Head, Trouble, useAction, useAsked } from "../ui.js";
 
 const EXAMPLE = "A man is playing a guitar.\nSomebody makes music.\nThe stock market fell on Monday.\nShares lost value this week.";
@@ -83,34 +83,51 @@ function Nearest({ version }) {
     </form>
     <${Trouble} error=${error} />
     ${found && (found.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Nearest texts"><table><thead><tr><th class="number">Cosine</th><th>Text</th><th>From</th></tr></thead>
-      <tbody>${found.map((one) => html`<tr><td class="number score">${fixed(one.score)}</td><td class="text">${one.text}</td><td class="small muted">${one.source || one.label || one.kind}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>Nothing.<//>`)}
+      <tbody>${found.map((one) => html`<tr><td class="number score">${fixed(one.score)}</td><td class="text">${one.text}</td><td class="small muted">${origin(one)}</td></tr>`)}</tbody></table></div>` : html`<${Empty}>Nothing.<//>`)}
     <p class="small muted">Among up to ${SAMPLE} texts, drawn from the dataset.</p>
-    <${Request} path="rerank" body=${{ query: query || "Who makes music?", texts: ["It rains.", "A man is playing a guitar."], raw_scores: true }} version=${version} />
+    <${Request} path="rerank" body=${{ query, raw_scores: true }} version=${version} sample=${SAMPLE} />
   </section>`;
 }
 
-/** The request in three languages. @param {{path: string, body: any, version: string}} props */
-function Request({ path, body, version }) {
+/**
+ * The request in three languages. With a `sample`, its texts are that many of the dataset's, which are asked for first.
+ * @param {{path: string, body: any, version: string, sample?: number}} props
+ */
+function Request({ path, body, version, sample }) {
   const [kind, setKind] = useState("curl");
   const asked = useAsked((signal) => call("services", "", { signal }).catch(() => null), []);
   const url = `${asked.data?.embedding ?? "http://127.0.0.1:8002"}/${path}`;
-  const texts = requestIn(url, body, version);
+  const texts = requestIn(url, body, version, sample ? `${asked.data?.trainer ?? "http://127.0.0.1:8003"}/texts?limit=${sample}` : "");
   return html`<details><summary>This request as a line to copy</summary>
     <div class="row"><div class="row" role="group" aria-label="Language">${Object.keys(texts).map((name) => html`
       <button class="small" aria-pressed=${kind === name ? "true" : "false"} onClick=${() => setKind(name)}>${name}</button>`)}</div>
       <${Copy} text=${texts[kind]} /></div>
-    <pre tabindex="0">${texts[kind]}</pre></details>`;
+    <pre tabindex="0">${texts[kind]}</pre>
+    ${sample && kind === "curl" && html`<p class="small muted">It needs jq, which puts the dataset's texts into the request.</p>`}
+    ${keys.get() && html`<p class="small muted">The services ask for a key: send it as the header Authorization: Bearer KEY.</p>`}</details>`;
 }
 
-/** @param {string} url @param {any} body @param {string} version @returns {Record<string, string>} */
-export function requestIn(url, body, version) {
-  const json = JSON.stringify(body);
+/** @param {string} url @param {any} body @param {string} version @param {string} source where `texts` come from; "": none @returns {Record<string, string>} */
+export function requestIn(url, body, version, source) {
   const headers = { "Content-Type": "application/json", ...(version ? { "X-Pairwright-Version": version } : {}) };
   const flags = Object.entries(headers).map(([name, value]) => `-H '${name}: ${value}'`).join(" ");
+  const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const json = JSON.stringify(body);
+  const named = version ? `, headers={"X-Pairwright-Version": "${version}"}` : "";
+  const sent = `{method: "POST", headers: ${JSON.stringify(headers)}, body: JSON.stringify(`;
+  if (!source) {
+    return {
+      curl: `curl -s ${url} ${flags} -d ${quoted(json)}`,
+      Python: `import httpx; print(httpx.post(${JSON.stringify(url)}, json=${inPython(body)}${named}).json())`,
+      JavaScript: `console.log(await (await fetch(${JSON.stringify(url)}, ${sent}${json})})).json())`,
+    };
+  }
+  const python = `import httpx; texts = [one["text"] for one in httpx.get(${JSON.stringify(source)}).json()["texts"]]; `;
+  const script = `const texts = (await (await fetch(${JSON.stringify(source)})).json()).texts.map((one) => one.text); `;
   return {
-    curl: `curl -s ${url} ${flags} -d '${json.replaceAll("'", "'\\''")}'`,
-    Python: `import httpx; print(httpx.post(${JSON.stringify(url)}, json=${inPython(body)}${version ? `, headers={"X-Pairwright-Version": "${version}"}` : ""}).json())`,
-    JavaScript: `console.log(await (await fetch(${JSON.stringify(url)}, {method: "POST", headers: ${JSON.stringify(headers)}, body: JSON.stringify(${json})})).json())`,
+    curl: `curl -s '${source}' | jq -c --argjson body ${quoted(json)} '$body + {texts: [.texts[].text]}' | curl -s ${url} ${flags} -d @-`,
+    Python: `${python}print(httpx.post(${JSON.stringify(url)}, json=${inPython(body)} | {"texts": texts}${named}).json()[:10])`,
+    JavaScript: `${script}console.log((await (await fetch(${JSON.stringify(url)}, ${sent}{...${json}, texts})})).json()).slice(0, 10))`,
   };
 }
 

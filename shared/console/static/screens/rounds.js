@@ -28,7 +28,7 @@ export default function Rounds({ rest }) {
     ${asked.data && !rounds.length && html`<section class="panel"><${Empty}>No round has run yet.<//></section>`}
     ${rounds.length > 0 && html`<div class="master">
       <section class="panel" aria-labelledby="rounds"><h2 id="rounds">Rounds</h2>
-        <ul class="list">${rounds.map((round) => html`<li key=${round.id}><a class="button pick" href=${`#rounds/${round.id}`} aria-current=${String(round.id) === String(id) ? "true" : undefined}>
+        <ul class="list picks">${rounds.map((round) => html`<li key=${round.id}><a class="button pick" href=${`#rounds/${round.id}`} aria-current=${String(round.id) === String(id) ? "true" : undefined}>
           <span class="row between"><strong>Round ${round.id}</strong><span class=${`chip ${KINDS[/** @type {keyof typeof KINDS} */ (round.state)] ?? "accent"}`}>${round.state}</span></span>
           <span class="small muted">${count(round.pairs)} pairs · ${when(round.started)}</span></a></li>`)}</ul></section>
       <${Round} key=${id} id=${id} />
@@ -47,15 +47,25 @@ function Round({ id }) {
     <div class="row between"><h2 id="round">Round ${round.id}</h2><span class=${`chip ${KINDS[/** @type {keyof typeof KINDS} */ (round.state)] ?? "accent"}`}>${round.state}</span></div>
     <${Trouble} error=${asked.error} />
     ${progress && html`
-      <progress max=${progress.steps || 1} value=${progress.step ?? 0} aria-label="Steps of the round"></progress>
-      <${Stats} items=${[["now", progress.state], ["steps", `${count(progress.step)} of ${count(progress.steps)}`], ["loss", fixed(progress.loss, 4)], ["dev score", fixed(progress.dev)], ["time left", duration(progress.eta_s)]]} />`}
+      <progress max=${progress.steps || 1} value=${progress.steps ? (progress.step ?? 0) : undefined} aria-label="Steps of the round"></progress>
+      <${Stats} items=${factsOf(round)} />`}
     ${!progress && html`<${Stats} items=${[["pairs", count(round.pairs)], ["took", duration(took)], ["started", when(round.started)]]} />`}
     ${(round.gate || round.reason) && html`<div class=${`note ${KINDS[/** @type {keyof typeof KINDS} */ (round.state)] ?? ""}`}>${sentence(round.gate || round.reason)}</div>`}
-    ${round.version && html`<p class="small">Version <a class="mono" href=${`#versions/${round.version}`}>${round.version}</a></p>`}
+    ${round.version && html`<p class="small">Version <a class="mono" href=${`#versions/${round.version}`}>${round.version}</a>${["held", "rejected"].includes(round.state) && " is not served. There it can be promoted all the same."}</p>`}
     ${(curves.loss ?? []).length > 1 && html`<${Chart} title="Loss" points=${curves.loss} colour="--c0" />`}
     ${(curves.dev ?? []).length > 1 && html`<${Chart} title="Score on held-out pairs, Spearman x 100" points=${curves.dev} colour="--c2" />`}
     ${round.version && !progress && html`<${Reported} key=${round.version} version=${round.version} />`}
   </section>`;
+}
+
+/** What is known of a round that runs: before and after its steps, there are none to count. @param {any} round @returns {[string, any][]} */
+function factsOf({ progress, pairs, started }) {
+  /** @type {[string, any][]} */
+  const facts = [["now", progress.state], ["pairs", count(pairs)], ["time so far", duration((Date.now() - Date.parse(started)) / 1000)]];
+  if (progress.steps) facts.push(["steps", `${count(progress.step)} of ${count(progress.steps)}`], ["time left", duration(progress.eta_s)]);
+  if (progress.loss !== null && progress.loss !== undefined) facts.push(["loss", fixed(progress.loss, 4)]);
+  if (progress.dev !== null && progress.dev !== undefined) facts.push(["score on held-out pairs", fixed(progress.dev)]);
+  return facts;
 }
 
 /** The report, once it is asked for. @param {{version: string}} props */

@@ -2,9 +2,9 @@
 /** From texts to a job: what was dropped, how it is cut, which tasks, ten pairs to look at, the start. */
 
 import { html, useMemo, useRef, useState } from "../vendor/htm-preact.js";
-import { ApiError, call } from "../api.js";
+import { ApiError, call, events } from "../api.js";
 import { KINDS, chosen, dropped, sortOut } from "../files.js";
-import { bytes, count, duration } from "../format.js";
+import { bytes, count, duration, many } from "../format.js";
 import { Empty, Field, Head, Histogram, PairTable, Stats, Trouble, colourOf, tell, useAction, useAsked } from "../ui.js";
 
 /** @typedef {import("../files.js").Item} Item */
@@ -12,13 +12,16 @@ import { Empty, Field, Head, Histogram, PairTable, Stats, Trouble, colourOf, tel
  * What the services say of the files.
  * @typedef {{documents: number, passages: number, duplicates: number, bad: string[], warnings: string[],
  *   histogram: Record<string, number>, first: {document: string, title: string, text: string}[],
- *   sentences: string[]}} Cut
+ *   sentences: string[], tables: Record<string, Table>}} Cut
+ * @typedef {{columns: string[], used: string}} Table which column has the texts; none is `used` where the usual one was
  */
 
 const FIRST = ["sts", "retrieval", "topic", "paraphrase"];
+const SHOWN_FIRST = 2;
 const PREVIEW = 10;
 const MOST_AT_FIRST = 200;
 const PATIENCE_S = 120;
+const RETRY_S = 3;
 
 export default function Start() {
   const [items, setItems] = useState(/** @type {Item[]} */ ([]));
@@ -32,8 +35,11 @@ export default function Start() {
     setOthers(found.others);
   };
   const texts = useMemo(() => pasted.split("\n").map((line) => line.trim()).filter(Boolean), [pasted]);
-  const cut = useAsked((signal) => cutAll(items, size, signal), [items, size]);
+  const [read, setRead] = useState(0);
+  const cut = useAsked(async (signal) => ({ items, size, ...(await cutAll(items, size, signal, setRead)) }), [items, size], (data) => (data ? 0 : RETRY_S));
   const known = /** @type {Cut} */ (cut.data ?? emptyCut());
+  // Until all is read, what is shown is of the files before.
+  const isKnown = cut.data?.items === items && cut.data.size === size;
   const sentences = useMemo(() => [...new Set([...known.sentences, ...texts])], [known, texts]);
 
   return html`
@@ -43,13 +49,13 @@ export default function Start() {
       <${Drop} onFiles=${add} />
       ${others.length > 0 && html`<div class="note warn">Left out, because of its kind or because it is larger than 16 MiB:
         ${" "}${others.slice(0, 5).join(", ")}${others.length > 5 ? ` and ${others.length - 5} more` : ""}. Read are ${KINDS.join(", ")}.</div>`}
-      ${items.length > 0 && html`<${Files} items=${items} setItems=${setItems} />`}
+      ${items.length > 0 && html`<${Files} items=${items} setItems=${setItems} tables=${known.tables} />`}
       <details><summary>Or paste sentences, one a line</summary>
         <${Field} label="Sentences"><textarea value=${pasted} onInput=${(/** @type {any} */ event) => setPasted(event.target.value)}></textarea><//>
       </details>
     </section>
-    ${items.length > 0 && html`<${Pieces} cut=${known} isKnown=${cut.data !== undefined} error=${cut.error} size=${size} setSize=${setSize} />`}
-    <${Tasks} items=${items} cut=${known} sentences=${sentences} size=${size} />`;
+    ${items.length > 0 && html`<${Pieces} cut=${known} reading=${isKnown ? "" : `${Math.min(read + 1, items.length)} of ${items.length}`} error=${cut.error} size=${size} setSize=${setSize} />`}
+    <${Tasks} items=${items} cut=${known} isKnown=${isKnown} sentences=${sentences} size=${size} />`;
 }
 
 /** @param {{onFiles: (named: [string, File][]) => void}} props */
@@ -82,37 +88,40 @@ function Drop({ onFiles }) {
   </div>`;
 }
 
-/** @param {{items: Item[], setItems: (items: Item[]) => void}} props */
-function Files({ items, setItems }) {
-  const change = (/** @type {Item} */ item, /** @type {Item["use"]} */ use) =>
-    setItems(items.map((one) => (one === item ? { ...one, use } : one)));
+/** @param {{items: Item[], setItems: (items: Item[]) => void, tables: Record<string, Table>}} props */
+function Files({ items, setItems, tables }) {
+  const change = (/** @type {Item} */ item, /** @type {Partial<Item>} */ part) =>
+    setItems(items.map((one) => (one === item ? { ...one, ...part } : one)));
   const total = items.reduce((sum, item) => sum + item.file.size, 0);
   return html`
-    <div class="row between"><span>${count(items.length)} files, ${bytes(total)}</span>
+    <div class="row between"><span>${many(items.length, "file")}, ${bytes(total)}</span>
       <button class="plain" onClick=${() => setItems([])}>Take all out</button></div>
     <div class="scroll low" tabindex="0" role="region" aria-label="Files"><table><thead><tr><th>File</th><th>Read as</th><th class="number">Size</th><th></th></tr></thead>
       <tbody>${items.slice(0, 50).map((item) => html`<tr key=${item.name}>
         <td class="text">${item.name}</td>
-        <td><select aria-label=${`${item.name}: read as`} value=${item.use} onChange=${(/** @type {any} */ event) => change(item, event.target.value)}>
-          <option value="documents">documents</option><option value="sentences">sentences</option></select></td>
+        <td><div class="row"><select class="auto" aria-label=${`${item.name}: read as`} value=${item.use} onChange=${(/** @type {any} */ event) => change(item, { use: event.target.value, column: "" })}>
+          <option value="documents">documents</option><option value="sentences">sentences</option></select>
+          ${tables[item.name]?.columns.length > 0 && html`<label class="row small muted">of column <select class="auto" value=${item.column || tables[item.name].used || tables[item.name].columns[0]}
+            onChange=${(/** @type {any} */ event) => change(item, { column: event.target.value })}>
+            ${tables[item.name].columns.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>`}</div></td>
         <td class="number">${bytes(item.file.size)}</td>
         <td><button class="plain small" aria-label=${`Take out ${item.name}`} onClick=${() => setItems(items.filter((one) => one !== item))}>✕</button></td>
       </tr>`)}</tbody></table></div>
     ${items.length > 50 && html`<p class="muted small">and ${items.length - 50} more</p>`}`;
 }
 
-/** @param {{cut: Cut, isKnown: boolean, error: Error|null, size: number, setSize: (size: number) => void}} props */
-function Pieces({ cut, isKnown, error, size, setSize }) {
+/** @param {{cut: Cut, reading: string, error: Error|null, size: number, setSize: (size: number) => void}} props */
+function Pieces({ cut, reading, error, size, setSize }) {
   const changeSize = (/** @type {any} */ event) => {
     const value = Number(event.target.value);
     if (value >= 16 && value <= 512) setSize(value);
   };
-  return html`<section class="panel" aria-labelledby="pieces" aria-busy=${isKnown ? "false" : "true"}>
+  return html`<section class="panel" aria-labelledby="pieces" aria-busy=${reading ? "true" : "false"}>
     <div class="row between end"><h2 id="pieces">How it is cut</h2>
       <${Field} label="Most tokens of a passage"><input type="number" min="16" max="512" value=${size} onChange=${changeSize} /><//></div>
     <${Trouble} error=${error} />
-    ${!isKnown && !error && html`<p class="muted">Reading …</p>`}
-    ${isKnown && html`
+    ${reading && !error && html`<p class="muted" role="status">Reading file ${reading} …</p>`}
+    ${!reading && html`
       <${Stats} items=${[["documents", count(cut.documents)], ["passages", count(cut.passages)], ["left out as repeated", count(cut.duplicates)], ["sentences", count(cut.sentences.length)]]} />
       ${cut.bad.map((text) => html`<div class="note warn">${text}</div>`)}
       ${cut.warnings.map((text) => html`<div class="note warn">${text}</div>`)}
@@ -126,9 +135,10 @@ function Pieces({ cut, isKnown, error, size, setSize }) {
   </section>`;
 }
 
-/** @param {{items: Item[], cut: Cut, sentences: string[], size: number}} props */
-function Tasks({ items, cut, sentences, size }) {
+/** @param {{items: Item[], cut: Cut, isKnown: boolean, sentences: string[], size: number}} props */
+function Tasks({ items, cut, isKnown, sentences, size }) {
   const asked = useAsked((signal) => call("generation", "tasks", { signal }), []);
+  const isReady = useAsked((signal) => call("generation", "readyz", { signal }).then(() => true, (error) => !error.body?.checks), [], 3);
   const [choice, setChoice] = useState(/** @type {Record<string, boolean>} */ ({}));
   const [amounts, setAmounts] = useState(/** @type {Record<string, number>} */ ({}));
   const [jobs, setJobs] = useState(/** @type {any[]} */ ([]));
@@ -146,15 +156,13 @@ function Tasks({ items, cut, sentences, size }) {
   const [preview, isPreviewing, previewError] = useAction(async () => {
     setJobs([]);
     const each = Math.max(1, Math.round(PREVIEW / on.length));
-    for (const task of on) {
-      const plan = previewOf(task, cut, sentences, each);
-      const job = await call("generation", "generate", { method: "POST", json: plan, headers: { prefer: "wait=120" } });
-      setJobs((last) => [...last, { ...job, pairs: (job.pairs ?? []).slice(0, each) }]);
-    }
+    const show = (/** @type {any} */ job) =>
+      setJobs((last) => (last.some((one) => one.id === job.id) ? last.map((one) => (one.id === job.id ? job : one)) : [...last, job]));
+    await Promise.all(on.map((task) => follow(previewOf(task, cut, sentences, each), show)));
   });
   const [start, isStarting, startError] = useAction(async () => {
     const documents = items.filter((item) => item.use === "documents");
-    if (documents.length) await sendAll(documents, size, setStep);
+    if (documents.length) await sendAll(documents, cut.tables, size, setStep);
     let last;
     for (const task of on) {
       setStep(`Starting ${task.task} …`);
@@ -164,37 +172,67 @@ function Tasks({ items, cut, sentences, size }) {
     location.hash = `#watch/${last.id}`;
   });
 
+  const others = tasks.slice(SHOWN_FIRST);
+  const cards = (/** @type {any[]} */ some) => html`<div class="columns">${some.map((task) => html`<${Task} key=${task.task} task=${task} isOn=${isOn(task)} isPossible=${isPossible(task)}
+    hasSentences=${sentences.length > 0} most=${task.writes === "pairs" && sentences.length ? sentences.length : 100000} amount=${amount(task)}
+    turn=${(/** @type {boolean} */ isWanted) => setChoice({ ...choice, [task.task]: isWanted })}
+    setAmount=${(/** @type {number} */ value) => setAmounts({ ...amounts, [task.task]: value })} />`)}</div>`;
   return html`<section class="panel" aria-labelledby="tasks">
     <h2 id="tasks">What to write</h2>
     <${Trouble} error=${asked.error} />
-    <div class="columns">${tasks.map((/** @type {any} */ task) => html`
-      <div class=${isOn(task) ? "task on" : "task"} key=${task.task}>
-        <label class="check"><input type="checkbox" checked=${isOn(task)} disabled=${!isPossible(task)}
-          onChange=${(/** @type {any} */ event) => setChoice({ ...choice, [task.task]: event.target.checked })} />
-          <span><strong>${task.task}</strong> <span class="muted small">writes ${task.writes}</span></span></label>
-        <p class="small">${task.description}</p>
-        ${!isPossible(task) && html`<p class="small muted">Needs documents.</p>`}
-        <div class="row small">${labelsOf(task).map(([name, score]) => html`
-          <span class="key"><i style=${{ background: colourOf(name) }}></i>${name === String(score) ? name : `${name} ${score}`}</span>`)}</div>
-        ${isOn(task) && html`<${Field} label=${task.writes === "queries" ? "Queries" : sentences.length ? "Of your sentences, use" : "First sentences, which the teacher writes"}>
-          <input type="number" min="1" max=${task.writes === "pairs" && sentences.length ? sentences.length : 100000} value=${amount(task)}
-            onInput=${(/** @type {any} */ event) => setAmounts({ ...amounts, [task.task]: Math.max(1, Math.floor(Number(event.target.value)) || 1) })} /><//>`}
-      </div>`)}</div>
+    ${cards(tasks.slice(0, SHOWN_FIRST))}
+    ${others.length > 0 && html`<details><summary>Other tasks: ${others.map((task) => task.task).join(", ")}</summary>${cards(others)}</details>`}
     </section>
     <section class="panel" aria-labelledby="go">
       <h2 id="go">Look, then start</h2>
       <div class="row">
-        <button disabled=${!on.length || isPreviewing || isStarting} onClick=${preview}>${isPreviewing ? "Writing …" : "Preview ten pairs"}</button>
-        <button class="primary" disabled=${!on.length || isStarting} onClick=${start}>${isStarting ? step || "Starting …" : on.length > 1 ? `Start ${on.length} jobs` : "Start the job"}</button>
-        <span class="muted small">A preview is kept nowhere.</span>
+        <button disabled=${!on.length || !isKnown || isPreviewing || isStarting} onClick=${preview}>${isPreviewing ? "Writing …" : "Preview ten pairs"}</button>
+        <button class="primary" disabled=${!on.length || !isKnown || isStarting} onClick=${start}>${isStarting ? step || "Starting …" : on.length > 1 ? `Start ${on.length} jobs` : "Start the job"}</button>
+        <span class="muted small">A preview is not kept in the dataset.</span>
       </div>
+      ${isReady.data === false && html`<div class="note warn" role="status">The teacher is not ready yet, which takes about half a minute after the start. What you begin now waits for it.</div>`}
       <${Trouble} error=${previewError} /><${Trouble} error=${startError} />
-      ${jobs.map((job) => html`<div key=${job.id}>
-        <p class="small muted">${job.task}: ${count(job.accepted)} pairs, ${count(job.rejected)} samples rejected, ${duration(job.seconds)}</p>
-        ${(job.warnings ?? []).map((/** @type {string} */ text) => html`<div class="note warn">${text}</div>`)}
-        ${job.pairs.length ? html`<${PairTable} pairs=${job.pairs} label=${`Preview of ${job.task}`} />` : html`<${Empty}>All samples were rejected: ${reasons(job)}.<//>`}
-      </div>`)}
+      ${jobs.map((job) => html`<${Preview} key=${job.id} job=${job} />`)}
     </section>`;
+}
+
+/**
+ * @param {{task: any, isOn: boolean, isPossible: boolean, hasSentences: boolean, most: number, amount: number,
+ *   turn: (isWanted: boolean) => void, setAmount: (amount: number) => void}} props
+ */
+const Task = ({ task, isOn, isPossible, hasSentences, most, amount, turn, setAmount }) => html`<div class=${isOn ? "task on" : "task"}>
+  <label class="check"><input type="checkbox" checked=${isOn} disabled=${!isPossible} onChange=${(/** @type {any} */ event) => turn(event.target.checked)} />
+    <span><strong>${task.task}</strong> <span class="muted small">writes ${task.writes}</span></span></label>
+  <p class="small">${task.description}</p>
+  ${!isPossible && html`<p class="small muted">Needs documents.</p>`}
+  <div class="row small">${labelsOf(task).map(([name, score]) => html`
+    <span class="key"><i style=${{ background: colourOf(name) }}></i>${name === String(score) ? name : `${name} ${score}`}</span>`)}</div>
+  ${isOn && html`<${Field} label=${task.writes === "queries" ? "Queries" : hasSentences ? "Of your sentences, use" : "First sentences, which the teacher writes"}>
+    <input type="number" min="1" max=${most} value=${amount}
+      onInput=${(/** @type {any} */ event) => setAmount(Math.max(1, Math.floor(Number(event.target.value)) || 1))} /><//>`}
+</div>`;
+
+/** @param {{job: any}} props a job with its `pairs` as they have come */
+const Preview = ({ job }) => html`<div>
+  <p class="small muted" role="status">${job.task}: ${job.isDone ? `${many(job.rejected, "sample")} rejected, ${duration(job.seconds)}` : `writing, ${job.pairs.length} of ${job.requested} pairs are here`}</p>
+  ${(job.warnings ?? []).map((/** @type {string} */ text) => html`<div class="note warn">${text}</div>`)}
+  ${job.error && html`<div class="note bad">${job.error}</div>`}
+  ${job.pairs.length > 0 && html`<${PairTable} pairs=${job.pairs} label=${`Preview of ${job.task}`} />`}
+  ${job.isDone && !job.pairs.length && !job.error && html`<${Empty}>All samples were rejected: ${reasons(job)}.<//>`}
+</div>`;
+
+/**
+ * Start a job, and show its pairs as they come, to its end.
+ * @param {any} plan @param {(job: any) => void} show
+ */
+async function follow(plan, show) {
+  let job = { ...(await call("generation", "generate", { method: "POST", json: plan })), pairs: /** @type {any[]} */ ([]), isDone: false };
+  show(job);
+  for await (const { event, data } of events("generation", `jobs/${job.id}/events`, { query: { pairs: true } })) {
+    job = event === "pairs" ? { ...job, pairs: [...job.pairs, ...data] } : { ...job, ...data, isDone: event === "done" };
+    show(job);
+  }
+  if (!job.isDone) throw new Error("The preview was cut off. See System, and try again.");
 }
 
 /** Those that write pairs or queries, the usual ones first. @param {any[]} tasks */
@@ -235,50 +273,78 @@ function previewOf(task, cut, sentences, pairs) {
 }
 
 /** @returns {Cut} */
-const emptyCut = () => ({ documents: 0, passages: 0, duplicates: 0, bad: [], warnings: [], histogram: {}, first: [], sentences: [] });
+const emptyCut = () => ({ documents: 0, passages: 0, duplicates: 0, bad: [], warnings: [], histogram: {}, first: [], sentences: [], tables: {} });
 
 /**
  * Have every file read, and nothing kept.
- * @param {Item[]} items @param {number} size @param {AbortSignal} signal @returns {Promise<Cut>}
+ * @param {Item[]} items @param {number} size @param {AbortSignal} signal @param {(read: number) => void} say @returns {Promise<Cut>}
  */
-async function cutAll(items, size, signal) {
+async function cutAll(items, size, signal, say) {
   const cut = emptyCut();
-  for (const item of items) {
-    const options = { method: "POST", body: item.file, signal };
-    try {
-      if (item.use === "sentences") {
-        const found = await call("generation", "sentences", { ...options, query: { name: item.name } });
-        cut.sentences = cut.sentences.concat(found.sentences);
-        if (found.bad) cut.bad.push(`${item.name}: ${found.bad} rows have no sentence. The first, ${found.errors[0].place}: ${found.errors[0].message}`);
-        continue;
-      }
-      const query = { name: item.name, size, overlap: 0, dry_run: true, skip_bad: true };
-      const found = await call("generation", "documents/files", { ...options, query });
-      cut.documents += found.documents;
-      cut.passages += found.passages;
-      cut.duplicates += found.duplicates + found.near_duplicates;
-      for (const [edge, number] of Object.entries(found.histogram)) cut.histogram[edge] = (cut.histogram[edge] ?? 0) + number;
-      if (cut.first.length < PREVIEW) cut.first.push(...found.first);
-      if (found.errors.length) cut.bad.push(`${found.errors[0].place}: ${found.errors[0].message}`);
-      for (const text of found.warnings) if (!cut.warnings.includes(text)) cut.warnings.push(text);
-    } catch (error) {
-      if (!(error instanceof ApiError) || error.status !== 422) throw error;
-      cut.bad.push(`${item.name}: ${error.message}`);
-    }
+  for (const [place, item] of items.entries()) {
+    say(place);
+    const found = await readOnce(item, size, signal);
+    if (found.columns?.length) cut.tables[item.name] = { columns: found.columns, used: found.used };
+    if (found.refused) cut.bad.push(found.refused.startsWith(item.name) ? found.refused : `${item.name}: ${found.refused}`);
+    else if (item.use === "sentences") {
+      cut.sentences = cut.sentences.concat(found.sentences);
+      if (found.bad) cut.bad.push(`${item.name}: ${many(found.bad, "row")} without a sentence. The first, ${found.errors[0].place}: ${found.errors[0].message}`);
+    } else addDocuments(cut, found);
   }
   return cut;
 }
 
+/** @param {Cut} cut @param {any} found */
+function addDocuments(cut, found) {
+  cut.documents += found.documents;
+  cut.passages += found.passages;
+  cut.duplicates += found.duplicates + found.near_duplicates;
+  for (const [edge, number] of Object.entries(found.histogram)) cut.histogram[edge] = (cut.histogram[edge] ?? 0) + number;
+  if (cut.first.length < PREVIEW) cut.first.push(...found.first);
+  if (found.errors.length) cut.bad.push(`${found.errors[0].place}: ${found.errors[0].message}`);
+  for (const text of found.warnings) if (!cut.warnings.includes(text)) cut.warnings.push(text);
+}
+
+/** What was said of a file when it was last read: one more file isn't a reason to send all the others again. */
+const readBefore = /** @type {WeakMap<File, {how: string, found: any}>} */ (new WeakMap());
+
+/**
+ * What the services say of one file, with the column that was `used`, or why they have `refused` it.
+ * @param {Item} item @param {number} size @param {AbortSignal} signal
+ */
+async function readOnce(item, size, signal) {
+  const how = JSON.stringify([item.use, item.column, size]);
+  const before = readBefore.get(item.file);
+  if (before?.how === how) return before.found;
+  let found = await readAs(item, item.column, size, signal);
+  // Where no column has a usual name, the one with most text is meant, until a person says otherwise.
+  if (found.refused && found.columns?.length && !item.column) found = await readAs(item, found.columns[0], size, signal);
+  readBefore.set(item.file, { how, found });
+  return found;
+}
+
+/** @param {Item} item @param {string} column @param {number} size @param {AbortSignal} signal @returns {Promise<any>} */
+async function readAs(item, column, size, signal) {
+  const options = item.use === "sentences" ? {} : { size, overlap: 0, dry_run: true, skip_bad: true };
+  try {
+    const query = { name: item.name, column, ...options };
+    return { ...(await call("generation", item.use === "sentences" ? "sentences" : "documents/files", { method: "POST", body: item.file, query, signal })), used: column };
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 422) throw error;
+    return { refused: error.message, columns: error.body.columns, used: column };
+  }
+}
+
 /**
  * Send the documents, and wait until the trainer has them: a job sees those alone.
- * @param {Item[]} items @param {number} size @param {(step: string) => void} say
+ * @param {Item[]} items @param {Record<string, Table>} tables @param {number} size @param {(step: string) => void} say
  */
-async function sendAll(items, size, say) {
+async function sendAll(items, tables, size, say) {
   let changed = 0;
   const before = (await call("trainer", "documents")).documents;
   for (const [place, item] of items.entries()) {
     say(`Sending ${place + 1} of ${items.length} …`);
-    const query = { name: item.name, size, skip_bad: true };
+    const query = { name: item.name, column: tables[item.name]?.used, size, skip_bad: true };
     try {
       const told = await call("generation", "documents/files", { method: "POST", body: item.file, query });
       changed += told.documents - told.unchanged;

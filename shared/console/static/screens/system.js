@@ -54,7 +54,7 @@ function ServiceCard({ service }) {
       <span class=${`chip ${isDown ? "bad" : isReady ? "good" : "warn"}`}>${isDown ? "down" : state ? state.ready.status : "…"}</span></div>
     <p class="muted small">${ABOUT[service]}</p>
     <${Trouble} error=${asked.error} />
-    ${isDown && html`<div class="note">Start it: <code>make up</code> keeps all three running. ${service === "generation" ? "Jobs go on where they stopped." : service === "trainer" ? "Pairs wait in the queue meanwhile." : "The last version is loaded again."}</div>`}
+    ${isDown && html`<div class="note"><code>make up</code> starts it again by itself; if that does not run, start it. ${service === "generation" ? "Jobs go on where they stopped." : service === "trainer" ? "Pairs wait in the queue meanwhile." : "The last version is loaded again."}</div>`}
     ${!isDown && state && html`
       <ul class="list small">${checks.map(([name, text]) => {
         const value = String(text);
@@ -72,7 +72,9 @@ function latency(now, before) {
   const name = "pairwright_http_request_seconds_bucket";
   const keep = (/** @type {Record<string, string>} */ labels) => !/^\/(console|metrics|readyz|livez|jobs\/{job_id}\/events)/.test(labels.route ?? "");
   const value = quantile(now.get(name), before?.get(name), 0.95, keep) ?? quantile(now.get(name), undefined, 0.95, keep);
-  return value === null ? "–" : `≤ ${duration(value)}`;
+  if (value === null || Number.isFinite(value)) return value === null ? "–" : `≤ ${duration(value)}`;
+  const edges = (now.get(name) ?? []).map(({ labels }) => Number(labels.le)).filter(Number.isFinite);
+  return `> ${duration(Math.max(...edges))}`;
 }
 
 /** @param {Samples} metrics @param {string} name */

@@ -3,7 +3,7 @@
 
 import { html, useState } from "../vendor/htm-preact.js";
 import { call } from "../api.js";
-import { count, fixed, when } from "../format.js";
+import { fixed, many, when } from "../format.js";
 import Report from "../report.js";
 import { Empty, Field, Head, Trouble, tell, useAction, useAsked } from "../ui.js";
 
@@ -49,7 +49,7 @@ function Version({ version, pinned, isOpen, onChange }) {
         <span class=${`chip ${{ current: "good", rejected: "bad", quarantined: "bad", held: "warn" }[/** @type {string} */ (version.state)] ?? ""}`}>${version.state}</span>
         ${version.serving && html`<span class="chip good">serves</span>`}
         ${isPinned && html`<span class="chip accent">pinned</span>`}
-        <span class="muted small">round ${version.round} · ${count(version.pairs)} pairs · ${when(version.created)}</span></div>
+        <span class="muted small">${version.round ? `round ${version.round} · ${many(version.pairs, "pair")}` : "the untrained student"} · ${when(version.created)}</span></div>
       <div class="row">
         ${!version.serving && html`<button disabled=${isActivating} onClick=${activate}>${label}</button>`}
         ${!isCandidate && html`<button disabled=${isPinning} aria-pressed=${isPinned ? "true" : "false"} onClick=${pin}>${isPinned ? "Unpin" : "Pin"}</button>`}
@@ -87,7 +87,9 @@ const interval = (one) => (one ? html`${fixed(one.value)} <span class="muted sma
 function Compare({ versions }) {
   const ids = versions.map((one) => one.id).reverse();
   const serving = versions.find((one) => one.serving)?.id ?? ids[0];
-  const [pair, setPair] = useState([versions[0].id, serving]);
+  const [chosen, setChosen] = useState(["", ""]);
+  // Until a person chooses: the one that serves, against the newest of the others.
+  const pair = [chosen[0] || (ids.find((id) => id !== serving) ?? serving), chosen[1] || serving];
   const [query, setQuery] = useState("");
   const [pasted, setPasted] = useState("");
   const [found, setFound] = useState(/** @type {{texts: string[], rankings: any[], moved: any[]}|null} */ (null));
@@ -100,7 +102,7 @@ function Compare({ versions }) {
     setFound({ texts, ...answer });
   });
   const choose = (/** @type {number} */ side) => html`<${Field} label=${side ? "Right" : "Left"}><select value=${pair[side]}
-    onChange=${(/** @type {any} */ event) => setPair(side ? [pair[0], event.target.value] : [event.target.value, pair[1]])}>${ids.map((id) => html`<option value=${id}>${id}</option>`)}</select><//>`;
+    onChange=${(/** @type {any} */ event) => setChosen(side ? [pair[0], event.target.value] : [event.target.value, pair[1]])}>${ids.map((id) => html`<option value=${id}>${id}${id === serving ? ", serves" : ""}</option>`)}</select><//>`;
   return html`<section class="panel" aria-labelledby="compare">
     <h2 id="compare">Two versions side by side</h2>
     <form class="row end" onSubmit=${compare}>

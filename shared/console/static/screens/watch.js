@@ -4,7 +4,7 @@
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { ApiError, call, events, lines } from "../api.js";
 import { count, duration, fixed, short, when, words } from "../format.js";
-import { Bars, Empty, Head, PairTable, Stats, Trouble, tell, useAction, useAsked } from "../ui.js";
+import { Bars, Empty, Head, PairTable, RejectedTable, Stats, Trouble, tell, useAction, useAsked } from "../ui.js";
 
 const KEPT = 30;
 const KINDS = { complete: "good", running: "accent", queued: "", exhausted: "warn", cancelled: "warn", failed: "bad" };
@@ -20,17 +20,20 @@ export default function Watch({ rest }) {
     ${asked.data && !jobs.length && html`<section class="panel"><${Empty}>No job has run yet. <a href="#start">Start one</a>.<//></section>`}
     ${jobs.length > 0 && html`<div class="master">
       <section class="panel" aria-labelledby="jobs"><h2 id="jobs">Jobs</h2>
-        <ul class="list">${jobs.map((job) => html`<li key=${job.id}><a class="button pick" href=${`#watch/${job.id}`} aria-current=${job.id === id ? "true" : undefined}>
-          <span class="row between"><span><strong>${job.task}</strong> <span class="mono muted">${short(job.id)}</span></span><${State} job=${job} /></span>
+        <ul class="list picks">${jobs.map((job) => html`<li key=${job.id}><a class="button pick" href=${`#watch/${job.id}`} aria-current=${job.id === id ? "true" : undefined}>
+          <span class="row between"><span><strong>${titleOf(job)}</strong> <span class="mono muted">${short(job.id)}</span></span><${State} job=${job} /></span>
           <progress max=${job.requested || 1} value=${job.accepted} aria-label=${`${job.task} ${short(job.id)}: pairs`}></progress>
           <span class="small muted">${count(job.accepted)} of ${count(job.requested)} pairs · ${when(job.created)}</span>
         </a></li>`)}</ul></section>
-      ${id && html`<${Job} key=${id} id=${id} onChange=${asked.refresh} />`}
+      ${id && html`<${Job} key=${id} id=${id} seconds=${jobs.find((job) => job.id === id)?.seconds} onChange=${asked.refresh} />`}
     </div>`}`;
 }
 
+/** @param {any} job */
+const titleOf = (job) => (job.dry_run ? `${job.task} preview` : job.task);
+
 /** @param {{job: any}} props */
-const State = ({ job }) => html`<span class=${`chip ${KINDS[/** @type {keyof typeof KINDS} */ (job.state)] ?? ""}`}>${job.dry_run ? "preview, " : ""}${job.state}</span>`;
+const State = ({ job }) => html`<span class=${`chip ${KINDS[/** @type {keyof typeof KINDS} */ (job.state)] ?? ""}`}>${job.state}</span>`;
 
 /**
  * Follow a job's events to its end, and take up the thread when the service comes back.
@@ -79,8 +82,8 @@ function useJob(id, turn) {
   return { job, pairs, error };
 }
 
-/** @param {{id: string, onChange: () => void}} props */
-function Job({ id, onChange }) {
+/** @param {{id: string, seconds: number|undefined, onChange: () => void}} props seconds: as it was last listed; events are rarer */
+function Job({ id, seconds, onChange }) {
   const [turn, setTurn] = useState(0);
   const { job, pairs, error } = useJob(id, turn);
   const [reason, setReason] = useState("");
@@ -98,11 +101,11 @@ function Job({ id, onChange }) {
   const isOpen = ["queued", "running"].includes(job.state);
   const facts = [
     ["pairs", `${count(job.accepted)} of ${count(job.requested)}`], ["pairs a second", fixed(job.pairs_per_second, 1)],
-    ["time left", isOpen ? duration(job.eta_seconds) : "–"], ["time so far", duration(job.seconds)],
+    ["time left", isOpen ? duration(job.eta_seconds) : "–"], ["time so far", duration(isOpen ? Math.max(job.seconds ?? 0, seconds ?? 0) : job.seconds)],
     ["samples", count(job.samples)], ["rejected", count(job.rejected)],
   ];
   return html`<section class="panel" aria-labelledby="job">
-    <div class="row between"><h2 id="job">${job.task} <span class="mono muted">${short(job.id)}</span></h2>
+    <div class="row between"><h2 id="job">${titleOf(job)} <span class="mono muted">${short(job.id)}</span></h2>
       <div class="row"><${State} job=${job} />
         ${isOpen && html`<button class="danger" disabled=${isStopping} onClick=${stop}>Stop</button>`}
         ${job.state === "cancelled" && html`<button disabled=${isResuming} onClick=${resume}>Resume</button>`}</div></div>
@@ -110,10 +113,13 @@ function Job({ id, onChange }) {
     ${job.error && html`<div class="note bad">${job.error}</div>`}
     ${job.waiting_for && html`<div class="note warn">Waits for ${job.waiting_for}</div>`}
     ${job.warnings.map((/** @type {string} */ text) => html`<div class="note warn">${text}</div>`)}
-    <progress max=${job.requested || 1} value=${job.accepted} aria-label="Pairs of this job"></progress>
+    ${job.state === "exhausted" && html`<div class="note warn">It has fewer pairs than were asked for: at some places, everything that the teacher wrote was rejected. The reasons are below.</div>`}
+    ${job.state === "queued" && html`<p class="small muted" role="status">It waits for its turn.</p>`}
+    ${job.state === "running" && !job.samples && !job.waiting_for && html`<p class="small muted" role="status">The teacher writes many samples side by side, so the first ones come late and together.</p>`}
+    <progress max=${job.requested || 1} value=${isOpen && !job.samples ? undefined : job.accepted} aria-label="Pairs of this job"></progress>
     <${Stats} items=${facts} />
     <div class="columns">
-      <div><h3>Pairs by label</h3><${Bars} counts=${job.accepted_by_label} label="Pairs by label" /></div>
+      <div><h3>Pairs by label</h3>${job.accepted ? html`<${Bars} counts=${job.accepted_by_label} label="Pairs by label" />` : html`<p class="muted small">None yet.</p>`}</div>
       <div><h3>Rejected by reason</h3>
         ${job.rejected ? html`<${Bars} counts=${job.rejected_by_reason} label="Rejected by reason" picked=${reason} onPick=${(/** @type {string} */ name) => setReason(name === reason ? "" : name)} />` : html`<p class="muted small">None.</p>`}</div>
     </div>
@@ -129,9 +135,6 @@ function Rejected({ id, reason }) {
   const asked = useAsked((signal) => lines("generation", `jobs/${id}/rejected`, { query: { reason }, signal }), [id, reason]);
   return html`<div><h3>Rejected: ${words(reason)}</h3>
     <${Trouble} error=${asked.error} />
-    ${asked.data && html`<div class="scroll" tabindex="0" role="region" aria-label="Rejected texts"><table>
-      <thead><tr><th>Label</th><th>Given</th><th>Thrown away</th></tr></thead>
-      <tbody>${asked.data.slice(0, KEPT).map((/** @type {any} */ row) => html`<tr><td>${row.label ?? "first sentence"}</td>
-        <td class="text">${row.sentence1 ?? row.sentence2 ?? ""}</td><td class="text">${row.text}</td></tr>`)}</tbody></table></div>`}
+    ${asked.data && html`<${RejectedTable} rows=${asked.data.slice(0, KEPT)} />`}
   </div>`;
 }
