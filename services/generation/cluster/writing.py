@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.generation.cluster.folder import Folder, Lines
 from services.generation.decoding.base import Engine
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
@@ -24,6 +23,7 @@ from services.generation.pairs.plan import MAX_INPUTS, InvalidPlan, ResolvedPlan
 from services.generation.pairs.work_item import WorkItem
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal, first_line
+from shared.folder import Folder, Lines
 from shared.process import configure_logging
 from shared.settings import Settings
 

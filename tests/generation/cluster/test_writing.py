@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from services.generation.cluster import writing
-from services.generation.cluster.folder import Folder
 from services.generation.cluster.run import Write, write_all
 from services.generation.cluster.writing import RUN_FILE, Run, ShardWriter
 from services.generation.decoding.transformers_engine import TransformersEngine
@@ -18,6 +17,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
+from shared.folder import Folder
 from shared.settings import Settings
 from tests.support.cluster_runs import SENTENCES, on_one_machine, resolved
 

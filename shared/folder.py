@@ -1,13 +1,6 @@
-"""The folder that a cluster writes into: on a disk that all machines share, or an object store that pyarrow knows.
+"""A folder that a cluster writes into: on a disk that all machines share, or an object store that pyarrow knows.
 
-    run.json                        what it was begun with
-    work/inputs/000000.parquet      given sentences or passages, each once, in order
-    work/items-00/000000.parquet    work items of the first pass, a shard
-    work/results-00/000000.parquet  what became of them
-    pairs/00-000000.parquet         the accepted pairs of a shard
-    manifest.json                   counts by label and reason; written last, `work` is removed after it
-
-A file appears whole or not at all. What each holds follows from the plan, so that writing one twice changes nothing.
+A file appears whole or not at all. pyarrow is imported: a service asks for this module only where it has that.
 """
 
 import contextlib
