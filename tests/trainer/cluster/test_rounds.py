@@ -29,7 +29,7 @@ from tests.support.trainer_homes import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.xdist_group("ray")]
 
-BATCH, EPOCHS = 8, 40
+BATCH, EPOCHS = 8, 12
 
 
 def workers() -> list[psutil.Process]:
