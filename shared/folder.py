@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs, parquet
 
+from shared.errors import Fatal
+
 
 class Folder:
     """A folder by its path or URI. Can be pickled; methods raise `OSError`."""
@@ -90,6 +92,27 @@ def read_column(folder: Folder, name: str, column: str) -> list[Any] | None:
         return None if content is None else list(parquet.read_table(pa.BufferReader(content))[column].to_pylist())
     except pa.ArrowException:
         return None
+
+
+DEATHS = 3
+"""Processes that may die of a file before nobody tries it again."""
+
+
+@contextlib.contextmanager
+def counted(folder: Folder, place: str, prefix: str, file: str) -> Iterator[None]:
+    """While a file is worked on, a mark lies in `place` that only a death leaves behind.
+
+    Raises `Fatal` where there are `DEATHS` marks with this prefix, which names the file and the run.
+    """
+    if sum(name.startswith(prefix) for name in folder.names(place)) >= DEATHS:
+        problem = f"{DEATHS} processes died of what {folder.place(file)} holds"
+        raise Fatal(f"--cluster: {problem}: look at the machines' memory and Ray's logs; the same command goes on")
+    mark = f"{place}/{prefix}{secrets.token_hex(4)}"
+    folder.write(mark, b"")
+    try:
+        yield
+    finally:
+        folder.delete(mark)
 
 
 class Lines:

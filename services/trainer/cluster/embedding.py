@@ -9,6 +9,7 @@ same files.
 """
 
 import json
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +28,13 @@ from services.trainer.students import locate
 from shared import teacher
 from shared.documents import passage_content
 from shared.errors import Fatal, first_line
-from shared.folder import Folder, Lines
+from shared.folder import Folder, Lines, counted
 from shared.known_texts import KnownTexts
 from shared.ray_cluster import Pool, connected, pool_for
 from shared.settings import Settings
 from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
 
 RUN_FILE, TEXTS_FILE = "run.json", "work/texts.json"
-TRIES = 3
-"""Processes that may die of a shard."""
 AGAIN = "what was written is kept; the same command goes on"
 COLUMNS = (TEXT, "passage", "sentence", "sentence1")
 TITLE = "title"
@@ -163,13 +162,11 @@ def _embedded(common: Settings, texts: Lines, pool: Pool, shards: Sequence[int])
     rows = [{"shard": shard} for shard in shards]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         ShardEmbedder,
-        fn_constructor_args=(passed_on, texts),
+        fn_constructor_args=(passed_on, texts, secrets.token_hex(4)),
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        max_restarts=TRIES,
-        max_task_retries=TRIES,
     )
     try:
         yield from dataset.iter_rows()
@@ -178,25 +175,32 @@ def _embedded(common: Settings, texts: Lines, pool: Pool, shards: Sequence[int])
 
 
 class ShardEmbedder:
-    """Called with a batch of one row, it writes that shard, and tells what a person can mend in `problem`."""
+    """Called with a batch of one row, it writes that shard, and tells what a person can mend in `problem`.
 
-    def __init__(self, common: Settings, texts: Lines) -> None:
-        self._common, self._texts = common, texts
+    Ray tries a shard again and again while processes die, so they are counted, for each run of the command.
+    """
+
+    def __init__(self, common: Settings, texts: Lines, run: str) -> None:
+        self._common, self._texts, self._run = common, texts, run
         self._encoder: PromptEOLEncoder | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         shard, problem = int(batch["shard"][0]), ""
         try:
-            texts = self._texts.read(shard)
-            if texts is None:
-                where = self._texts.folder.place(self._texts.file(shard))
-                raise Fatal(f"--out: {where} is torn, or another machine doesn't see it: name a folder that all share")
-            if self._encoder is None:
-                located = teacher.locate(self._common.teacher, self._common.cache_dir)
-                self._encoder = PromptEOLEncoder(locate.teacher_folder(located))
-            write_shard(self._texts.folder, _file(shard), texts, self._encoder.encode(texts))
+            with counted(self._texts.folder, "work/tries", f"{shard:06}.{self._run}.", self._texts.file(shard)):
+                self._write(shard)
         except Fatal as fatal:
             problem = str(fatal)
         except OSError as error:
             problem = f"{error.filename or self._texts.folder.uri}: {error.strerror or error} ({socket.gethostname()})"
         return {"shard": [shard], "problem": [problem]}
+
+    def _write(self, shard: int) -> None:
+        texts = self._texts.read(shard)
+        if texts is None:
+            where = self._texts.folder.place(self._texts.file(shard))
+            raise Fatal(f"--out: {where} is torn, or another machine doesn't see it: name a folder that all share")
+        if self._encoder is None:
+            located = teacher.locate(self._common.teacher, self._common.cache_dir)
+            self._encoder = PromptEOLEncoder(locate.teacher_folder(located))
+        write_shard(self._texts.folder, _file(shard), texts, self._encoder.encode(texts))

@@ -10,10 +10,11 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from services.trainer.cluster.embedding import EmbedOptions, embed
+from services.trainer.cluster.embedding import EmbedOptions, ShardEmbedder, embed
 from services.trainer.distillation.embedding_shards import MANIFEST, opened
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from shared.errors import Fatal
+from shared.folder import DEATHS, Folder, Lines
 from shared.settings import Settings
 from tests.support.pairs import NOUNS, SYNONYMS
 from tests.support.students import write_teacher
@@ -67,3 +68,20 @@ def test_a_corpus_is_embedded_once_though_a_process_is_killed(cluster: Cluster, 
     assert all(file.stat().st_mtime_ns == files[file][1] for file in kept)
     with pytest.raises(Fatal, match="was begun with another teacher or other inputs"):
         embed(EmbedOptions("127.0.0.1:9", folder, str(out), shard_size=9), settings, lambda _done, _count: None)
+
+
+def test_a_shard_of_which_processes_die_is_named(tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher", tied=True)
+    texts = Lines(Folder(str(tmp_path / "out")), "work/texts", SHARD)
+    texts.write(0, PASSAGES[:3])
+    embedder = ShardEmbedder(Settings(teacher=str(tmp_path / "teacher")), texts, "run")
+    for number in range(DEATHS):  # as dead processes leave them
+        assert embedder({"shard": [0]}) == {"shard": [0], "problem": [""]}
+        texts.folder.write(f"work/tries/000000.run.{number}", b"")
+    (problem,) = embedder({"shard": [0]})["problem"]
+    assert "3 processes died of what" in problem
+    assert "work/texts/000000.parquet holds" in problem
+    (problem,) = ShardEmbedder(Settings(), Lines(Folder(str(tmp_path)), "texts", SHARD), "run")({"shard": [0]})[
+        "problem"
+    ]
+    assert "another machine doesn't see it" in problem
