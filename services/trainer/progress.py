@@ -1,7 +1,7 @@
 """How a round's child process reports to the worker: JSON lines on its stdout."""
 
 import time
-from typing import Literal, TextIO
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,10 +41,20 @@ class Progress(BaseModel):
         return "published" if self.rejection is None else "held" if self.held else "rejected"
 
 
+class Output(Protocol):
+    """Takes lines of text, as a file does."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line."""
+
+    def flush(self) -> object:
+        """Keep nothing back."""
+
+
 class Reporter:
     """Writes progress: what matters at once, and steps at most ten times a second."""
 
-    def __init__(self, output: TextIO) -> None:
+    def __init__(self, output: Output) -> None:
         self._output, self._last_s, self._state = output, 0.0, ""
 
     def report(self, progress: Progress) -> None:

@@ -5,13 +5,14 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.trainer.dataset.store import Dataset, Round
-from services.trainer.distillation import embedding_cache, ridge
+from services.trainer.dataset.store import Dataset, Origin, Round
+from services.trainer.distillation import embedding_cache, embedding_shards, ridge
 from services.trainer.estimation import build
 from services.trainer.estimation.estimate import Estimator
 from services.trainer.evaluation.sts import Row, StsFile, sts_files
@@ -61,42 +62,58 @@ def run_round(
     """
     processes = processes or ProcessGroup()
     round_ = dataset.round(id_)
-    manifest: Manifest | None = processes.compute_on_first(lambda: _begin(store, round_, epoch))
+    manifest: Manifest | None = processes.compute_on_first(lambda: begin(store, round_, epoch))
     if manifest is None:
-        human = sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
-        runner = RoundRunner(round_, dataset, store, common, own, processes, human, report_progress)
-        report_progress(Progress(state="preparing" if round_.id else "publishing"))
-        with tracing.span("train", round=id_, pairs=round_.pairs):
-            candidate = runner.train() if round_.id else runner.untrained()
-        processes.leave()
-        if not processes.is_first:
+        origins = dataset.origins(round_) if processes.is_first and round_.id else []
+        runner = RoundRunner(round_, dataset, origins, store, common, own, processes, human_sets(own), report_progress)
+        candidate = train_together(runner)
+        if candidate is None:
             return
-        report_progress(Progress(state="publishing"))
-        with tracing.span("publish", round=id_):
-            manifest = publish(candidate, store, own, epoch)
-            tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
-        _keep_cosines(candidate, manifest, dataset, store, common)
+        manifest = publish_candidate(candidate, runner, epoch)
+        keep_current_cosines(dataset, store, common, candidate.model if store.current() == manifest.id else None)
         shutil.rmtree(runner.folder.parent, ignore_errors=True)  # older rounds' leftovers too
-    report_progress(_last_progress(manifest))
+    report_progress(last_progress(manifest))
 
 
-def _keep_cosines(
-    candidate: Candidate, manifest: Manifest, dataset: Dataset, store: ModelStore, common: Settings
-) -> None:
-    """Those of the version that is current now: this one, or the one before."""
+def human_sets(own: TrainerSettings) -> dict[str, StsFile]:
+    """Human-scored sets by name. Raises `Fatal`."""
+    return sts_files(own.sts, "PAIRWRIGHT_TRAINER_STS") if own.sts else {}
+
+
+def train_together(runner: "RoundRunner") -> Candidate | None:
+    """What comes of a round, in its first process; None in the others, whose work ends here."""
+    round_ = runner.round
+    runner.report_progress(Progress(state="preparing" if round_.id else "publishing"))
+    with tracing.span("train", round=round_.id, pairs=round_.pairs):
+        candidate = runner.train() if round_.id else runner.untrained()
+    runner.processes.leave()
+    return candidate if runner.processes.is_first else None
+
+
+def publish_candidate(candidate: Candidate, runner: "RoundRunner", epoch: int) -> Manifest:
+    """Publish it, or put it among the rejected. Raises OSError and `Fenced`."""
+    runner.report_progress(Progress(state="publishing"))
+    with tracing.span("publish", round=runner.round.id):
+        manifest = publish(candidate, runner.store, runner.own, epoch)
+        tracing.set_attributes(version=manifest.id, rejected=int(manifest.rejection is not None))
+    return manifest
+
+
+def keep_current_cosines(dataset: Dataset, store: ModelStore, common: Settings, model: Any = None) -> None:
+    """Those of the version that is current now, which is `model` unless that is None."""
     current = store.current()
     if current is None:
         return
     try:
-        is_new = current == manifest.id
-        model = candidate.model if is_new else encoder.load(str(store.path(current)), f"version {current}")
+        model = model or encoder.load(str(store.path(current)), f"version {current}")
     except (Fatal, NoVersion) as error:
         log.warning("no pair gets a cosine by %s: %s", current, error)
         return
     keep_cosines(dataset, common.dataset_dir, current, partial(encoder.encode, model))
 
 
-def _last_progress(manifest: Manifest) -> Progress:
+def last_progress(manifest: Manifest) -> Progress:
+    """What a round ends with."""
     names = {manifest.parent: "current"}
     estimates = {
         names.get(student, student): {kind: one.value for kind, one in kinds.items()}
@@ -112,7 +129,7 @@ def _last_progress(manifest: Manifest) -> Progress:
     )
 
 
-def _begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
+def begin(store: ModelStore, round_: Round, epoch: int) -> Manifest | None:
     """Repair the store; the version of this very round, if a death came between its publication and its record."""
     store.fence(epoch)
     if (repaired := repair(store)) is not None:
@@ -131,7 +148,10 @@ class RoundRunner:
     """What is done before there is a candidate."""
 
     round: Round
-    dataset: Dataset
+    dataset: Dataset | None
+    """None on another machine than the dataset's: the rows are prepared then."""
+    origins: list[Origin]
+    """Who wrote the round's pairs; what the first process knows counts."""
     store: ModelStore
     common: Settings
     own: TrainerSettings
@@ -149,14 +169,28 @@ class RoundRunner:
         """Round 0: the base as it is."""
         return self._candidate(self._load(None))
 
+    def prepare(self, processes: int) -> None:
+        """Write the rows for so many processes that have no dataset."""
+        start = self._start()
+        model = self._load(start)
+        self._prepare(self._recipe(model), start, not encoder.is_static(model), processes)
+
+    def check_prepared(self) -> None:
+        """Raise `Fatal` where another process has prepared the rows and this one doesn't see them."""
+        if not (self.folder / PLAN).is_file():
+            raise Fatal(f"PAIRWRIGHT_HOME: {self.folder} isn't seen by all machines of the cluster: have them share it")
+
+    def _recipe(self, model: Any) -> Recipe:
+        static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
+        return recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
+
     def train(self) -> Candidate:
         """Prepare the rows, then fine-tune. All processes come here."""
         start = self._start()
         model = self._load(start)
-        static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
-        recipe = recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
+        static, recipe = encoder.is_static(model), self._recipe(model)
         began = time.monotonic()
-        self.processes.compute_on_first(partial(self._prepare, recipe, start, not static))
+        self.processes.compute_on_first(partial(self._prepare, recipe, start, not static, self.processes.size))
         prepare_s = round(time.monotonic() - began, 1)
         rows, corpus = split.prepared(self.folder / "rows"), retrieval.prepared(self.folder / "corpus")
         if rows is None or not (rows.stats.train or corpus):
@@ -178,7 +212,8 @@ class RoundRunner:
             inputs = fit.TrainingInputs(train, eval_pairs, checkpoints, self.own.checkpoint_seconds)
             outcome = fit.train(model, recipe, inputs, self.report_progress)
         if not static and corpus is not None:
-            workplace = queries.Workplace(self.folder, self.own.checkpoint_seconds, self.processes)
+            nearest = partial(self._nearest, corpus) if self.own.embeddings is not None else None
+            workplace = queries.Workplace(self.folder, self.own.checkpoint_seconds, self.processes, nearest)
             prepared |= queries.learn(model, recipe, corpus, workplace, self.report_progress)
         mixture = mix(base, model, estimators)
         return self._candidate(
@@ -194,7 +229,7 @@ class RoundRunner:
             before=before,
             preparation={"teacher_embeddings": 0, "teacher_embeddings_s": 0.0} | prepared | {"prepare_s": prepare_s},
             corpus=corpus.stats if corpus is not None else None,
-            origins=self.dataset.origins(self.round) if self.processes.is_first else [],
+            origins=self.origins,
         )
 
     def _estimators(self, rows: split.Split, corpus: Corpus | None, base: Any) -> list[Estimator]:
@@ -237,11 +272,23 @@ class RoundRunner:
                 embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
                 lambda: PromptEOLEncoder(source).encode,
                 lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
+                self._found,
             )
         if corpus is not None:
             self.report_progress(Progress(state="reading the corpus"))
             told |= preparation.add_corpus_terms(model, corpus)
         return told
+
+    def _found(self, texts: Sequence[str]) -> Mapping[str, Any]:
+        if self.own.embeddings is None:
+            return {}
+        return embedding_shards.opened(self.own.embeddings, self.common.teacher).find(texts)
+
+    def _nearest(self, corpus: Corpus, asked: Sequence[str], most: int) -> list[str]:
+        assert self.own.embeddings is not None
+        shards = embedding_shards.opened(self.own.embeddings, self.common.teacher)
+        source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
+        return shards.nearest(PromptEOLEncoder(source).encode(asked), most, corpus.held_out(), split.digest)
 
     def _candidate(self, model: Any, **trained: Any) -> Candidate:
         dataset, name = self.common.dataset, self.common.teacher
@@ -262,7 +309,7 @@ class RoundRunner:
             log.warning("the round starts from the base: %s", error)
             return None
 
-    def _prepare(self, recipe: Recipe, start: str | None, learns_queries: bool) -> None:
+    def _prepare(self, recipe: Recipe, start: str | None, learns_queries: bool, processes: int) -> None:
         """Write the rows, unless a run that was killed has written the same ones."""
         plan: dict[str, Any] = {  # all that the rows and checkpoints in the folder depend on
             **{name: getattr(self.round, name) for name in ("dataset_hash", "base", "seed")},
@@ -271,28 +318,31 @@ class RoundRunner:
             "select_on": self.own.select_on,
             "recipe": recipe.describe(),
             "code_version": __version__,
-            "processes": self.processes.size,
+            "processes": processes,
         }
         file, target = self.folder / PLAN, self.folder / "rows"
-        if not file.is_file() or json.loads(file.read_text()) != plan:
+        is_same = file.is_file() and json.loads(file.read_text()) == plan
+        if is_same and split.prepared(target) is not None:  # written after the corpus
+            return
+        if self.dataset is None:
+            raise Fatal(f"{self.folder} was prepared by other code than this machine's")
+        if not is_same:
             shutil.rmtree(self.folder, ignore_errors=True)  # settings were changed: its checkpoints mean nothing now
             self.folder.mkdir(parents=True)
             file.write_text(json.dumps(plan))
-        if split.prepared(target) is not None:  # written after the corpus
-            return
         os.environ["SQLITE_TMPDIR"] = str(self.folder)  # sorting millions of pairs takes room that /tmp may not have
         retrieval.prepare(self.dataset, self.round, self.folder / "corpus", learns_queries)
         try:
-            split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(start))
+            split.prepare(self.dataset.pairs(self.round), recipe, target, self._replay(self.dataset, start))
         except split.NoNewPairs:
             split.prepare(self.dataset.pairs(self.round), recipe, target)
 
-    def _replay(self, start: str | None) -> split.Replay | None:
+    def _replay(self, dataset: Dataset, start: str | None) -> split.Replay | None:
         """A warm start takes the pairs that the version was not trained on, and a share of the old ones."""
         if start is None:
             return None
-        last_old = next((one.last_pair for one in self.dataset.rounds() if one.version == start), 0)
-        new = self.dataset.count_after(self.round, last_old)
+        last_old = next((one.last_pair for one in dataset.rounds() if one.version == start), 0)
+        new = dataset.count_after(self.round, last_old)
         old = self.round.pairs - new
         return split.Replay(last_old, min(1.0, self.own.replay * new / old) if old else 1.0)
 

@@ -44,6 +44,9 @@ class TrainerSettings(BaseSettings):
     teacher_embeddings: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     """At most so many of the dataset's sentences are embedded by the teacher, and a static student is fitted to that
     before it trains; 0: none. Left out: 10,000 for the default student of the default teacher, else none."""
+    embeddings: str | None = None
+    """A folder that `embed` wrote, by its path or URI: rounds take teacher embeddings from there before they compute
+    them, and look for a transformer's hard negatives among all its passages."""
     matryoshka: str | None = None
     """Shorter vectors that must be good too, as in `256,128,64`: Matryoshka around the loss."""
     epochs: PositiveInt | None = None
@@ -62,6 +65,9 @@ class TrainerSettings(BaseSettings):
     """With `warm_start`: how many old pairs are trained on again for each new one."""
     processes: PositiveInt | None = None
     """Processes that share a round; left out, one for each GPU. Static students always take one."""
+    cluster: str | None = None
+    """`auto` or HOST:PORT of a Ray cluster whose machines share a transformer's round, and `PAIRWRIGHT_HOME`; left out,
+    this machine alone. A process takes a GPU, or without any a machine."""
     checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Time between checkpoints: what a death in the middle of a round costs at most."""
 

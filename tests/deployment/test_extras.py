@@ -19,7 +19,7 @@ ELSEWHERE = {
     "triton": "vllm brings its own on a GPU",
     "mteb": "an option of `evaluate`, which says how to install it",
 }
-OPTIONAL = {"generation": {"pyarrow", "ray", "selectolax", "pypdf", "docx"}}
+OPTIONAL = {"generation": {"pyarrow", "ray", "selectolax", "pypdf", "docx"}, "trainer": {"ray", "faiss"}}
 """What a service does without: such files, and `--cluster`, are refused by a line that says how to install it."""
 
 

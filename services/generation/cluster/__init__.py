@@ -1,1 +1,1 @@
-"""`generate --cluster`: the same pairs as one machine's, written by a pool of engines on Ray. The one door to Ray."""
+"""`generate --cluster`: one machine's pairs by a pool of engines on Ray; with `shared.ray_cluster`, the door to Ray."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from services.generation.cluster.folder import write_table
-from services.generation.cluster.known import KnownTexts
 from services.generation.cluster.writing import Run
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.work_item import WorkItemResult, public_pairs, public_rejected
+from shared.folder import write_table
+from shared.known_texts import KnownTexts
 
 PAIRS = "pairs"
 """The folder of the shards of pairs."""

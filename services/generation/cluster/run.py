@@ -1,5 +1,12 @@
 """A run on a cluster, from its inputs to the manifest: read, then pass by pass write shards and merge them in order.
 
+    run.json                        what it was begun with
+    work/inputs/000000.parquet      given sentences or passages, each once, in order
+    work/items-00/000000.parquet    work items of the first pass, a shard
+    work/results-00/000000.parquet  what became of them
+    pairs/00-000000.parquet         the accepted pairs of a shard
+    manifest.json                   counts by label and reason; written last, `work` is removed after it
+
 Everything is a function of the plan and the inputs, and each step's files appear whole: the same command goes on from
 whatever is there. Memory on the driver's machine grows by bytes an input, not by pairs.
 """
@@ -17,10 +24,9 @@ from typing import Any
 from pyarrow import fs
 from pydantic import SecretStr
 
-from services.generation.cluster.folder import Folder, Lines
-from services.generation.cluster.known import KnownTexts, KnownWords
+from services.generation.cluster.known import KnownWords
 from services.generation.cluster.merging import Merger
-from services.generation.cluster.pool import AGAIN, connected, pool_for, write_shards
+from services.generation.cluster.pool import AGAIN, quiet, write_shards
 from services.generation.cluster.reading import WHOLE_FILE, GivenText, read_given
 from services.generation.cluster.writing import RUN_FILE, Run, item_json
 from services.generation.jobs.progress import JobProgress
@@ -29,7 +35,10 @@ from services.generation.pairs.plan import PLAN_VERSION, ResolvedPlan, plan_hash
 from services.generation.pairs.work_item import WorkItem
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal, first_line
+from shared.folder import Folder, Lines
+from shared.known_texts import KnownTexts
 from shared.pair_shards import MANIFEST
+from shared.ray_cluster import connected, pool_for
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -81,7 +90,8 @@ def generate_on_cluster(
         # Keys stay here: an engine needs none.
         passed_on = common.model_copy(update={"api_keys": SecretStr("")})
         run = Run(folder, header, plan, passed_on, own, 0, options.shard_size)
-        with connected(options.address):
+        with connected(options.address, "generation"):
+            quiet()
             pool = pool_for(options.actors, options.cpus, own.tensor_parallel_size)
             given = _inputs(options, plan, run.given())
             texts = given["texts"] if given else 0

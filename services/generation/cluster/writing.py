@@ -8,13 +8,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.generation.cluster.folder import Folder, Lines
 from services.generation.decoding.base import Engine
 from services.generation.decoding.factory import make_engine, start_engine
 from services.generation.jobs.ordered_writer import OrderedWriter
@@ -24,6 +23,7 @@ from services.generation.pairs.plan import MAX_INPUTS, InvalidPlan, ResolvedPlan
 from services.generation.pairs.work_item import WorkItem
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal, first_line
+from shared.folder import Folder, Lines, counted
 from shared.process import configure_logging
 from shared.settings import Settings
 
@@ -31,8 +31,6 @@ CORPUS_SIZE = MAX_INPUTS
 """Passages are searched in groups of so many, in their order: a process holds one group's index."""
 TRIES, WAIT_S = 3, 2.0
 """How often a shard is read or written where the disk says no, and how long to wait in between."""
-DEATHS = 3
-"""So many processes may die of one shard in a run of the command."""
 RUN_FILE = "run.json"
 
 item_json = TypeAdapter(WorkItem)
@@ -125,20 +123,9 @@ class ShardWriter:
                 raise
         return {"problem": problem}
 
-    @contextlib.contextmanager
-    def _counted(self, pass_number: int, shard: int) -> Iterator[None]:
-        """Leave a mark that only a death leaves behind. Raises `Fatal` where there are too many."""
-        folder, place, prefix = self._run.folder, f"work/tries-{pass_number:02}", f"{shard:06}.{self._run.driver}."
-        if sum(name.startswith(prefix) for name in folder.names(place)) >= DEATHS:
-            items = self._run.items(pass_number).file(shard)
-            problem = f"{DEATHS} processes died of what {folder.place(items)} holds"
-            raise Fatal(f"--cluster: {problem}: look at the machines' memory and Ray's logs; the same command goes on")
-        mark = f"{place}/{prefix}{secrets.token_hex(4)}"
-        folder.write(mark, b"")
-        try:
-            yield
-        finally:
-            folder.delete(mark)
+    def _counted(self, pass_number: int, shard: int) -> contextlib.AbstractContextManager[None]:
+        prefix, items = f"{shard:06}.{self._run.driver}.", self._run.items(pass_number).file(shard)
+        return counted(self._run.folder, f"work/tries-{pass_number:02}", prefix, items)
 
     async def _write(self, pass_number: int, shard: int) -> dict[str, Any]:
         lines = await asyncio.to_thread(self._run.items(pass_number).read, shard)

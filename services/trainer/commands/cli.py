@@ -1,5 +1,6 @@
 """The command line. torch and its like are imported by the commands that need them, so that the worker starts light."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +9,14 @@ import typer
 
 from services.trainer.commands import dataset, versions
 from services.trainer.commands.base import AsJson, configured, group
+from services.trainer.commands.embed import embed
 from services.trainer.commands.map import make_map
 from services.trainer.commands.round import run_one_round
 from shared.settings import Settings
 
 Once = Annotated[bool, typer.Option("--once", help="run one round on all pairs, whatever is new")]
+CLUSTER_HELP = "share a transformer's rounds among a Ray cluster: auto, or HOST:PORT of its head (docs/scaling.md)"
+Cluster = Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help=CLUSTER_HELP)]
 MODEL_HELP = "current, previous, a version's id, default (untrained), a folder or a hub id"
 DATA_HELP = (
     "a file (.parquet, .jsonl, .csv, .tsv) or hub data set of sentence pairs with scores, as sentence-transformers'"
@@ -38,12 +42,15 @@ def command_line(start: Callable[[Settings, bool], None]) -> typer.Typer:
             start(configured(), False)
 
     @app.command()
-    def train(once: Once = False) -> None:
+    def train(once: Once = False, cluster: Cluster = None) -> None:
         """Collect and train; with --once, one round now and then end."""
+        if cluster is not None:
+            os.environ["PAIRWRIGHT_TRAINER_CLUSTER"] = cluster  # a round's process reads it
         start(configured(), once)
 
     app.command("round")(run_one_round)
     app.command("map")(make_map)
+    app.command("embed")(embed)
     app.command("evaluate")(evaluate)
     app.add_typer(dataset.app, name="dataset")
     app.add_typer(versions.app, name="versions")

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from services.trainer.dataset.store import open_dataset
+from services.trainer.commands.cluster import check_installed
+from services.trainer.dataset.store import Dataset, open_dataset
 from services.trainer.progress import Progress, Reporter
 from services.trainer.settings import TrainerSettings
 from services.trainer.students import names
@@ -39,9 +40,12 @@ def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int 
         home = common.home
         with contextlib.ExitStack() as stack:
             dataset = stack.enter_context(open_dataset(common.dataset_dir, read_only=True))
-            if own.processes != 1 and not names.is_static(dataset.round(id_).base):
+            may_be_shared = id_ != 0 and not names.is_static(dataset.round(id_).base)
+            if may_be_shared and own.cluster is None and own.processes != 1:
                 launch(own.processes or _count_gpus(), ["round", str(id_), "--epoch", str(epoch)])
             reporter = Reporter(claim_stdout())
+            if may_be_shared and own.cluster is not None:
+                return _run_on_cluster(own.cluster, id_, dataset, common, own, reporter, epoch)
             from services.trainer.round import run_round  # not before: libraries may print when they are imported
 
             group = ProcessGroup()
@@ -59,6 +63,16 @@ def run_one_round(id_: Annotated[int, typer.Argument(metavar="ID")], epoch: int 
         message = f"{type(error).__name__}: {first_line(error)}"
         reporter.report(Progress(error=message, transient=is_transient(error, home)))
         sys.exit(1)
+
+
+def _run_on_cluster(
+    address: str, id_: int, dataset: Dataset, common: Settings, own: TrainerSettings, reporter: Reporter, epoch: int
+) -> None:
+    check_installed()
+    from services.trainer.cluster.rounds import run_round_on_cluster
+
+    with log_context(round=id_):
+        run_round_on_cluster(address, id_, dataset, common, own, reporter.report, epoch)
 
 
 def _count_gpus() -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -17,6 +17,9 @@ from services.trainer.models.static import Embeddings
 log = logging.getLogger(__name__)
 
 Cached = dict[bytes, npt.NDArray[np.float16]]  # by the text's digest
+
+Find = Callable[[Sequence[str]], Mapping[str, npt.NDArray[np.float16]]]
+"""Those of some texts that were embedded elsewhere."""
 
 CHUNK, SHARE = 256, 0.1
 """Texts between two writes of the file, or this share of what is in it if that is more: the file is written whole."""
@@ -48,14 +51,23 @@ def column(rows: Path, number: int) -> Iterator[str]:
 
 
 def encode_cached(
-    texts: Sequence[str], file: Path, load: Callable[[], Encode], on_progress: Callable[[int], None]
+    texts: Sequence[str],
+    file: Path,
+    load: Callable[[], Encode],
+    on_progress: Callable[[int], None],
+    find: Find = lambda _: {},
 ) -> Embeddings:
     """The teacher embeddings of `texts`, [texts, hidden], from `file` as far as it has them; then it has all of them.
 
-    `load` loads the teacher, if needed; `on_progress` gets how many are done. Raises what loading does, and OSError.
+    What is missing is taken from where `find` finds it, and else computed. `load` loads the teacher, if needed;
+    `on_progress` gets how many are done. Raises what these do, and OSError.
     """
     cached = _read(file)
     missing = [text for text in dict.fromkeys(texts) if _digest(text) not in cached]
+    if found := find(missing) if missing else {}:
+        cached.update((_digest(text), vector) for text, vector in found.items())
+        _write(file, cached)
+        missing = [text for text in missing if text not in found]
     on_progress(len(texts) - len(missing))
     if missing:
         encode, written = load(), len(cached)

@@ -17,7 +17,7 @@ import torch.distributed
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from services.trainer.training.distributed import broadcast_from_first
+from services.trainer.training.distributed import broadcast_from_first, is_shared
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class CheckpointCallback(TrainerCallback):
     def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> None:
         """Time for a checkpoint? The last step needs none: the version comes next."""
         is_due = time.monotonic() - self._last >= self._pause_s and state.global_step < state.max_steps
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_shared():
             # Processes' clocks differ, and a checkpoint is written together: the first one decides.
             is_due = state.global_step % AGREE_EVERY == 0 and broadcast_from_first(is_due)
         if is_due:
@@ -91,6 +91,8 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """transformers has written its part."""
+        if is_shared():
+            torch.distributed.barrier()  # each process has put its random state there
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             self._best.save(folder)
@@ -109,6 +111,14 @@ def write_file_list(folder: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     temporary.rename(folder / FILE_LIST)
+
+
+def agreed_newest(folder: Path) -> Path | None:
+    """`newest_complete`, as the first process of a group finds it: machines may see a shared folder differently."""
+    if not is_shared():
+        return newest_complete(folder)
+    found: Path | None = broadcast_from_first(newest_complete(folder) if torch.distributed.get_rank() == 0 else None)
+    return found
 
 
 def newest_complete(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""A round on several processes: torchrun starts them, one a GPU, and the first one decides and publishes."""
+"""A round on several processes, of torchrun or of Ray Train: one a GPU, and the first one decides and publishes."""
 
 import os
 import sys
@@ -23,11 +23,13 @@ def launch(processes: int, arguments: list[str]) -> None:
 class ProcessGroup:
     """The processes of this round; one alone needs no communication."""
 
-    def __init__(self) -> None:
+    def __init__(self, tied_to_parent: bool = True) -> None:
+        """Join it, as the environment says. torchrun may be killed, and `tied_to_parent` processes end with it."""
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.is_first = int(os.environ.get("RANK", "0")) == 0
         if self.size > 1:
-            die_with(os.getppid())  # torchrun may be killed, and its processes would train on
+            if tied_to_parent:
+                die_with(os.getppid())
             from accelerate import PartialState
             from torch.cuda import is_available
 
@@ -44,6 +46,13 @@ class ProcessGroup:
             from torch.distributed import destroy_process_group
 
             destroy_process_group()
+
+
+def is_shared() -> bool:
+    """Whether this process is one of a group."""
+    from torch import distributed
+
+    return bool(distributed.is_available() and distributed.is_initialized())
 
 
 def broadcast_from_first(value: Any) -> Any:

@@ -22,7 +22,8 @@ from transformers import PrinterCallback, TrainerCallback
 from services.trainer.evaluation.sts import Row
 from services.trainer.models.encoder import ENCODE_BATCH, is_static
 from services.trainer.progress import Progress
-from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, newest_complete
+from services.trainer.training.checkpoints import BestWeights, CheckpointCallback, agreed_newest
+from services.trainer.training.distributed import is_shared
 from services.trainer.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
         optimizers=(torch.optim.SparseAdam(model.parameters(), lr=recipe.learning_rate) if static else None, None),
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint, resumed_at = newest_complete(inputs.folder), None
+    checkpoint, resumed_at = agreed_newest(inputs.folder), None
     if checkpoint is not None:
         resumed_at = int(checkpoint.name.removeprefix("checkpoint-"))
         log.info("resuming at step %d", resumed_at)
@@ -110,7 +111,7 @@ def train(model: Any, recipe: Recipe, inputs: TrainingInputs, report_progress: R
 
 def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) -> Any:
     gpu = torch.cuda.is_available()
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    processes = torch.distributed.get_world_size() if is_shared() else 1
     steps = recipe.steps(rows, processes)
     return SentenceTransformerTrainingArguments(
         output_dir=str(inputs.folder),
@@ -140,8 +141,12 @@ def _arguments(recipe: Recipe, inputs: TrainingInputs, rows: int, static: bool) 
 
 
 def _loss(recipe: Recipe, model: Any) -> Any:
-    """The recipe's loss on `model`, inside Matryoshka's if it asks for shorter vectors too."""
-    loss = getattr(losses, recipe.loss)(model)
+    """The recipe's loss on `model`, inside Matryoshka's if it asks for shorter vectors too.
+
+    In a batch's loss the other processes' rows are negatives too: a batch is as hard as on one process.
+    """
+    gathers = {"gather_across_devices": True} if recipe.triplets and is_shared() else {}
+    loss = getattr(losses, recipe.loss)(model, **gathers)
     if recipe.matryoshka:
         return losses.MatryoshkaLoss(model, loss, matryoshka_dims=list(recipe.matryoshka))
     return loss

@@ -15,12 +15,17 @@ MOST_EMBEDDED = 4_000
 
 
 def fit_to_teacher(
-    model: Any, texts: Sequence[str], file: Path, load: Callable[[], Encode], on_progress: Callable[[int], None]
+    model: Any,
+    texts: Sequence[str],
+    file: Path,
+    load: Callable[[], Encode],
+    on_progress: Callable[[int], None],
+    find: embedding_cache.Find,
 ) -> dict[str, float]:
     """Fit the student to the teacher embeddings of at least `ridge.FEWEST` texts, which `file` keeps; what the manifest
-    says of it."""
+    says of it. See `embedding_cache.encode_cached`."""
     began = time.monotonic()
-    teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress)
+    teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress, find)
     bag = encoder.bag_of_tokens_matrix(model, texts)
     fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
     encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -26,6 +26,10 @@ MOST_SEARCHED = 20_000
 """Passages among which negatives are looked for: the student embeds each."""
 
 
+Nearest = Callable[[Sequence[str], int], list[str]]
+"""The passages that are among so many nearest ones of any of the queries, by the teacher's embeddings."""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """Where a round works, and with whom."""
@@ -33,6 +37,8 @@ class Workplace:
     folder: Path
     checkpoint_s: float
     processes: ProcessGroup
+    nearest: Nearest | None = None
+    """Finds negatives in a corpus of any size; None looks among the first `MOST_SEARCHED` passages."""
 
 
 def learn(
@@ -45,7 +51,7 @@ def learn(
     if len(chosen) < recipe.batch_size:
         return {}
     report_progress(Progress(state="mining negatives"))
-    workplace.processes.compute_on_first(partial(_mine, model, chosen, corpus, file))
+    workplace.processes.compute_on_first(partial(_mine, model, chosen, corpus, file, workplace.nearest))
     count, mined_s = read_table(file).num_rows, round(time.monotonic() - began, 1)
     if count < recipe.batch_size:
         return {}
@@ -54,10 +60,13 @@ def learn(
     return {"query_rows": count, "mined_s": mined_s, "query_s": outcome.seconds}
 
 
-def _mine(model: Any, queries: Sequence[tuple[str, str]], corpus: Corpus, file: Path) -> None:
+def _mine(model: Any, queries: Sequence[tuple[str, str]], corpus: Corpus, file: Path, nearest: Nearest | None) -> None:
     """Write the rows, unless a run that was killed has: the student was another one then."""
     if not file.is_file():
         unfinished = file.with_suffix(".part")
-        passages = list(islice(corpus.searched(held_out_too=False), MOST_SEARCHED))
+        if nearest is None:
+            passages = list(islice(corpus.searched(held_out_too=False), MOST_SEARCHED))
+        else:
+            passages = nearest([query for query, _ in queries], max(1, MOST_SEARCHED // len(queries)))
         write_triplets(queries, passages, partial(encoder.encode, model), unfinished)
         unfinished.rename(file)

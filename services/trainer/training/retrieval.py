@@ -61,6 +61,11 @@ class Corpus:
         rows = (row for row in _rows(self.folder / PASSAGES) if held_out_too or not row[2])
         return (text if self.stats.titles else passage_content(title, text) for title, text, _ in rows)
 
+    def held_out(self) -> set[bytes]:
+        """The digests of the passages that are not learnt from, as they are searched."""
+        rows = (row for row in _rows(self.folder / PASSAGES) if row[2])
+        return {digest(text if self.stats.titles else passage_content(title, text)) for title, text, _ in rows}
+
     def queries(self, held_out: bool) -> list[tuple[str, str]]:
         """Queries with their passages, to learn from or to measure by."""
         return [(query, passage) for query, passage, side in _rows(self.folder / QUERIES) if side == held_out]

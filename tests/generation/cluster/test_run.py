@@ -18,8 +18,7 @@ import pytest
 from pyarrow import parquet
 from ray.cluster_utils import Cluster
 
-from services.generation.cluster.folder import Folder, Lines
-from services.generation.cluster.pool import connected
+from services.generation.cluster.pool import quiet
 from services.generation.cluster.run import ClusterOptions, Outcome, _inputs, finish, generate_on_cluster
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.jobs.progress import JobProgress
@@ -27,6 +26,8 @@ from services.generation.pairs.plan import ResolvedPlan
 from services.generation.pairs.work_item import public_rejected
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
+from shared.folder import Folder, Lines
+from shared.ray_cluster import connected
 from shared.settings import Settings
 from tests.support.cluster_runs import SENTENCES, TOO_LONG, WIDE, check, on_one_machine, resolved
 from tests.support.generation_process import environment
@@ -197,7 +198,8 @@ def test_a_folder_of_passages_is_numbered_in_little_memory(cluster: Cluster, tmp
     (folder / "notes.md").write_text("not read")
     given = Lines(Folder(str(tmp_path / "out")), "work/inputs", 3000)
     before = psutil.Process().memory_info().rss
-    with connected(cluster.address):
+    with connected(cluster.address, "generation"):
+        quiet()
         options = ClusterOptions(cluster.address, str(tmp_path / "out"), str(folder))
         counts = _inputs(options, resolved(task="retrieval", inputs=["?"]), given)
     assert counts == {"texts": 20_000, "duplicates": 1000, "bad": 0, "first_bad": ""}
@@ -208,6 +210,6 @@ def test_a_folder_of_passages_is_numbered_in_little_memory(cluster: Cluster, tmp
 
 def test_what_a_cluster_can_t_do_is_one_line(cluster: Cluster, tiny_teacher: Path, own: GenerationSettings) -> None:
     for address, message in (("ray://127.0.0.1:1", "is a client's"), ("127.0.0.1:9", "there is no cluster at")):
-        with pytest.raises(Fatal, match=message), connected(address):
+        with pytest.raises(Fatal, match=message), connected(address, "generation"):
             pass
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from services.generation.cluster import writing
-from services.generation.cluster.folder import Folder
 from services.generation.cluster.run import Write, write_all
 from services.generation.cluster.writing import RUN_FILE, Run, ShardWriter
 from services.generation.decoding.transformers_engine import TransformersEngine
@@ -18,6 +17,7 @@ from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.plan import ResolvedPlan
 from services.generation.settings import GenerationSettings
 from shared.errors import Fatal
+from shared.folder import DEATHS, Folder
 from shared.settings import Settings
 from tests.support.cluster_runs import SENTENCES, on_one_machine, resolved
 
@@ -168,7 +168,7 @@ def test_a_shard_of_which_processes_die_ends_the_run(
     tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
 ) -> None:
     run = prepared(tmp_path, resolved(inputs=SENTENCES[:3]), tiny_teacher, own)
-    for number in range(writing.DEATHS):  # as dead processes leave them
+    for number in range(DEATHS):  # as dead processes leave them
         run.folder.write(f"work/tries-00/000000.{run.driver}.{number}", b"")
     run.folder.write("work/tries-00/000000.other.0", b"")
     with pytest.raises(Fatal, match=r"3 processes died of what .*items-00/000000.parquet holds"):

@@ -1,13 +1,6 @@
-"""The folder that a cluster writes into: on a disk that all machines share, or an object store that pyarrow knows.
+"""A folder that a cluster writes into: on a disk that all machines share, or an object store that pyarrow knows.
 
-    run.json                        what it was begun with
-    work/inputs/000000.parquet      given sentences or passages, each once, in order
-    work/items-00/000000.parquet    work items of the first pass, a shard
-    work/results-00/000000.parquet  what became of them
-    pairs/00-000000.parquet         the accepted pairs of a shard
-    manifest.json                   counts by label and reason; written last, `work` is removed after it
-
-A file appears whole or not at all. What each holds follows from the plan, so that writing one twice changes nothing.
+A file appears whole or not at all. pyarrow is imported: a service asks for this module only where it has that.
 """
 
 import contextlib
@@ -19,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs, parquet
+
+from shared.errors import Fatal
 
 
 class Folder:
@@ -97,6 +92,27 @@ def read_column(folder: Folder, name: str, column: str) -> list[Any] | None:
         return None if content is None else list(parquet.read_table(pa.BufferReader(content))[column].to_pylist())
     except pa.ArrowException:
         return None
+
+
+DEATHS = 3
+"""Processes that may die of a file before nobody tries it again."""
+
+
+@contextlib.contextmanager
+def counted(folder: Folder, place: str, prefix: str, file: str) -> Iterator[None]:
+    """While a file is worked on, a mark lies in `place` that only a death leaves behind.
+
+    Raises `Fatal` where there are `DEATHS` marks with this prefix, which names the file and the run.
+    """
+    if sum(name.startswith(prefix) for name in folder.names(place)) >= DEATHS:
+        problem = f"{DEATHS} processes died of what {folder.place(file)} holds"
+        raise Fatal(f"--cluster: {problem}: look at the machines' memory and Ray's logs; the same command goes on")
+    mark = f"{place}/{prefix}{secrets.token_hex(4)}"
+    folder.write(mark, b"")
+    try:
+        yield
+    finally:
+        folder.delete(mark)
 
 
 class Lines:
