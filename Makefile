@@ -14,7 +14,7 @@ setup: ## make .venv with everything pinned in constraints.txt (minutes the firs
 	echo "pairwright setup: there is no Python here. Install Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt install python3-venv)." >&2; \
 	exit 1
 
-demo: setup ## adapt to the shipped documents once, and print before and after; STS=DIR adds STS files
+demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files
 	@$(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
 
 adapt: setup ## documents in, a student that searches them better out: CORPUS=PATH, and STUDENT, EVAL=DIR, QUERIES=N

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 from rich.console import Console
@@ -50,21 +50,6 @@ class Request:
     queries: int | None = None
 
 
-class Outcome(NamedTuple):
-    """What a run came to."""
-
-    corpus: Mapping[str, Any]
-    """Counts of `GET /documents`."""
-    job: Mapping[str, Any]
-    manifest: Manifest
-    """Of the version, or of the candidate that is not published."""
-    folder: Path
-    """The version's."""
-    base_folder: Path
-    measured: Mapping[str, Any]
-    """By set, what `evaluate --against` printed."""
-
-
 @dataclass
 class Adaptation:
     """One run on a stack that is up."""
@@ -73,9 +58,6 @@ class Adaptation:
     live: LiveStack
     seconds: dict[str, float] = field(default_factory=dict)
     """By step."""
-
-    writes = "queries", "Writing queries for passages"
-    """The step in which the teacher writes, and its title."""
 
     def __post_init__(self) -> None:
         self.store, self.console = ModelStore(self.request.settings.models_dir), self.live.console
@@ -86,10 +68,10 @@ class Adaptation:
         with self._step("documents", "Reading and cutting documents"):
             self.live.wait_until_ready(["trainer"])
             corpus = self._add_documents()
-        with self._step(*self.writes):
+        with self._step("queries", "Writing queries for passages"):
             self.live.wait_until_ready(HTTP_SERVICES)
             base = self._base()
-            job, sets = self._write(corpus["passages"])
+            job, sets = self._write_queries(corpus["passages"])
         with self._step("train", "Training"):
             manifest = self._train(corpus["passages"])
         published = manifest.rejection is None
@@ -99,24 +81,19 @@ class Adaptation:
         with self._step("measure", "Measuring before and after"):
             measured = self._measure(manifest.id, base, sets)
         folder = self.store.path(manifest.id) if published else self.store.rejected_path(manifest.id)
-        outcome = Outcome(corpus, job, manifest, folder, self.store.path(base), measured)
-        self._tell(outcome)
-        return self._result(outcome)
-
-    def _result(self, outcome: Outcome) -> dict[str, Any]:
-        manifest, measured = outcome.manifest, outcome.measured
+        self._tell(manifest, folder, measured)
         before, after = ({kind: one.value for kind, one in manifest.estimates.get(student, {}).items()}
                          for student in ("base", "candidate"))  # fmt: skip
         return {
             "version": manifest.id,
-            "folder": str(outcome.folder),
-            "base_folder": str(outcome.base_folder),
-            **{name: outcome.corpus[name] for name in ("documents", "passages")},
-            "queries": outcome.job["accepted"],
+            "folder": str(folder),
+            "base_folder": str(self.store.path(base)),
+            **{name: corpus[name] for name in ("documents", "passages")},
+            "queries": job["accepted"],
             "estimate_before": before,
             "estimate_after": after,
             "measured": {name: {when: one[when] for when in WHEN} for name, one in measured.items()},
-            "published": manifest.rejection is None,
+            "published": published,
             "seconds": self.seconds,
         }
 
@@ -173,14 +150,14 @@ class Adaptation:
             )
         return base.id
 
-    def _write(self, passages: int) -> tuple[dict[str, Any], list[Path]]:
+    def _write_queries(self, passages: int) -> tuple[dict[str, Any], list[Path]]:
         """Have queries written, to train on and to measure with. Returns the first job, and BEIR folders."""
         enough = MEASURED_QUERIES if self.request.settings.student == "default" else MOST_QUERIES
-        job = self._job({"task": "retrieval", "queries": min(passages, self.request.queries or enough)}, "queries")
+        job = self._job({"queries": min(passages, self.request.queries or enough)}, "queries")
         if not job["accepted"]:
             raise Fatal(f"no query was accepted of {job['samples']} that were written: {job['rejected_by_reason']}")
         trained_on = {pair["sentence1"] for pair in self._pairs(job)}
-        held_out = {"task": "retrieval", "queries": min(passages, HELD_OUT), "seed": HELD_OUT_SEED, "dry_run": True}
+        held_out = {"queries": min(passages, HELD_OUT), "seed": HELD_OUT_SEED, "dry_run": True}
         written = self._pairs(self._job(held_out, "queries to measure with"))
         pairs = [(pair["sentence1"], pair["sentence2"]) for pair in written if pair["sentence1"] not in trained_on]
         return job, self._sets(pairs)
@@ -204,6 +181,7 @@ class Adaptation:
 
     def _job(self, plan: dict[str, Any], unit: str) -> dict[str, Any]:
         """A job's end, of the same job if this plan was asked for before. Raises `Fatal` if it fails."""
+        plan = {"task": "retrieval"} | plan
         name = hashlib.sha256(json.dumps([self._key, plan], sort_keys=True).encode()).hexdigest()
         headers = {"Idempotency-Key": name}
 
@@ -219,7 +197,7 @@ class Adaptation:
             raise Fatal(f"POST /generate answered {answer.status_code}: {answer.text[:300]}")
         job = self.live.follow_job(answer.headers["location"], answer.json()["requested"], unit)
         if job["state"] not in DONE:
-            raise Fatal(f"the job ended {job['state']} with {job['accepted']} {unit}: {job['error']}")
+            raise Fatal(f"the job ended {job['state']} with {job['accepted']} queries: {job['error']}")
         return job
 
     def _pairs(self, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -272,30 +250,28 @@ class Adaptation:
             printed = self.live.run("services.trainer", "evaluate", version, "--against", base, *options, "--json")
         return dict(json.loads(printed.splitlines()[-1]))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, manifest: Manifest, folder: Path, measured: dict[str, Any]) -> None:
         """Print what came of it."""
-        manifest = outcome.manifest
-        self.console.print(measures_table(manifest, outcome.measured))
-        if (table := examples_table(outcome.measured)) is not None:
+        self.console.print(measures_table(manifest, measured))
+        if (table := examples_table(measured)) is not None:
             self.console.print(table)
         what = "published and served" if manifest.rejection is None else "not published"
         self.console.print(f"Version {manifest.id} is {what}: {manifest.gate.get('reason')}.", highlight=False)
-        report = outcome.folder / "report" / "report.html"
-        self.console.print(f"Report: {report}", markup=False, soft_wrap=True)
+        self.console.print(f"Report: {folder / 'report' / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def adapt(request: Request, console: Console, adaptation: type[Adaptation] = Adaptation, **more: Any) -> dict[str, Any]:
-    """Start everything, adapt, end everything. `more`: of the adaptation. Raises `Fatal`."""
+def adapt(request: Request, console: Console) -> dict[str, Any]:
+    """Start everything, adapt, end everything. Raises `Fatal`."""
     settings, began = request.settings, time.monotonic()
     prepare_teacher()
     own = {"PAIRWRIGHT_DATASET": settings.dataset, "PAIRWRIGHT_STUDENT": settings.student, **ON_REQUEST}
     with Stack(settings, own) as stack:
         live = LiveStack(stack, console)
-        result = adaptation(request, live, {"start": round(time.monotonic() - began, 1)}, **more).run()
+        adaptation = Adaptation(request, live, {"start": round(time.monotonic() - began, 1)})
+        result = adaptation.run()
     student = "" if settings.student == "default" else f"PAIRWRIGHT_STUDENT={settings.student} "
     command = f"PAIRWRIGHT_HOME={settings.home} PAIRWRIGHT_DATASET={settings.dataset} {student}make up"
-    text = f"To go on serving it:\n  {command}\nThen look at it in a browser: {stack.url('generation')}/console"
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(f"To go on serving it:\n  {command}", markup=False, soft_wrap=True)
     return result
 
 

@@ -148,8 +148,8 @@ def prepare_teacher() -> None:
 
 
 def sentences() -> list[str]:
-    """First sentences for the benches: messages to a hotel."""
-    return Path(__file__).with_name("bench_sentences.txt").read_text(encoding="utf-8").splitlines()
+    """The demo's first sentences, which the benches take too."""
+    return Path(__file__).with_name("demo_sentences.txt").read_text(encoding="utf-8").splitlines()
 
 
 def printed_json(

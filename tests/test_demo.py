@@ -1,4 +1,4 @@
-"""The whole loop on the default teacher and student: `make demo`, with fewer pairs."""
+"""The whole loop on the default teacher and student: `make demo`, with fewer sentences."""
 
 import gzip
 import json
@@ -43,23 +43,16 @@ def test_the_demo_trains_a_version_that_answers(tmp_path: Path) -> None:
     lines = done.stdout.strip().splitlines()
     result = json.loads(lines[-1])
     assert set(result) == {
-        *("version", "folder", "base_folder", "documents", "passages", "pairs", "rejected", "published", "measured"),
-        *("estimate_before", "estimate_after", "spearman_before", "spearman_after", "sts_before", "sts_after"),
-        "seconds",
+        *("pairs", "rejected", "version", "spearman_before", "spearman_after", "sts_before", "sts_after", "seconds")
     }
-    assert result["documents"] == result["passages"] == 298
     assert 60 <= result["pairs"] <= 120
     assert VERSION_ID.match(result["version"])
-    assert set(result["seconds"]) == {"start", "documents", "generate", "train", "serve", "measure"}
+    assert set(result["seconds"]) == {"setup", "generate", "train", "swap"}
     assert set(result["sts_before"]) == set(result["sts_after"]) == {"tiny.test", "average"}
-    # Published, so the label-free estimate's interval confirms a gain; what people judged is told beside it.
-    assert result["published"] is True
-    assert result["estimate_after"]["retrieval"] > result["estimate_before"]["retrieval"]
-    assert list(result["measured"]) == ["tiny.test", "judged"]
     # At no terminal too it says what goes on.
-    assert any(line.startswith("starting: ") for line in lines)
+    assert lines[0].startswith("starting: ")
     assert any(line.startswith("trainer: ") for line in lines)
-    assert "First passages that changed" in done.stdout
+    assert "Nearest sentences" in done.stdout
     assert "/docs" in done.stdout
     assert lines[-2].endswith("/console")
 
