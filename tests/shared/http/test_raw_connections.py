@@ -302,8 +302,8 @@ def test_compressed_bodies_are_read(service: Service, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "body", "status"),
     [
-        ("gzip", gzip.compress(b"x" * (LIMIT + 1)), 413),
-        ("gzip", gzip.compress(b"x" * 100_000_000), 413),
+        ("gzip", gzip.compress(b"x" * (LIMIT + 1), mtime=0), 413),
+        ("gzip", gzip.compress(b"x" * 100_000_000, mtime=0), 413),
         ("gzip", gzip.compress(b"text", mtime=0)[:-3], 400),
         ("gzip", b"text", 400),
         ("deflate", b"text", 400),
