@@ -87,8 +87,8 @@ class Adapt:
             assert time.monotonic() < deadline, self.logs()  # a slow machine takes minutes to publish the base
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
             try:
-                jobs = httpx.get(url, timeout=10).json()
-            except (httpx.HTTPError, ValueError):
+                jobs = httpx.get(url, timeout=10).raise_for_status().json()
+            except (httpx.HTTPError, ValueError):  # a part was killed
                 jobs = []
             if jobs and jobs[0]["accepted"] >= accepted:
                 return
