@@ -27,9 +27,10 @@ def load(
 
 
 def _imported(name: str) -> ModuleType:
-    full, count = f"services.embedding.models.{name}", len(sys.modules)
+    full = f"services.embedding.models.{name}"
+    is_first = full not in sys.modules
     module = importlib.import_module(full)
-    if len(sys.modules) > count:
+    if is_first:
         # The libraries' objects live for ever: the collection after each swap need not walk a million of them.
         gc.freeze()
     return module

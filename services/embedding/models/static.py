@@ -1,7 +1,7 @@
 """A static student in memory. torch alone: importing sentence-transformers takes four times as long as all else."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from services.embedding.models.base import EncodeOptions, Precision, Tokens, Vectors
-from services.embedding.models.torch import TorchEncoder
+from services.embedding.models.torch import Student, TorchEncoder
 from shared.manifest import Manifest
 
 WEIGHTS = "embedding.weight"
@@ -29,8 +29,8 @@ def load(folder: Path, manifest: Manifest, path: str, device: str, threads: int)
     config = json.loads((folder / "config_sentence_transformers.json").read_text())
     # As sentence-transformers has it: the two are there, and empty unless the version says otherwise.
     prompts = {"query": "", "document": ""} | (config.get("prompts") or {})
-    default = config.get("default_prompt_name")
-    return StaticEncoder(manifest, tokenizer, prompts, default, partial(_mean, table), table, threads)
+    student = Student(tokenizer, prompts, config.get("default_prompt_name"), partial(_mean, table), table.device)
+    return StaticEncoder(manifest, student, table, threads)
 
 
 def _mean(table: torch.Tensor, features: dict[str, Any]) -> dict[str, Any]:
@@ -48,18 +48,9 @@ class StaticEncoder(TorchEncoder):
     backend = "static"
     precision: Precision = "float32"
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        tokenizer: Any,
-        prompts: Mapping[str, str | None],
-        default_prompt_name: str | None,
-        forward: Callable[[dict[str, Any]], Any],
-        table: torch.Tensor,
-        threads: int,
-    ) -> None:
+    def __init__(self, manifest: Manifest, student: Student, table: torch.Tensor, threads: int) -> None:
         """`table`: the vector of each token, [tokens, dimensions]."""
-        super().__init__(manifest, tokenizer, prompts, default_prompt_name, forward, table.device, threads)
+        super().__init__(manifest, student, threads)
         self._table = table
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:

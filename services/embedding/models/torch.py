@@ -4,7 +4,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,22 +12,24 @@ from services.embedding.models.base import Encoder, Token, Vectors
 from shared.manifest import Manifest
 
 
+class Student(NamedTuple):
+    """What a version's folder holds, in memory."""
+
+    tokenizer: Any
+    prompts: Mapping[str, str | None]
+    default_prompt_name: str | None
+    forward: Callable[[dict[str, Any]], Any]
+    """Takes and gives the features of sentence-transformers' modules."""
+    device: Any
+
+
 class TorchEncoder(Encoder):
     """A student whose vectors torch computes, all of them or the last part."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        tokenizer: Any,
-        prompts: Mapping[str, str | None],
-        default_prompt_name: str | None,
-        forward: Callable[[dict[str, Any]], Any],
-        device: Any,
-        threads: int,
-    ) -> None:
-        """`forward` takes and gives the features of sentence-transformers' modules."""
+    def __init__(self, manifest: Manifest, student: Student, threads: int) -> None:
         super().__init__(manifest)
-        self._forward, self._device, self._threads = forward, device, threads
+        tokenizer, prompts, default_prompt_name, self._forward, self._device = student
+        self._threads = threads
         self._thread = threading.local()
         self._tokenizer_lock, self._list_lock = threading.Lock(), threading.Lock()
         self._raw_tokenizer = getattr(tokenizer, "backend_tokenizer", tokenizer)  # the `tokenizers` library's own

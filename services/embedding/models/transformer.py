@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
 from services.embedding.models.static import StaticEncoder
-from services.embedding.models.torch import TorchEncoder
+from services.embedding.models.torch import Student, TorchEncoder
 from services.embedding.settings import Backend, PrecisionSetting
 from shared.manifest import INT8_LEAST_SPEEDUP, PROBE_SENTENCES, Manifest, OnnxExport
 from shared.model_store import BrokenVersion
@@ -44,8 +44,7 @@ def load(
     model.eval()
     first, kind = model[0], type(model[0])
     if kind is StaticEmbedding:  # with other modules behind it
-        table, named = first.embedding.weight.detach(), (model.prompts, model.default_prompt_name)
-        return StaticEncoder(manifest, first.tokenizer, *named, model, table, threads)
+        return StaticEncoder(manifest, _student(model), first.embedding.weight.detach(), threads)
     if kind is Transformer:
         exact = _exact_export(manifest, model, backend)
         chosen = _precision(precision, manifest, model, exact)
@@ -53,6 +52,10 @@ def load(
         export = folder / file if file and chosen in ("int8", "float32") else None
         return TransformerEncoder(manifest, model, threads, chosen, export)
     raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
+
+
+def _student(model: Any) -> Student:
+    return Student(model[0].tokenizer, model.prompts, model.default_prompt_name, model, model.device)
 
 
 def _exact_export(manifest: Manifest, model: Any, backend: Backend) -> OnnxExport | None:
@@ -87,8 +90,7 @@ class TransformerEncoder(TorchEncoder):
     _ids_suffice = False
 
     def __init__(self, manifest: Manifest, model: Any, threads: int, precision: Precision, export: Path | None) -> None:
-        named = model.prompts, model.default_prompt_name
-        super().__init__(manifest, model[0].tokenizer, *named, model, model.device, threads)
+        super().__init__(manifest, _student(model), threads)
         self._model = model
         limit = model.max_seq_length
         self.max_tokens = limit if limit is not None and limit < NO_LIMIT else None

@@ -53,9 +53,9 @@ def add_exports(folder: Path, dev: Sequence[Row]) -> Exports:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
             exact = Path(scratch, "exact.onnx")
             _export(model, exact)
-            measured = _Measured(model, dev)
-            exports = Exports(_add_exact(measured, exact, folder))
-            exports = exports._replace(int8=_add_int8(measured, exact, folder))
+            reference = _Reference(model, dev)
+            exports = Exports(_add_exact(reference, exact, folder))
+            exports = exports._replace(int8=_add_int8(reference, exact, folder))
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
         log.warning("an export failed: %s", first_line(error))
     finally:
@@ -69,8 +69,8 @@ def add_exports(folder: Path, dev: Sequence[Row]) -> Exports:
     return exports
 
 
-def _add_exact(measured: "_Measured", exact: Path, folder: Path) -> OnnxExport | None:
-    record = measured.exact(exact)
+def _add_exact(reference: "_Reference", exact: Path, folder: Path) -> OnnxExport | None:
+    record = reference.exact(exact)
     log.info("export: %s", record)
     if record.verdict:
         log.info("no exact export is kept: %s", record.verdict)
@@ -80,11 +80,11 @@ def _add_exact(measured: "_Measured", exact: Path, folder: Path) -> OnnxExport |
     return record
 
 
-def _add_int8(measured: "_Measured", exact: Path, folder: Path) -> Int8 | None:
+def _add_int8(reference: "_Reference", exact: Path, folder: Path) -> Int8 | None:
     record = None
     for excluded in _exclusions(exact):
         _quantise(exact, folder / INT8, excluded)
-        record = measured.int8(folder / INT8)
+        record = reference.int8(folder / INT8)
         if not record.verdict:
             log.info("int8 export: %s", record)
             return record
@@ -149,7 +149,7 @@ def _not_about_preprocessing(record: logging.LogRecord) -> bool:
     return "pre-processing" not in record.getMessage()
 
 
-class _Measured:
+class _Reference:
     """A model that exports are measured against."""
 
     def __init__(self, model: Any, dev: Sequence[Row]) -> None:
