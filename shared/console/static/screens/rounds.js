@@ -95,7 +95,8 @@ function Chart({ title, points, colour }) {
       const axis = { stroke: resolve(place.current, ink), grid: { stroke: resolve(place.current, style.getPropertyValue("--line")), width: 1 }, ticks: { show: false } };
       plot = new UPlot({
         width: place.current.clientWidth, height: 210, scales: { x: { time: false } }, axes: [axis, { ...axis, size: 56 }],
-        series: [{ label: "step" }, { label: title, stroke: resolve(place.current, style.getPropertyValue(colour)), width: 2 }],
+        // The title stands above: a label as long would not fit a phone.
+        series: [{ label: "step" }, { label: "value", stroke: resolve(place.current, style.getPropertyValue(colour)), width: 2 }],
       }, [points.map(([step]) => step), points.map(([, value]) => value)], place.current);
     };
     draw();
