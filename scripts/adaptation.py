@@ -1,4 +1,4 @@
-"""The steps from documents to a student that searches them better, on a stack: what `make adapt` does.
+"""The steps from documents, or short texts, to a student that is better at them, on a stack: what `make adapt` does.
 
 Everything is kept as it comes, and a step that was done is found again: after any death, the same run goes on.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from scripts import short_texts
 from scripts.judgements import JudgedQuery, Judgements, write_beir
 from scripts.live import LiveStack, trainer_line
 from scripts.outcome import WHEN, examples_table, measures_table
@@ -32,6 +33,8 @@ HELD_OUT, HELD_OUT_SEED = 100, 1
 """Queries that are written for measuring alone: nobody trains on them."""
 MOST_SEARCHED = 20_000
 """Passages among which a held-out query looks for its own."""
+MOST_INPUTS = 300
+"""Short texts that pairs are written for where nobody says how many; the default student learns from none."""
 NEVER = "1000000000"
 ON_REQUEST = {"PAIRWRIGHT_TRAINER_ROUND_PAIRS": NEVER, "PAIRWRIGHT_TRAINER_ROUND_SECONDS": NEVER}
 """A round begins when we ask for one: when all queries are there."""
@@ -68,10 +71,12 @@ class Adaptation:
         with self._step("documents", "Reading and cutting documents"):
             self.live.wait_until_ready(["trainer"])
             corpus = self._add_documents()
-        with self._step("queries", "Writing queries for passages"):
+        is_short = corpus["short_texts"]
+        name, title = ("pairs", "pairs of short texts") if is_short else ("queries", "queries for passages")
+        with self._step(name, f"Writing {title}"):
             self.live.wait_until_ready(HTTP_SERVICES)
             base = self._base()
-            job, sets = self._write_queries(corpus["passages"])
+            job, sets = self._write_pairs() if is_short else self._write_queries(corpus["passages"])
         with self._step("train", "Training"):
             manifest = self._train(corpus["passages"])
         published = manifest.rejection is None
@@ -89,7 +94,8 @@ class Adaptation:
             "folder": str(folder),
             "base_folder": str(self.store.path(base)),
             **{name: corpus[name] for name in ("documents", "passages")},
-            "queries": job["accepted"],
+            "queries": 0 if is_short else job["accepted"],
+            "pairs": job["accepted"] if is_short else 0,
             "estimate_before": before,
             "estimate_after": after,
             "measured": {name: {when: one[when] for when in WHEN} for name, one in measured.items()},
@@ -106,8 +112,11 @@ class Adaptation:
 
     def _add_documents(self) -> dict[str, Any]:
         """Have the corpus read and kept. Returns how many documents and passages there are now."""
-        path = str(self.request.corpus)
-        added = self.live.run("services.generation", "documents", "add", path, "--skip-bad", is_shown=True)
+        path = self.request.corpus
+        if short_texts.has_one_a_line(path):
+            path = short_texts.write_as_rows(path, self.request.settings.dataset_dir / "given")
+            self.console.print("Each line is taken as a text of its own. In a folder, a .txt file is one document.")
+        added = self.live.run("services.generation", "documents", "add", str(path), "--skip-bad", is_shown=True)
         told = json.loads(added.splitlines()[-1])
         if told["bad"]:
             self.console.print(f"{told['bad']} can't be read and are passed over; the first: {told['first_bad']}")
@@ -117,6 +126,8 @@ class Adaptation:
             raise Fatal(f"CORPUS: there is no passage in {path}")
         counts = f"{corpus['documents']} documents, {corpus['passages']} passages, {corpus['duplicates']} duplicates"
         self.console.print(counts, highlight=False)
+        if corpus["short_texts"]:
+            self.console.print("They are short texts: they are compared with one another, and nothing asks for them.")
         return dict(corpus)
 
     def _wait_for_the_trainer(self) -> None:
@@ -161,6 +172,19 @@ class Adaptation:
         written = self._pairs(self._job(held_out, "queries to measure with"))
         pairs = [(pair["sentence1"], pair["sentence2"]) for pair in written if pair["sentence1"] not in trained_on]
         return job, self._sets(pairs)
+
+    def _write_pairs(self) -> tuple[dict[str, Any], list[Path]]:
+        """Have pairs written for some of the short texts. Returns the job, and BEIR folders where people judged."""
+        sets = self._sets([]) if self.request.judged.queries else []
+        wanted = self.request.queries or (0 if self.request.settings.student == "default" else MOST_INPUTS)
+        inputs = short_texts.draw((passage["text"] for passage in self._passages()), wanted)
+        if not inputs:
+            self.console.print("None: the default student learns from the teacher's embeddings of the texts.")
+            return {"accepted": 0}, sets
+        job = self._job({"task": "sts", "inputs": inputs}, "pairs")
+        if not job["accepted"]:
+            raise Fatal(f"no pair was accepted of {job['samples']} that were written: {job['rejected_by_reason']}")
+        return job, sets
 
     def _sets(self, pairs: Sequence[tuple[str, str]]) -> list[Path]:
         """BEIR folders: of held-out queries with their passages, and of what people judged of these documents."""

@@ -1,4 +1,4 @@
-"""The door to a Ray cluster: be a driver of one, and see how many processes it has room for.
+"""The door to a Ray cluster: be a driver of one, see how many processes it has room for, and give rows to them.
 
 Ray is the extra `cluster`: this module is imported only where a cluster was asked for.
 """
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from shared.errors import Fatal, first_line
 from shared.process import ROOT
+
+AGAIN = "what was written is kept; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def connected(address: str, service: str) -> Iterator[None]:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise _no_cluster(address, error) from None
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
     try:
         yield
     finally:
@@ -81,6 +86,42 @@ def pool_for(actors: int | None, cpus: int | None, gpus: int) -> Pool:
     if actors is None and not fitting:
         raise Fatal(f"--cluster: no machine of it has {each} {unit}s for a process; a given number of them would wait")
     return Pool(actors or fitting, cpus or (1 if has_gpus else each), gpus if has_gpus else 0)
+
+
+def call_each(
+    made: type, arguments: tuple[Any, ...], rows: Sequence[dict[str, Any]], pool: Pool, at_one_time: int = 1
+) -> Iterator[dict[str, Any]]:
+    """What becomes of each row, in the order that they are done. Raises `Fatal`.
+
+    Each process of the pool makes one `made(*arguments)` and calls it with batches of one row, from as many threads as
+    rows it has `at_one_time`. Ray gives a row to others again and again while processes die: `made` counts them.
+    """
+    if not rows:
+        return
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = False
+    context.actor_pool_util_upscaling_threshold = 1.0  # else a process gets more rows than it works on
+    size = min(pool.actors, len(rows))
+    strategy = ActorPoolStrategy(
+        min_size=1,
+        max_size=size,
+        initial_size=size,
+        max_tasks_in_flight_per_actor=at_one_time,
+        max_concurrent_calls_per_actor=at_one_time,
+        enable_true_multi_threading=at_one_time > 1,
+    )
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
+        made,
+        fn_constructor_args=arguments,
+        batch_size=1,
+        compute=strategy,
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        raise Fatal(f"--cluster: {first_line(error)}; {AGAIN}") from None
 
 
 def _least_cpus(machines: Sequence[dict[str, float]]) -> int:

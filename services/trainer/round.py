@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from shared.settings import Settings
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
+MOST_SHORT_TEXTS = 1_000
+"""Of a corpus that the teacher embeds for a static student: a minute on two cores."""
 ESTIMATE_TEACHER = "PAIRWRIGHT_TRAINER_ESTIMATE_TEACHER"
 
 
@@ -248,7 +251,9 @@ class RoundRunner:
         held_out, texts = None, embedding_cache.column(train, 0)
         if corpus is not None:
             held_out = build.HeldOut(corpus.queries(held_out=True), corpus.searched())
-            if not rows.stats.train:  # queries are as short as the texts of pairs, and as near to one another
+            if corpus.stats.short_texts:
+                texts = chain(texts, corpus.searched())
+            elif not rows.stats.train:  # queries are as short as the texts of pairs, and as near to one another
                 texts = (query for side in (True, False) for query, _ in corpus.queries(side))
         return build.estimators(
             texts,
@@ -263,7 +268,10 @@ class RoundRunner:
     def _prepare_student(self, model: Any, recipe: Recipe, corpus: Corpus | None) -> dict[str, float]:
         """What a student takes before it trains; what the manifest says of it."""
         most, told = recipe.teacher_embeddings, dict[str, float]()
+        short = corpus is not None and corpus.stats.short_texts
         texts = embedding_cache.sample_texts(self.folder / "rows" / split.TRAIN, most) if most else []
+        if most and corpus is not None and short:
+            texts = [*texts, *corpus.texts(min(most - len(texts), MOST_SHORT_TEXTS))]
         if len(texts) >= ridge.FEWEST:  # a teacher that nobody needs may be out of reach
             source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
             told |= preparation.fit_to_teacher(
@@ -274,7 +282,8 @@ class RoundRunner:
                 lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
                 self._found,
             )
-        if corpus is not None:
+        # What has a text's words is no answer to it: short texts are alike by what they mean, which the teacher tells.
+        if corpus is not None and (not short or (encoder.is_static(model) and not most)):
             self.report_progress(Progress(state="reading the corpus"))
             told |= preparation.add_corpus_terms(model, corpus)
         return told

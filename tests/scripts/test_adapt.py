@@ -25,8 +25,8 @@ from tests.support.tiny_teacher import make_tiny_teacher
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "scripts" / "demo_corpus.jsonl"
 KEYS = {
-    *("version", "folder", "base_folder", "documents", "passages", "queries", "estimate_before", "estimate_after"),
-    *("measured", "published", "seconds"),
+    *("version", "folder", "base_folder", "documents", "passages", "queries", "pairs"),
+    *("estimate_before", "estimate_after", "measured", "published", "seconds"),
 }
 
 
@@ -67,10 +67,10 @@ class Adapt:
             "PAIRWRIGHT_EMBEDDING_POLL_SECONDS": "0.1",
         }
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, corpus: str = "corpus.jsonl", student: str = "") -> "subprocess.Popen[str]":
         given = self.folder / "given"
-        options = ["--student", str(self.folder / "student"), "--eval", str(given / "judged")]
-        command = [sys.executable, "-m", "scripts.adapt", str(given / "corpus.jsonl"), *options]
+        options = ["--student", student or str(self.folder / "student"), "--eval", str(given / "judged")]
+        command = [sys.executable, "-m", "scripts.adapt", str(given / corpus), *options]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, **streams)  # type: ignore[call-overload,no-any-return]
 
@@ -156,6 +156,26 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing(tmp_path: Path) -> No
     assert "Nothing new since the last round." in out
     assert {key: again[key] for key in KEYS - {"seconds"}} == {key: result[key] for key in KEYS - {"seconds"}}
     assert len(store.versions()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_list_of_short_texts_is_learnt_from_the_teachers_embeddings(tmp_path: Path) -> None:
+    adapt = Adapt(tmp_path)
+    adapt.environment["PAIRWRIGHT_TRAINER_TEACHER_EMBEDDINGS"] = "1000"
+    draw = random.Random(4)
+    texts = [" ".join(f"word{word}" for word in draw.sample(range(150), draw.randint(3, 9))) for _ in range(240)]
+    (tmp_path / "given" / "requests.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "given" / "judged" / "asked.jsonl").unlink()
+    out, result = adapt.finish(adapt.start("requests.txt", "default"))
+    assert set(result) == KEYS
+    assert (result["documents"], result["queries"], result["pairs"]) == (240, 0, 0)
+    assert list(result["measured"]) == ["topics"]  # type: ignore[call-overload]
+    told = " ".join(out.split())
+    assert "Each line is taken as a text of its own." in told
+    assert "They are short texts" in told
+    manifest = json.loads((Path(str(result["folder"])) / "manifest.json").read_text())
+    assert manifest["training"]["teacher_embeddings"] == 240
 
 
 @pytest.mark.slow

@@ -26,9 +26,8 @@ from pydantic import SecretStr
 
 from services.generation.cluster.known import KnownWords
 from services.generation.cluster.merging import Merger
-from services.generation.cluster.pool import AGAIN, quiet, write_shards
 from services.generation.cluster.reading import WHOLE_FILE, GivenText, read_given
-from services.generation.cluster.writing import RUN_FILE, Run, item_json
+from services.generation.cluster.writing import RUN_FILE, Run, ShardWriter, item_json
 from services.generation.jobs.progress import JobProgress
 from services.generation.pairs.languages import language_warning, teacher_languages
 from services.generation.pairs.plan import PLAN_VERSION, ResolvedPlan, plan_hash
@@ -38,12 +37,14 @@ from shared.errors import Fatal, first_line
 from shared.folder import Folder, Lines
 from shared.known_texts import KnownTexts
 from shared.pair_shards import MANIFEST
-from shared.ray_cluster import connected, pool_for
+from shared.ray_cluster import AGAIN, Pool, call_each, connected, pool_for
 from shared.settings import Settings
 
 log = logging.getLogger(__name__)
 
 INPUTS_FILE = "work/inputs.json"
+SHARDS_AT_ONE_TIME = 2
+"""In a process: the engine stays full while one shard ends and the next begins."""
 
 Show = Callable[[JobProgress], None]
 Write = Callable[[int, Sequence[int]], Iterator[dict[str, Any]]]
@@ -91,7 +92,6 @@ def generate_on_cluster(
         passed_on = common.model_copy(update={"api_keys": SecretStr("")})
         run = Run(folder, header, plan, passed_on, own, 0, options.shard_size)
         with connected(options.address, "generation"):
-            quiet()
             pool = pool_for(options.actors, options.cpus, own.tensor_parallel_size)
             given = _inputs(options, plan, run.given())
             texts = given["texts"] if given else 0
@@ -99,7 +99,7 @@ def generate_on_cluster(
             counted = {} if plan.pairs is not None or not texts else {"num_inputs": texts}
             plan = plan.model_copy(update={"inputs": None, **counted})
             run = Run(folder, header, plan, passed_on, own, texts, options.shard_size)
-            progress, merger, times = write_all(run, partial(write_shards, run, pool), show)
+            progress, merger, times = write_all(run, partial(_write_shards, run, pool), show)
             facts = {"given": given, "actors": pool.actors}
             return Outcome(
                 _manifest(run, facts, progress, merger, times), merger.examples, merger.rejected, progress, folder
@@ -107,6 +107,12 @@ def generate_on_cluster(
     except OSError as error:
         place = error.filename or options.out
         raise Fatal(f"--out: {place}: {error.strerror or first_line(error)}; {AGAIN}") from None
+
+
+def _write_shards(run: Run, pool: Pool, pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Raises `Fatal`."""
+    rows = [{"pass_number": pass_number, "shard": shard} for shard in shards]
+    return call_each(ShardWriter, (run,), rows, pool, SHARDS_AT_ONE_TIME)
 
 
 def _warn(plan: ResolvedPlan, run: Run, texts: int, common: Settings, own: GenerationSettings) -> None:

@@ -17,10 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import ray
 from pydantic import SecretStr
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
 
 from services.trainer.distillation.embedding_shards import MANIFEST, VECTORS, read_shard, write_shard
 from services.trainer.models.prompt_eol import PromptEOLEncoder
@@ -30,12 +27,11 @@ from shared.documents import passage_content
 from shared.errors import Fatal, first_line
 from shared.folder import Folder, Lines, counted
 from shared.known_texts import KnownTexts
-from shared.ray_cluster import Pool, connected, pool_for
+from shared.ray_cluster import AGAIN, call_each, connected, pool_for
 from shared.settings import Settings
 from shared.tables import TEXT, BadRow, Row, by_folded_name, find, missing, place, read, text_of
 
 RUN_FILE, TEXTS_FILE = "run.json", "work/texts.json"
-AGAIN = "what was written is kept; the same command goes on"
 COLUMNS = (TEXT, "passage", "sentence", "sentence1")
 TITLE = "title"
 
@@ -140,7 +136,9 @@ def _write_all(
     on_progress(sum(lengths[shard] for shard in present), count)
     absent = [shard for shard in range(len(lengths)) if shard not in present]
     pool = pool_for(options.actors, options.cpus, 1)
-    for row in _embedded(common, texts, pool, absent) if absent else ():
+    passed_on = common.model_copy(update={"api_keys": SecretStr("")})
+    arguments = (passed_on, texts, secrets.token_hex(4))
+    for row in call_each(ShardEmbedder, arguments, [{"shard": shard} for shard in absent], pool):
         if row["problem"]:
             raise Fatal(f"--cluster: {row['problem']}; {AGAIN}")
         present.add(row["shard"])
@@ -151,27 +149,6 @@ def _write_all(
 def _is_written(folder: Folder, shard: int, rows: int) -> bool:
     found = read_shard(folder, _file(shard))
     return found is not None and len(found.texts) == rows
-
-
-def _embedded(common: Settings, texts: Lines, pool: Pool, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_options.preserve_order = False
-    size = min(pool.actors, len(shards))
-    passed_on = common.model_copy(update={"api_keys": SecretStr("")})
-    rows = [{"shard": shard} for shard in shards]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ShardEmbedder,
-        fn_constructor_args=(passed_on, texts, secrets.token_hex(4)),
-        batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-    )
-    try:
-        yield from dataset.iter_rows()
-    except RayError as error:
-        raise Fatal(f"--cluster: {first_line(error)}; {AGAIN}") from None
 
 
 class ShardEmbedder:

@@ -1,6 +1,7 @@
 """The rows of documents and their passages: put in, replaced, taken out with the queries that were written for them."""
 
 import sqlite3
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from shared.documents import Document, Passage, passage_content
 
 QUERIES_OF = f"SELECT id FROM pair INDEXED BY pair_passage WHERE sentence2 = ? AND {WRITTEN_FOR_A_PASSAGE}"
 """The pairs that were written for a passage. Left to itself, SQLite takes the index of tasks and reads all queries."""
+
+
+SHORT, LOOKED_AT, MOST_TITLES = 120, 1_000, 0.1
+"""Characters of a text that is no longer than a sentence; the first passages, and the share of them with a title."""
 
 
 class StoredPassage(NamedTuple):
@@ -133,6 +138,13 @@ class Documents:
     def count_passages(self) -> int:
         """Different passages."""
         return self.corpus_size().passages
+
+    def holds_short_texts(self) -> bool:
+        """Whether the first passages are as short as sentences and without titles: messages, requests, headlines."""
+        first = list(self.passages(most=LOOKED_AT))
+        titles = sum(bool(passage.title) for passage in first)
+        lengths = [len(passage.text) for passage in first]
+        return bool(first) and titles <= MOST_TITLES * len(first) and statistics.median(lengths) <= SHORT
 
     def last_passage(self) -> int:
         """The id of the passage that came last; 0 without any."""

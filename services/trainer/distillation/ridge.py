@@ -22,11 +22,14 @@ OLD_SHARE, ENOUGH = 0.5, 2_000
 ITERATIONS, TOLERANCE = 300, 1e-3
 
 
-def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddings) -> Table:
+def fit_to_teacher(
+    table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddings, least_share: float = OLD_SHARE
+) -> Table:
     """Token embeddings [tokens, dimensions] whose sentences are nearer to `teacher_embeddings` [sentences, hidden].
 
     `bag_of_tokens`: a SciPy CSR matrix [sentences, tokens] whose rows are the shares of each token in a sentence.
-    `table`: the student's token embeddings; a row's length is its weight in a sentence's mean.
+    `table`: the student's token embeddings; a row's length is its weight in a sentence's mean. `least_share`: the least
+    length of the old vectors in the sum of both spaces.
     """
     target = distillation_target(teacher_embeddings)
     old = table.astype(np.float64)
@@ -34,7 +37,7 @@ def fit_to_teacher(table: Table, bag_of_tokens: Any, teacher_embeddings: Embeddi
     sentences = bag_of_tokens @ old
     mapping = np.linalg.solve(sentences.T @ sentences + MAP_RIDGE * np.eye(old.shape[1]), sentences.T @ target)
     moved = old @ mapping + _move_single_tokens(old, bag_of_tokens, target - sentences @ mapping)
-    share = OLD_SHARE * max(1.0, ENOUGH / len(teacher_embeddings))
+    share = max(least_share, OLD_SHARE * ENOUGH / len(teacher_embeddings))
     both = np.hstack([moved, share * old])
     fitted = (both @ principal_axes(both))[:, : table.shape[1]]
     # Rows stay as long on average as before: a learning rate then means the same.

@@ -12,6 +12,9 @@ from services.trainer.training.retrieval import Corpus
 
 MOST_EMBEDDED = 4_000
 """Passages that a transformer embeds for the map of its vectors: ten for each of its dimensions are plenty."""
+OLD_SHARE = 1.0
+"""The least length of a student's old vectors beside those that a round's texts give it: less of them, and cosines of
+general text are lost (docs/quality.md)."""
 
 
 def fit_to_teacher(
@@ -27,7 +30,7 @@ def fit_to_teacher(
     began = time.monotonic()
     teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress, find)
     bag = encoder.bag_of_tokens_matrix(model, texts)
-    fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings)
+    fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings, OLD_SHARE)
     encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
     return {"teacher_embeddings": len(texts), "teacher_embeddings_s": round(time.monotonic() - began, 1)}
 

@@ -39,6 +39,8 @@ class CorpusStats:
     """Queries that are not trained on."""
     titles: bool
     """Whether the queries are titles, because too few were written."""
+    short_texts: bool = False
+    """Whether the passages are as short as sentences, and nothing asks for them: they are compared, not searched."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,15 @@ def prepare(dataset: Dataset, round_: Round, folder: Path, learns_queries: bool 
         for query, passage in dataset.queries(round_)
         if digest(passage) in sides
     ]
-    titles = sum(held_out for _, _, held_out in queries) < FEWEST
+    short_texts = not queries and dataset.holds_short_texts()
+    titles = not short_texts and sum(held_out for _, _, held_out in queries) < FEWEST
     if titles:
         queries = list(_titles(folder))
     with TableWriter(folder / QUERIES, QUERY_COLUMNS) as writer:
         for row in queries:
             writer.write(row)
-    stats = CorpusStats(size.passages, len(queries), sum(held_out for _, _, held_out in queries), titles)
+    held_out = sum(held_out for _, _, held_out in queries)
+    stats = CorpusStats(size.passages, len(queries), held_out, titles, short_texts)
     (folder / STATS).write_text(json.dumps(asdict(stats)))  # last: its existence says that the others are complete
     return Corpus(folder, stats)
 

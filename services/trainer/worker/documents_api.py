@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
 from services.trainer.dataset.document_rows import DocumentSelection, StoredPassage
+from services.trainer.dataset.store import Dataset
 from services.trainer.worker.collector import forget
 from services.trainer.worker.dataset_api import DatasetApi
 from services.trainer.worker.parts import Parts
@@ -58,10 +59,7 @@ def documents_router(api: DatasetApi) -> APIRouter:
     @router.get("/documents", summary="How many documents and passages, and the first ones")
     async def count() -> dict[str, Any]:
         with api.parts() as parts:
-            size, last, first = await parts.dataset.run_beside(
-                lambda dataset: (dataset.corpus_size(), dataset.last_passage(), list(dataset.passages(most=FIRST)))
-            )
-            return size._asdict() | {"last_passage": last, "first": [passage._asdict() for passage in first]}
+            return await parts.dataset.run_beside(_counts)
 
     @router.get("/passages", summary="The corpus, a page at a time, as JSON Lines")
     async def read(query: Annotated[PassagesQuery, Query()]) -> Response:
@@ -79,6 +77,12 @@ def documents_router(api: DatasetApi) -> APIRouter:
             return await delete(parts, selection)
 
     return router
+
+
+def _counts(dataset: Dataset) -> dict[str, Any]:
+    first = [passage._asdict() for passage in dataset.passages(most=FIRST)]
+    told = {"short_texts": dataset.holds_short_texts(), "last_passage": dataset.last_passage(), "first": first}
+    return dataset.corpus_size()._asdict() | told
 
 
 async def delete(parts: Parts, selection: DocumentSelection) -> dict[str, int]:

@@ -18,7 +18,6 @@ import pytest
 from pyarrow import parquet
 from ray.cluster_utils import Cluster
 
-from services.generation.cluster.pool import quiet
 from services.generation.cluster.run import ClusterOptions, Outcome, _inputs, finish, generate_on_cluster
 from services.generation.decoding.transformers_engine import TransformersEngine
 from services.generation.jobs.progress import JobProgress
@@ -199,7 +198,6 @@ def test_a_folder_of_passages_is_numbered_in_little_memory(cluster: Cluster, tmp
     given = Lines(Folder(str(tmp_path / "out")), "work/inputs", 3000)
     before = psutil.Process().memory_info().rss
     with connected(cluster.address, "generation"):
-        quiet()
         options = ClusterOptions(cluster.address, str(tmp_path / "out"), str(folder))
         counts = _inputs(options, resolved(task="retrieval", inputs=["?"]), given)
     assert counts == {"texts": 20_000, "duplicates": 1000, "bad": 0, "first_bad": ""}

@@ -13,6 +13,7 @@ from services.trainer.settings import TrainerSettings
 from services.trainer.training.recipe import recipe_for
 from shared.errors import Fatal
 from shared.manifest import Manifest
+from tests.support.documents import make_document
 from tests.support.pairs import make_pairs, plan, records
 from tests.support.students import write_teacher
 from tests.support.trainer_homes import Home
@@ -146,6 +147,21 @@ def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: P
     )
     assert continued[-1].version is not None
     assert home.store.manifest(continued[-1].version).training["teacher_embeddings"] == 0
+
+
+@pytest.mark.slow
+def test_short_texts_are_fitted_to_the_teacher_without_a_pair(home: Home, static_student: Path, tmp_path: Path) -> None:
+    write_teacher(tmp_path / "teacher", tied=True)
+    home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})
+    texts = sorted({pair.sentence1 for pair in make_pairs(900)})[:260]
+    home.dataset.add_documents([make_document(str(number), text) for number, text in enumerate(texts)])
+    told = home.run(plan(home.dataset, 1, static_student), teacher_embeddings=10_000)
+    manifest = home.published(told)
+    assert "embedding" in [progress.state for progress in told]
+    assert (manifest.pairs, manifest.training["teacher_embeddings"]) == (0, len(texts))
+    assert manifest.training["short_texts"] is True
+    assert "corpus_terms" not in manifest.training
+    assert f"{len(texts)} short texts" in (home.store.path(manifest.id) / "report" / "report.md").read_text()
 
 
 def test_teacher_embeddings_are_the_default_students_own() -> None:

@@ -41,6 +41,7 @@ def test_titles_are_queries_where_nobody_wrote_any(pairs_dataset: Dataset, tmp_p
     add_documents(pairs_dataset)
     corpus = snapshot(pairs_dataset, tmp_path)
     assert corpus.stats.titles
+    assert not corpus.stats.short_texts
     assert corpus.stats.passages == corpus.stats.queries == DOCUMENTS
     both = corpus.queries(held_out=True) + corpus.queries(held_out=False)
     assert sorted(both) == sorted((title(number), text(number)) for number in range(DOCUMENTS))
@@ -106,3 +107,15 @@ def test_a_corpus_that_grows_keeps_its_sample(pairs_dataset: Dataset, tmp_path: 
     second = snapshot(pairs_dataset, tmp_path / "two").texts(30)
     assert len(first) == len(second) == 30
     assert len(set(first) & set(second)) >= 29
+
+
+def test_what_is_as_short_as_a_sentence_is_compared_until_something_asks_for_it(
+    pairs_dataset: Dataset, tmp_path: Path
+) -> None:
+    add_documents(pairs_dataset, titles=False)
+    stats = snapshot(pairs_dataset, tmp_path / "alone").stats
+    assert (stats.short_texts, stats.titles, stats.queries) == (True, False, 0)
+    pairs_dataset.add([retrieval("where is noun1?", text(1))])
+    assert not snapshot(pairs_dataset, tmp_path / "asked").stats.short_texts
+    pairs_dataset.add_documents([make_document(f"long {number}", text(number) * 9) for number in range(DOCUMENTS + 1)])
+    assert not pairs_dataset.holds_short_texts()

@@ -179,7 +179,9 @@ def _preparation(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("terms of the corpus", f"from {count} passages, in {training['corpus_terms_s']:.1f} s"))
     if count := training.get("query_rows"):
         facts.append(("queries learnt", f"{count} with mined negatives, in {training['query_s']:.1f} s"))
-    if "passages" in training:
+    if training.get("short_texts"):
+        facts.append(("corpus", f"{training['passages']} short texts, which nothing asks for"))
+    elif "passages" in training:
         kind = "titles of documents" if training["titles"] else "queries that the teacher wrote"
         held_out = f"{training['queries']} {kind}, {training['held_out']} of them held out"
         facts.append(("corpus", f"{training['passages']} passages; {held_out}"))
