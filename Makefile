@@ -17,7 +17,7 @@ setup: ## make .venv with everything pinned in constraints.txt (minutes the firs
 demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files
 	@$(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
 
-adapt: setup ## documents in, a student that searches them better out: CORPUS=PATH, and STUDENT, EVAL=DIR, QUERIES=N
+adapt: setup ## documents or short texts in, a student better at them out: CORPUS=PATH, and STUDENT, EVAL=DIR, QUERIES=N
 	@$(PYTHON_IN_VENV) -m scripts.adapt $(if $(CORPUS),"$(CORPUS)") $(if $(STUDENT),--student "$(STUDENT)") \
 		$(if $(EVAL),--eval "$(EVAL)") $(if $(QUERIES),--queries "$(QUERIES)")
 

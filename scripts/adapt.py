@@ -1,4 +1,4 @@
-"""`make adapt CORPUS=PATH`: documents in, a student out that searches them better, and by how much it does.
+"""`make adapt CORPUS=PATH`: documents or short texts in, a student out that is better at them, and by how much it is.
 
 The last line on stdout is one JSON object. Interrupted, the same command goes on.
 """
@@ -56,11 +56,11 @@ def _settings(student: str | None, corpus: Path) -> Settings:
 
 def main() -> dict[str, Any]:
     """Parse the arguments and run. Raises `Fatal`; ends with exit status 2 for a wrong argument."""
-    parser = argparse.ArgumentParser(prog="make adapt", description="Documents in, a student that searches them out.")
-    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="a folder or file of documents")
+    parser = argparse.ArgumentParser(prog="make adapt", description="Texts in, a better student out.")
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="documents: a folder or file; or short texts")
     parser.add_argument("--student", metavar="MODEL", help="default, teacher, a folder or a hub id")
     parser.add_argument("--eval", type=Path, metavar="DIR", help="what people judged: a BEIR folder, or files")
-    parser.add_argument("--queries", type=int, metavar="N", help="how many queries are written")
+    parser.add_argument("--queries", type=int, metavar="N", help="queries, or short texts that get pairs")
     arguments = parser.parse_args()
     try:
         if arguments.queries is not None and arguments.queries < 1:
