@@ -108,7 +108,8 @@ def counted(folder: Folder, place: str, prefix: str, file: str) -> Iterator[None
         problem = f"{DEATHS} processes died of what {folder.place(file)} holds"
         raise Fatal(f"--cluster: {problem}: look at the machines' memory and Ray's logs; the same command goes on")
     mark = f"{place}/{prefix}{secrets.token_hex(4)}"
-    folder.write(mark, b"")
+    with contextlib.suppress(OSError):  # where the disk is full, others may read and so write the file nevertheless
+        folder.write(mark, b"")
     try:
         yield
     finally:

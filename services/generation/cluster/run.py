@@ -283,7 +283,10 @@ def _write_pass(
         for row in write(pass_number, missing):
             if row["fatal"]:
                 raise Fatal(row["problem"])
-            if row["problem"]:
+            if len(row["lines"]):
+                log.warning("shard %d is written here instead of there: %s", row["shard"], row["problem"])
+                results.write(row["shard"], list(row["lines"]))
+            elif row["problem"]:
                 problems.append(row["problem"])
                 log.warning("shard %d could not be written and is tried again: %s", row["shard"], row["problem"])
                 continue

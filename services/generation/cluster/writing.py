@@ -30,7 +30,7 @@ from shared.settings import Settings
 CORPUS_SIZE = MAX_INPUTS
 """Passages are searched in groups of so many, in their order: a process holds one group's index."""
 TRIES, WAIT_S = 3, 2.0
-"""How often a shard is read or written where the disk says no, and how long to wait in between."""
+"""How often a shard is read where the disk says no, and how long to wait in between."""
 RUN_FILE = "run.json"
 
 item_json = TypeAdapter(WorkItem)
@@ -86,7 +86,7 @@ class _Shard:
 class ShardWriter:
     """Called with a batch of one row, it writes a shard and says how that went, from several threads at one time.
 
-    Whatever can be mended is told in the row's `problem`, `fatal` if another try is no use; a dead engine ends the
+    Where this machine can't write, its disk being full, the row has the shard's results as `lines`. Whatever else can be mended is told in the row's `problem`, `fatal` if another try is no use; a dead engine ends the
     process, and Ray starts another one in its place.
     """
 
@@ -101,6 +101,7 @@ class ShardWriter:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         pass_number, shard = int(batch["pass_number"][0]), int(batch["shard"][0])
         row = {"shard": shard, "samples": 0, "began": 0.0, "ended": 0.0, "problem": "", "fatal": False}
+        row["lines"] = []
         row |= asyncio.run_coroutine_threadsafe(self._write_or_say(pass_number, shard), self._loop).result()
         return {name: [value] for name, value in row.items()}
 
@@ -110,8 +111,7 @@ class ShardWriter:
                 with self._counted(pass_number, shard):
                     return await self._write(pass_number, shard)
             except OSError as error:
-                why = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
-                problem = f"{why} (machine {socket.gethostname()}, process {os.getpid()})"
+                problem = self._problem(error)
                 await asyncio.sleep(WAIT_S * attempt)
             except InvalidPlan as error:
                 return {"problem": f"--{error.field.replace('_', '-')}: {error.message}", "fatal": True}
@@ -122,6 +122,10 @@ class ShardWriter:
                     os._exit(1)  # without a word: the mark stays
                 raise
         return {"problem": problem}
+
+    def _problem(self, error: OSError) -> str:
+        why = f"{error.strerror or first_line(error)}: {error.filename or self._run.folder.uri}"
+        return f"{why} (machine {socket.gethostname()}, process {os.getpid()})"
 
     def _counted(self, pass_number: int, shard: int) -> contextlib.AbstractContextManager[None]:
         prefix, items = f"{shard:06}.{self._run.driver}.", self._run.items(pass_number).file(shard)
@@ -141,8 +145,13 @@ class ShardWriter:
             some = _Shard([item for item in items if self._group(item) == group])
             samples += await self._write_group(generator, await self._job(group), some)
             part.results += some.results
-        await asyncio.to_thread(self._run.results(pass_number).write, shard, part.results)
-        return {"samples": samples, "began": began, "ended": time.time()}
+        row: dict[str, Any] = {"samples": samples, "began": began, "ended": time.time()}
+        try:
+            await asyncio.to_thread(self._run.results(pass_number).write, shard, part.results)
+        except OSError as error:
+            row["problem"] = self._problem(error)
+            row["lines"] = part.results
+        return row
 
     async def _write_group(self, generator: PairGenerator, job: Job, part: _Shard) -> int:
         writer, samples = OrderedWriter(generator, job, part), 0

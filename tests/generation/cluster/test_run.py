@@ -4,9 +4,11 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +125,31 @@ def test_a_killed_driver_goes_on(
     check(out, *expected)
     unchanged = {name for name in before if kept[name] == before[name]}
     assert unchanged == set(before) - {torn.name}
+
+
+def test_a_full_disk_on_one_node_costs_nothing(
+    cluster: Cluster,
+    plain_engine: TransformersEngine,
+    tiny_teacher: Path,
+    own: GenerationSettings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The system refuses what the engine's process writes, past the few bytes of Ray's logs."""
+    expected = on_one_machine(plain_engine, resolved(inputs=SENTENCES))
+
+    def fill() -> None:
+        wait_for(lambda: bool(engines()))
+        resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    run(cluster, tmp_path / "out", resolved(inputs=SENTENCES), tiny_teacher, own, actors=1)
+    filling.join()
+    check(tmp_path / "out", *expected)
+    lines = [record.getMessage() for record in caplog.records if "is written here" in record.getMessage()]
+    assert len(lines) == -(-len(SENTENCES) // SHARD)
+    assert all("File too large" in line and "machine" in line for line in lines)
 
 
 def engines() -> list[psutil.Process]:

@@ -119,17 +119,42 @@ def test_passages_are_searched_in_groups(
     assert progress.recorded >= 20
 
 
-def test_a_folder_that_can_t_be_written_ends_the_run_when_nobody_gets_on(
-    tiny_teacher: Path, own: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_is_full_everywhere_ends_the_run(
+    tiny_teacher: Path, own: GenerationSettings, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(writing, "WAIT_S", 0.01)
     run = prepared(tmp_path, resolved(inputs=SENTENCES[:3]), tiny_teacher, own)
     (tmp_path / "work" / "results-00" / "000000.parquet").mkdir(parents=True)  # a folder where a file should be
-    with pytest.raises(Fatal, match=r"^--cluster: .*results-00.*the same command goes on"):
+    with pytest.raises(IsADirectoryError, match="results-00"):
         write_all(run, by_this_process(run), silent)
 
 
-def test_a_shard_that_could_not_be_written_is_written_in_another_round(
+def test_results_of_a_machine_that_can_t_write_are_written_by_the_driver(
+    plain_engine: TransformersEngine,
+    tiny_teacher: Path,
+    own: GenerationSettings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = resolved(inputs=SENTENCES[:11])
+    results, expected = on_one_machine(plain_engine, plan)
+    run = prepared(tmp_path, plan, tiny_teacher, own)
+    obstacle = tmp_path / "work" / "results-00" / "000000.parquet"
+    obstacle.mkdir(parents=True)  # a folder where a file should be
+    there = by_this_process(run)
+
+    def write(pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for row in there(pass_number, shards):
+            if obstacle.is_dir():
+                obstacle.rmdir()
+            yield row
+
+    progress, _, _ = write_all(run, write, silent)
+    assert "shard 0 is written here instead of there: Is a directory" in caplog.text
+    assert progress.counts() == expected.counts()
+    assert progress.recorded == len(results)
+
+
+def test_a_shard_that_could_not_be_read_is_tried_in_another_round(
     plain_engine: TransformersEngine,
     tiny_teacher: Path,
     own: GenerationSettings,
@@ -139,21 +164,33 @@ def test_a_shard_that_could_not_be_written_is_written_in_another_round(
 ) -> None:
     monkeypatch.setattr(writing, "WAIT_S", 0.01)
     plan = resolved(inputs=SENTENCES[:11])
-    results, expected = on_one_machine(plain_engine, plan)
+    _, expected = on_one_machine(plain_engine, plan)
     run = prepared(tmp_path, plan, tiny_teacher, own)
-    obstacle = tmp_path / "work" / "results-00" / "000000.parquet"
-    obstacle.mkdir(parents=True)  # a folder where a file should be
+    items, away = tmp_path / "work" / "items-00" / "000000.parquet", tmp_path / "away"
     there = by_this_process(run)
 
     def write(pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        (away if away.exists() else items).rename(items if away.exists() else away)
         yield from there(pass_number, shards)
-        if obstacle.is_dir():
-            obstacle.rmdir()
 
     progress, _, _ = write_all(run, write, silent)
     assert "shard 0 could not be written and is tried again: " in caplog.text
     assert progress.counts() == expected.counts()
-    assert progress.recorded == len(results)
+
+
+def test_nobody_getting_on_ends_the_run(
+    tiny_teacher: Path, own: GenerationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "WAIT_S", 0.01)
+    run = prepared(tmp_path, resolved(inputs=SENTENCES[:3]), tiny_teacher, own)
+    there = by_this_process(run)
+
+    def write(pass_number: int, shards: Sequence[int]) -> Iterator[dict[str, Any]]:
+        (tmp_path / "work" / "items-00" / "000000.parquet").unlink()
+        yield from there(pass_number, shards)
+
+    with pytest.raises(Fatal, match=r"^--cluster: .*items-00.*the same command goes on"):
+        write_all(run, write, silent)
 
 
 def test_a_folder_that_is_not_shared_is_told(tiny_teacher: Path, own: GenerationSettings, tmp_path: Path) -> None:
