@@ -103,6 +103,11 @@ class Bench:
             parts += [f"{row['failed']} FAILED"]
         print("  ".join([*parts, f"load {benchmark.load_average()}"]), flush=True)
 
+    def add_start(self, server: Server) -> None:
+        """Keep and print how long a server took to answer."""
+        self.rows.append({"server": server.name, "start_s": server.start_s})
+        print(f"{server.name:>14} answers {server.start_s:.1f} s after its start", flush=True)
+
     def skip(self, name: str, reason: str) -> None:
         """Keep and print what can't be measured here, and why."""
         self.missing[name] = reason
@@ -136,6 +141,7 @@ def running(bench: Bench, home: Path, model: Path, cache: Path, logs: Path) -> I
             except Fatal as error:
                 bench.skip(name, str(error))
                 continue
+            bench.add_start(server)
             started.append(server)
             with server.awake():
                 server.measure(inputs=32, connections=4, lengths="mixed", seconds=3.0)  # warm-up
@@ -172,12 +178,15 @@ def less_precision(bench: Bench, home: Path, logs: Path) -> None:
 
 
 def static(bench: Bench, home: Path, logs: Path, turns: int) -> None:
-    """The default student, 256 inputs a request: as JSON numbers and, as OpenAI's clients ask for it, as base64."""
+    """The default student: 256 inputs a request as JSON numbers and, as OpenAI's clients ask, as base64; and one."""
     with contextlib.closing(servers.ours(home, logs, "static-json")) as server:
+        bench.add_start(server)
         base64 = dataclasses.replace(server, name="static-base64", path="/v1/embeddings", field="input")
         base64.extra = {"encoding_format": "base64"}
         for _, form, connections in itertools.product(range(turns), (server, base64), (4, 16)):
             bench.measure(form, 256, connections, "short")
+        for _ in range(turns):
+            bench.measure(server, 1, 64, "short")
 
 
 def summary(bench: Bench) -> dict[str, Any]:
@@ -193,7 +202,11 @@ def summary(bench: Bench) -> dict[str, Any]:
         result |= {f"{key}_32": ratio("ours", peer), f"{key}_32_mixed": ratio("ours", peer, "mixed")}
         result[f"cpu_{key}_32"] = ratio("ours", peer, field="sentences_cpu_s")
     p99 = bench.values("ours", "p99_ms", inputs=1, connections=1, lengths="short")
-    static_json, static_base64 = (bench.values(f"static-{form}", "sentences_s") for form in ("json", "base64"))
+    static_json, static_base64 = (
+        bench.values(f"static-{form}", "sentences_s", inputs=256) for form in ("json", "base64")
+    )
+    static_single = bench.values("static-json", "sentences_s", inputs=1)
+    starts = {row["server"]: round(row["start_s"], 1) for row in bench.rows if "start_s" in row}
     return result | {
         "cpu_ratio_to_bulk_32_mixed": ratio("ours", "bulk", "mixed", "sentences_cpu_s"),
         "int8_vs_float32_32": ratio("ours-int8", "ours"),
@@ -201,6 +214,10 @@ def summary(bench: Bench) -> dict[str, Any]:
         "sentences_s_32": round(bench.best_of_32("ours", "short")),
         "static_sentences_s": round(max(static_json + static_base64, default=0)) or None,
         "static_json_sentences_s": round(max(static_json, default=0)) or None,
+        "static_requests_s": round(max(static_single, default=0)) or None,
+        "start_s": starts,
+        "dtype": "float32",
+        "device": "cpu",
         "p99_ms_1": round(min(p99), 1) if p99 else None,
         "rss_mib": min(bench.values("ours", "rss_mib"), default=None),
         "missing": bench.missing,
