@@ -42,6 +42,8 @@ class OnnxExport(BaseModel, frozen=True):
     """Its speed as a multiple of the model's, in batches on one thread of the machine that published it."""
     single_speedup: float = 0.0
     """The same for one sentence at a time."""
+    tokenizer: bool = False
+    """Whether the version's `tokenizer.json` alone gives the token ids that sentence-transformers gives."""
 
     @property
     def verdict(self) -> str:

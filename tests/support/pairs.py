@@ -1,13 +1,18 @@
 """Pairs with something to learn: `noun7` and `alsonoun7` mean the same, which only training can tell a student."""
 
+import json
 import random
+from pathlib import Path
 
 from services.trainer.dataset.store import Dataset, Round
+from services.trainer.evaluation.sts import Row
 from shared.pairs import Pair, PairRecord, Provenance
 
 NOUNS = [f"noun{number}" for number in range(60)]
 SYNONYMS = {noun: f"also{noun}" for noun in NOUNS}
 WORDS = [*NOUNS, *SYNONYMS.values(), "a", "sees", "the", "near"]
+HOTEL_PAIRS = Path(__file__).parents[1] / "data" / "hotel_pairs.jsonl"
+"""What the default teacher wrote for the demo's sentences."""
 
 
 def make_pairs(count: int, seed: int = 0) -> list[Pair]:
@@ -37,3 +42,9 @@ def plan(dataset: Dataset, seed: int, base: object, start: str | None = None) ->
     """The next round on all pairs, as the worker plans it."""
     round_ = dataset.plan(seed, str(base), start)
     return dataset.set_hash(round_.id, dataset.hash(round_))
+
+
+def hotel_rows() -> list[Row]:
+    """Real pairs: sentences and scores."""
+    lines = map(json.loads, HOTEL_PAIRS.read_text(encoding="utf-8").splitlines())
+    return [(line["sentence1"], line["sentence2"], line["score"]) for line in lines]

@@ -1,8 +1,6 @@
 """The gate on real texts, with the default student and the default teacher's likelihood."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,22 +11,14 @@ from services.trainer.evaluation.sts import Row
 from services.trainer.progress import Progress
 from shared.manifest import Manifest
 from shared.pairs import Pair
-from tests.support.pairs import plan, records
+from tests.support.pairs import hotel_rows, plan, records
 from tests.support.trainer_homes import Home
-
-PAIRS = Path(__file__).parents[1] / "data" / "hotel_pairs.jsonl"
-"""What the default teacher wrote for the demo's sentences."""
 
 KEPT: list[Any] = []
 """Name and bytes of the file of what the language model said."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate"), pytest.mark.timeout(1200)]
 """A language model reads for five minutes on two cores that do much else and have no bfloat16."""
-
-
-def rows() -> list[Row]:
-    lines = map(json.loads, PAIRS.read_text(encoding="utf-8").splitlines())
-    return [(line["sentence1"], line["sentence2"], line["score"]) for line in lines]
 
 
 def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifest]:
@@ -45,7 +35,7 @@ def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifes
 
 
 def test_a_round_that_helps_is_published_and_says_why(home: Home) -> None:
-    last, manifest = run(home, rows(), teacher_embeddings=300)
+    last, manifest = run(home, hotel_rows(), teacher_embeddings=300)
     assert last.outcome == "published", manifest.gate
     assert manifest.gate["reason"].startswith("it is estimated to be better than base: +")
     own, base = manifest.estimates["candidate"]["grouping"], manifest.estimates["base"]["grouping"]
@@ -61,7 +51,7 @@ def test_a_round_that_helps_is_published_and_says_why(home: Home) -> None:
 
 
 def test_a_placebo_is_not_published(home: Home) -> None:
-    last, manifest = run(home, shuffle_partners(rows(), 1), teacher_embeddings=0)
+    last, manifest = run(home, shuffle_partners(hotel_rows(), 1), teacher_embeddings=0)
     assert last.outcome in ("rejected", "held"), manifest.gate
     assert manifest.gate["compared"]["base"]["grouping"]["better"] < 0.95
     assert home.store.current() is None

@@ -17,11 +17,13 @@ STATIC = "StaticEmbedding"
 def load(
     folder: Path, manifest: Manifest, device: str, threads: int, precision: PrecisionSetting, backend: Backend = "auto"
 ) -> Encoder:
-    """The version in `folder`. Imports torch, so not for the event loop. Raises `BrokenVersion` for an unknown kind."""
+    """The version in `folder`. Imports for seconds: not for the event loop. Raises `BrokenVersion` for another kind."""
     modules = json.loads((folder / "modules.json").read_text())
     if [module["type"].rpartition(".")[2] for module in modules] == [STATIC]:
-        encoder: Encoder = _imported("static").load(folder, manifest, modules[0]["path"], device, threads)
+        encoder: Encoder | None = _imported("static").load(folder, manifest, modules[0]["path"], device, threads)
     else:
+        encoder = _imported("exported").load(folder, manifest, modules, device, threads, precision, backend)
+    if encoder is None:
         encoder = _imported("transformer").load(folder, manifest, device, threads, precision, backend)
     return encoder
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from services.embedding.models.base import EncodeOptions, Precision, Tokens, Vectors
+from services.embedding.models.plain_text import plain_rules
 from services.embedding.models.torch import Student, TorchEncoder
 from shared.manifest import Manifest
 
@@ -52,11 +53,20 @@ class StaticEncoder(TorchEncoder):
         """`table`: the vector of each token, [tokens, dimensions]."""
         super().__init__(manifest, student, threads)
         self._table = table
+        self._plain_rules = plain_rules(self._raw_tokenizer)
+        self._normalised = Tokenizer.from_str(self._raw_tokenizer.to_str())
+        """Takes texts to which the rules have been applied."""
+        self._normalised.normalizer = None
+        self._normalised.encode_special_tokens = self._special_is_text  # a copy forgets it
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
         prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
+        tokenizer = self._raw_tokenizer
+        # The library's rules cost as much as all else: those on plain text are Python's own string methods.
+        if self._plain_rules is not None and all(text.isascii() and text.isprintable() for text in prompted):
+            prompted, tokenizer = [self._plain_rules(text) for text in prompted], self._normalised
         # "fast" leaves out the offsets into the text; the ids are those of sentence-transformers.
-        encodings = self._raw_tokenizer.encode_batch_fast(prompted, add_special_tokens=False)
+        encodings = tokenizer.encode_batch_fast(prompted, add_special_tokens=False)
         return [Tokens(len(ids), len(ids), ids) for ids in (encoding.ids for encoding in encodings)]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002

@@ -1,10 +1,9 @@
 """A transformer in memory: sentence-transformers' modules, in torch or with ONNX Runtime in the transformer's place.
 
-The only module that imports sentence-transformers and ONNX Runtime, which takes seconds.
+The only module that imports sentence-transformers, which takes seconds.
 """
 
 import copy
-import logging
 import threading
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -18,18 +17,16 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from transformers.utils import logging as transformers_logging
 
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
+from services.embedding.models.exported import CPU_BATCH_TOKENS, choose, cut, onnx_session, pad
 from services.embedding.models.static import StaticEncoder
 from services.embedding.models.torch import Student, TorchEncoder
 from services.embedding.settings import Backend, PrecisionSetting
-from shared.manifest import INT8_LEAST_SPEEDUP, PROBE_SENTENCES, Manifest, OnnxExport
+from shared.manifest import PROBE_SENTENCES, Manifest
 from shared.model_store import BrokenVersion
-
-log = logging.getLogger(__name__)
 
 NO_LIMIT = 1_000_000
 """transformers writes "no limit" as a huge number."""
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384
-"""On a CPU, a batch that stays in the caches is the fastest; measured on 2 cores (docs/benchmarks.md)."""
+GPU_BATCH_TOKENS = 16_384
 
 
 def load(
@@ -46,37 +43,13 @@ def load(
     if kind is StaticEmbedding:  # with other modules behind it
         return StaticEncoder(manifest, _student(model), first.embedding.weight.detach(), threads)
     if kind is Transformer:
-        exact = _exact_export(manifest, model, backend)
-        chosen = _precision(precision, manifest, model, exact)
-        file = manifest.int8.file if chosen == "int8" and manifest.int8 else exact.file if exact else None
-        export = folder / file if file and chosen in ("int8", "float32") else None
-        return TransformerEncoder(manifest, model, threads, chosen, export)
+        chosen, file = choose(manifest, model.device.type == "cpu", precision, backend)
+        return TransformerEncoder(manifest, model, threads, chosen, folder / file if file else None)
     raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
 
 
 def _student(model: Any) -> Student:
     return Student(model[0].tokenizer, model.prompts, model.default_prompt_name, model, model.device)
-
-
-def _exact_export(manifest: Manifest, model: Any, backend: Backend) -> OnnxExport | None:
-    """The exact export, if it is to be used: on a CPU, and where its record says that it is true and no slower."""
-    export = manifest.onnx
-    usable = export is not None and not export.verdict and model.device.type == "cpu" and backend == "auto"
-    return export if usable else None
-
-
-def _precision(setting: PrecisionSetting, manifest: Manifest, model: Any, exact: OnnxExport | None) -> Precision:
-    """What to compute in. int8 only on a CPU, and only where its record says that it is true to the exact model."""
-    on_cpu, int8 = model.device.type == "cpu", manifest.int8
-    holds = on_cpu and int8 is not None and not int8.verdict
-    if setting == "auto":
-        faster = holds and int8 is not None and (exact is None or int8.speedup >= INT8_LEAST_SPEEDUP * exact.speedup)
-        return "int8" if faster else "float32" if on_cpu else "bfloat16"
-    if setting == "int8" and not holds:
-        why = "it is not computed on a CPU" if not on_cpu else "it has no int8 export" if int8 is None else int8.verdict
-        log.warning("%s: float32 instead of int8, because %s", manifest.id, why)
-        return "float32"
-    return setting
 
 
 class TransformerEncoder(TorchEncoder):
@@ -103,7 +76,7 @@ class TransformerEncoder(TorchEncoder):
         if precision == "bfloat16":
             model.bfloat16()
         if export is not None and self._ids_suffice:
-            session = _onnx_session(export, threads)
+            session = onnx_session(export, threads)
             self.backend, self._forward = "onnx", partial(_forward_onnx, session, list(model)[1:])
             model[0].model = None  # torch's weights aren't needed any more
         elif precision == "int8":
@@ -143,17 +116,11 @@ class TransformerEncoder(TorchEncoder):
         room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
         with self._long_lock:
             encoding = self._long_tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
-        words = encoding.word_ids()
-        if room < 1 or len(words) <= room:
-            return [text]
-        pieces, first, start = [], 0, 0
-        while len(words) - first > room:
-            last = _break_before(words, first, first + room)
-            chars = encoding.token_to_chars(last)
-            stop = chars.start if chars is not None else len(text)
-            pieces.append(text[start:stop])
-            first, start = last, stop
-        return [piece for piece in [*pieces, text[start:]] if piece.strip()]
+        words, starts = (
+            encoding.word_ids(),
+            [encoding.token_to_chars(place) for place in range(len(encoding.input_ids))],
+        )
+        return cut(text, words, [None if span is None else span.start for span in starts], room)
 
     @cached_property
     def _long_tokenizer(self) -> Any:
@@ -172,12 +139,7 @@ class TransformerEncoder(TorchEncoder):
 
     def _pad(self, rows: list[list[int]]) -> dict[str, Any]:
         tokenizer = self._model.tokenizer
-        longest = max(map(len, rows))
-        ids = np.full((len(rows), longest), tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for place, row in enumerate(rows):
-            part = slice(0, len(row)) if tokenizer.padding_side == "right" else slice(longest - len(row), longest)
-            ids[place, part], mask[place, part] = row, 1
+        ids, mask = pad(rows, tokenizer.pad_token_id, tokenizer.padding_side)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def _compare_ids(self) -> bool:
@@ -193,30 +155,9 @@ class TransformerEncoder(TorchEncoder):
         return True
 
 
-def _onnx_session(file: Path, threads: int) -> Any:
-    """A transformer from token ids to token vectors. Several threads may run it at a time."""
-    import onnxruntime  # half a second, and versions without an export need none of it
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads take the cores from the event loop: measured, it halves the throughput of 2 cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.enable_cpu_mem_arena = False  # it grows to the largest batch and never shrinks
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
 def _forward_onnx(session: Any, modules: list[Any], features: dict[str, Any]) -> Any:
     inputs = {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
     features["token_embeddings"] = torch.from_numpy(session.run(None, inputs)[0])
     for module in modules:
         features = module(features)
     return features
-
-
-def _break_before(words: list[int | None], first: int, end: int) -> int:
-    """The last place up to `end` where a word begins; `end` itself when there is none in the window's last tenth."""
-    for place in range(end, max(first, end - max(1, (end - first) // 10) - 1), -1):
-        if words[place] != words[place - 1]:
-            return place
-    return end

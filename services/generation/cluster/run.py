@@ -283,18 +283,24 @@ def _write_pass(
         for row in write(pass_number, missing):
             if row["fatal"]:
                 raise Fatal(row["problem"])
-            if len(row["lines"]):
-                log.warning("shard %d is written here instead of there: %s", row["shard"], row["problem"])
-                results.write(row["shard"], list(row["lines"]))
-            elif row["problem"]:
+            if not _is_written(row, results):
                 problems.append(row["problem"])
-                log.warning("shard %d could not be written and is tried again: %s", row["shard"], row["problem"])
                 continue
             there.add(int(row["shard"]))
             times.add(row)
             merge()
         if len(problems) == len(missing):
             raise Fatal(f"--cluster: {problems[0]}; {AGAIN}")
+
+
+def _is_written(row: dict[str, Any], results: Lines) -> bool:
+    """Whether a shard is there now: what its own machine could not write is written here."""
+    if len(row["lines"]):
+        log.warning("shard %d is written here instead of there: %s", row["shard"], row["problem"])
+        results.write(row["shard"], list(row["lines"]))
+    elif row["problem"]:
+        log.warning("shard %d could not be written and is tried again: %s", row["shard"], row["problem"])
+    return bool(len(row["lines"]) or not row["problem"])
 
 
 def _write_items(run: Run, progress: JobProgress, pass_number: int, first: int, last: int) -> None:

@@ -86,8 +86,9 @@ class _Shard:
 class ShardWriter:
     """Called with a batch of one row, it writes a shard and says how that went, from several threads at one time.
 
-    Where this machine can't write, its disk being full, the row has the shard's results as `lines`. Whatever else can be mended is told in the row's `problem`, `fatal` if another try is no use; a dead engine ends the
-    process, and Ray starts another one in its place.
+    Where this machine can't write, its disk being full, the row has the shard's results as `lines`. Whatever else can
+    be mended is told in the row's `problem`, `fatal` if another try is no use; a dead engine ends the process, and Ray
+    starts another one in its place.
     """
 
     def __init__(self, run: Run) -> None:

@@ -22,6 +22,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
+from tokenizers import Tokenizer
 
 from services.trainer.evaluation.sts import Encode, Row, Undefined, score, unit
 from services.trainer.models.static import Embeddings
@@ -33,6 +34,14 @@ log = logging.getLogger(__name__)
 EXACT, INT8 = "onnx/model.onnx", "onnx/model_int8.onnx"
 DEV_SENTENCES = 256
 BATCH, REPEATS = 16, 4
+UNUSUAL_TEXTS = (
+    "",
+    " two  spaces\n",
+    "UPPER, na\u00efve",
+    "\u4f60\u597d 12,345.67!",
+    "e\u0301 \u00ad\u200b",
+    "\U0001f600",
+)
 
 
 class Exports(NamedTuple):
@@ -53,7 +62,7 @@ def add_exports(folder: Path, dev: Sequence[Row]) -> Exports:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".staging-") as scratch:
             exact = Path(scratch, "exact.onnx")
             _export(model, exact)
-            reference = _Reference(model, dev)
+            reference = _Reference(model, folder, dev)
             exports = Exports(_add_exact(reference, exact, folder))
             exports = exports._replace(int8=_add_int8(reference, exact, folder))
     except Exception as error:  # whatever an unusual architecture makes the exporter raise
@@ -152,8 +161,8 @@ def _not_about_preprocessing(record: logging.LogRecord) -> bool:
 class _Reference:
     """A model that exports are measured against."""
 
-    def __init__(self, model: Any, dev: Sequence[Row]) -> None:
-        self._model, self._dev = model, dev
+    def __init__(self, model: Any, folder: Path, dev: Sequence[Row]) -> None:
+        self._model, self._folder, self._dev = model, folder, dev
         self._encode: Encode = partial(model.encode, batch_size=BATCH, show_progress_bar=False)
         self._sentences = list(dict.fromkeys(text for row in dev for text in row[:2]))[:DEV_SENTENCES]
         self._timed = self._sentences or list(PROBE_SENTENCES) * 8
@@ -166,7 +175,24 @@ class _Reference:
             difference=float(np.abs(np.asarray(self._encode(texts)) - run(texts)).max()),
             speedup=self._speedup(run, self._timed),
             single_speedup=self._speedup(run, PROBE_SENTENCES[:1]),
+            tokenizer=self._tokenizer_file_suffices([*texts, *UNUSUAL_TEXTS, " ".join(texts * 4)]),
         )
+
+    def _tokenizer_file_suffices(self, texts: list[str]) -> bool:
+        """Whether a server needs no more than the `tokenizers` library, for any of the model's prompts."""
+        file, limit = self._folder / "tokenizer.json", self._model.max_seq_length
+        if not file.is_file() or limit is None or self._model.tokenizer.pad_token_id is None:
+            return False
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(int(limit))
+        for prompt in {"", *filter(None, self._model.prompts.values())}:
+            features = self._model.preprocess(texts, prompt=prompt or None)
+            rows = zip(features["input_ids"].tolist(), features["attention_mask"].tolist(), strict=True)
+            ids = [[id_ for id_, kept in zip(*row, strict=True) if kept] for row in rows]
+            if [one.ids for one in tokenizer.encode_batch([prompt + text for text in texts])] != ids:
+                return False
+        return True
 
     def int8(self, file: Path) -> Int8:
         """The record of an int8 export."""

@@ -129,7 +129,7 @@ def test_int8_serves_where_it_is_faster_than_an_exact_export(
     store: ModelStore, transformer: SentenceTransformer, exported: tuple[Path, Exports], start: Start,
     speedup: float, precision: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("services.embedding.models.transformer.INT8_LEAST_SPEEDUP", 1.1)
+    monkeypatch.setattr("services.embedding.models.exported.INT8_LEAST_SPEEDUP", 1.1)
     folder, (onnx, int8) = exported
     assert onnx is not None
     assert int8 is not None
