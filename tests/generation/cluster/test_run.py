@@ -135,21 +135,23 @@ def test_a_full_disk_on_one_node_costs_nothing(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The system refuses what the engine's process writes, past the few bytes of Ray's logs."""
-    expected = on_one_machine(plain_engine, resolved(inputs=SENTENCES))
+    """The system refuses what the engine's process writes past the size of its logs: this shard is larger."""
+    plan = resolved(inputs=SENTENCES, pairs_per_label=8)
+    expected = on_one_machine(plain_engine, plan)
+    wait_for(lambda: not engines())  # Ray ends those of the test before
 
     def fill() -> None:
         wait_for(lambda: bool(engines()))
-        resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        resource.prlimit(engines()[0].pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     filling = threading.Thread(target=fill)
     filling.start()
-    run(cluster, tmp_path / "out", resolved(inputs=SENTENCES), tiny_teacher, own, actors=1)
+    run(cluster, tmp_path / "out", plan, tiny_teacher, own, actors=1, shard_size=len(SENTENCES))
     filling.join()
     check(tmp_path / "out", *expected)
-    lines = [record.getMessage() for record in caplog.records if "is written here" in record.getMessage()]
-    assert len(lines) == -(-len(SENTENCES) // SHARD)
-    assert all("File too large" in line and "machine" in line for line in lines)
+    [line] = [record.getMessage() for record in caplog.records if "is written here" in record.getMessage()]
+    assert "shard 0" in line
+    assert "File too large" in line
 
 
 def engines() -> list[psutil.Process]:
