@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
-from services.embedding.models.tokenizing import TokenizingEncoder
+from services.embedding.models.tokenizing import TokenizingEncoder, truncated
 from services.embedding.settings import Backend, PrecisionSetting
 from shared.manifest import INT8_LEAST_SPEEDUP, Manifest
 
@@ -126,13 +126,8 @@ class ExportedEncoder(TokenizingEncoder):
         self._long_lock = threading.Lock()
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
-        prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
-        ids = self._ids(prompted, options.truncation_side, self.max_tokens)
-        # Only those that fill the window may have been cut: they are counted again.
-        full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
-        whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
-        totals = dict(zip(full, map(len, whole), strict=True))
-        return [Tokens(len(row), totals.get(place, len(row)), row) for place, row in enumerate(ids)]
+        read = truncated(self._ids, texts, options, self.max_tokens)
+        return [Tokens(len(ids), total, ids) for ids, total in read]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002
         vectors, mask = self._token_vectors([tokens.payload for tokens in batch])

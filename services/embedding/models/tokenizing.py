@@ -2,11 +2,11 @@
 
 import copy
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from services.embedding.models.base import Encoder, Token
+from services.embedding.models.base import EncodeOptions, Encoder, Token
 from shared.manifest import Manifest
 
 
@@ -55,6 +55,25 @@ class TokenizingEncoder(Encoder):
             raise ValueError(f"token ids must be from 0 to {size - 1}")
         texts: list[str] = raw.decode_batch([list(row) for row in ids], skip_special_tokens=skip_special_tokens)
         return texts
+
+
+def truncated(
+    ids_of: Callable[[list[str], str, int | None], list[list[int]]],
+    texts: Sequence[str],
+    options: EncodeOptions,
+    limit: int | None,
+) -> list[tuple[list[int], int]]:
+    """Of each text the token ids that are read, and how many tokens the whole text has.
+
+    `ids_of` gives the ids of some texts, cut at a side (`left` or `right`) to a number; None: not cut.
+    """
+    prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
+    ids = ids_of(prompted, options.truncation_side, limit)
+    # Only those that fill the window may have been cut: they are counted again.
+    full = [place for place, row in enumerate(ids) if len(row) == limit]
+    whole = ids_of([prompted[place] for place in full], options.truncation_side, None) if full else []
+    totals = dict(zip(full, map(len, whole), strict=True))
+    return [(row, totals.get(place, len(row))) for place, row in enumerate(ids)]
 
 
 def _name_special_tokens(texts: Iterable[str], tokenizer: Any) -> bool:

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
 from services.embedding.models.exported import CPU_BATCH_TOKENS, choose, cut, onnx_session, pad
 from services.embedding.models.static import StaticEncoder
+from services.embedding.models.tokenizing import truncated
 from services.embedding.models.torch import Student, TorchEncoder
 from services.embedding.settings import Backend, PrecisionSetting
 from shared.manifest import PROBE_SENTENCES, Manifest
@@ -83,15 +84,9 @@ class TransformerEncoder(TorchEncoder):
             self.precision = "float32"
 
     def tokenise(self, texts: Sequence[str], options: EncodeOptions) -> list[Tokens]:
-        prompted = [options.prompt + text for text in texts] if options.prompt else list(texts)
-        ids = self._ids(prompted, options.truncation_side, self.max_tokens)
-        # Only those that fill the window may have been cut: they are counted again.
-        full = [place for place, row in enumerate(ids) if len(row) == self.max_tokens]
-        whole = self._ids([prompted[place] for place in full], options.truncation_side, None) if full else []
-        totals = dict(zip(full, map(len, whole), strict=True))
         return [
-            Tokens(len(row), totals.get(place, len(row)), row if self._ids_suffice else texts[place])
-            for place, row in enumerate(ids)
+            Tokens(len(ids), total, ids if self._ids_suffice else text)
+            for text, (ids, total) in zip(texts, truncated(self._ids, texts, options, self.max_tokens), strict=True)
         ]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:
@@ -116,11 +111,8 @@ class TransformerEncoder(TorchEncoder):
         room = self.max_tokens - len(self._ids([options.prompt], "right", None)[0])
         with self._long_lock:
             encoding = self._long_tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
-        words, starts = (
-            encoding.word_ids(),
-            [encoding.token_to_chars(place) for place in range(len(encoding.input_ids))],
-        )
-        return cut(text, words, [None if span is None else span.start for span in starts], room)
+        spans = [encoding.token_to_chars(place) for place in range(len(encoding.input_ids))]
+        return cut(text, encoding.word_ids(), [None if span is None else span.start for span in spans], room)
 
     @cached_property
     def _long_tokenizer(self) -> Any:
