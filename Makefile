@@ -1,6 +1,7 @@
 # `make` alone prints what there is. Every target makes its own set-up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo adapt up test test-quick check docs bench-generation bench-embedding bench-trainer bench-cluster clean
+.PHONY: help setup demo adapt up test test-quick check docs reproduce clean \
+	bench-generation bench-embedding bench-students bench-trainer bench-cluster
 
 PYTHON_IN_VENV := .venv/bin/python
 
@@ -14,8 +15,8 @@ setup: ## make .venv with everything pinned in constraints.txt (minutes the firs
 	echo "pairwright setup: there is no Python here. Install Python 3.11, 3.12 or 3.13 (Debian, Ubuntu: apt install python3-venv)." >&2; \
 	exit 1
 
-demo: setup ## generate, train and serve once, and print before and after; STS=DIR adds STS files
-	@$(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
+demo: setup ## generate, train and serve once, and print before and after; STUDENT=NAME, STS=DIR adds STS files
+	@$(if $(STUDENT),PAIRWRIGHT_STUDENT="$(STUDENT)") $(PYTHON_IN_VENV) -m scripts.demo $(if $(STS),--sts "$(STS)")
 
 adapt: setup ## documents or short texts in, a student better at them out: CORPUS=PATH, and STUDENT, EVAL=DIR, QUERIES=N
 	@$(PYTHON_IN_VENV) -m scripts.adapt $(if $(CORPUS),"$(CORPUS)") $(if $(STUDENT),--student "$(STUDENT)") \
@@ -43,11 +44,18 @@ docs: setup ## build the documentation with the API reference into site/
 		--disable-pip-version-check -c constraints.txt --build-constraint constraints.txt ".[docs]"
 	@$(PYTHON_IN_VENV) -m scripts.docs_site
 
+reproduce: setup ## the paper's claim against unsupervised baselines: STS=DIR, and QUICK=1, MINILM=FOLDER; hours
+	@$(PYTHON_IN_VENV) -m experiments reproduce $(if $(STS),--sts "$(STS)") $(if $(MINILM),--minilm "$(MINILM)") \
+		$(if $(QUICK),--inputs 30 --seconds 20 --seed 1)
+
 bench-generation: setup ## measure generation here, against plain decoding and the original's batching; ARGS="--inputs 96"
 	@$(PYTHON_IN_VENV) -m scripts.bench_generation $(ARGS)
 
 bench-embedding: setup ## measure the embedding service against others; ARGS="--seconds 4 --out FILE --quick"
 	@$(PYTHON_IN_VENV) -m scripts.bench_embedding $(ARGS)
+
+bench-students: setup ## measure each student's speed and size here, and with ARGS="--sts DIR" its quality
+	@$(PYTHON_IN_VENV) -m scripts.bench_students $(ARGS)
 
 bench-trainer: setup ## measure training here, against sentence-transformers alone; ARGS="--rows 20000 --sizes 10000"
 	@$(PYTHON_IN_VENV) -m scripts.bench_trainer $(ARGS)

@@ -1,6 +1,8 @@
 """`python -m experiments`: write sets of pairs, run trials on them, and show what came out."""
 
 import json
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from experiments.configuration import read_grid
 from experiments.results import Results, by_name, run_grid
 from experiments.table import markdown
 from shared import teacher
-from shared.process import ROOT, fatal_in_one_line
+from shared.process import ROOT, configure_logging, fatal_in_one_line
 from shared.settings import Settings, load
 
 FOLDER = ROOT / ".pairwright" / "experiments"
@@ -110,6 +112,65 @@ def estimate(
     for name in names:
         some = estimates.unique([row for row in rows if row["domain"] == name])
         print(f"## {name}\n\n{estimates.markdown(some)}\n\n{json.dumps(estimates.agreement(some))}\n")
+
+
+@app.command("compact")
+def train_compact(
+    groups: Annotated[int, typer.Option(help="learn from the pairs of so many sentences, beside the corpus")] = 9_714,
+    epochs: float = 6,
+    rate: float = 1e-3,
+    placebo: Annotated[bool, typer.Option("--placebo", help="let sentences have other ones' embeddings")] = False,
+    file: Annotated[Path, typer.Option(help="the layers, which the product reads from its own folder")] = FOLDER
+    / "compact.safetensors",
+) -> None:
+    """Train the layers of the compact student by the default teacher."""
+    from experiments import compact  # takes seconds: torch, sentence-transformers
+
+    settings = load(Settings)
+    configure_logging(settings.log_level, settings.log_format, "experiments")
+    logging.getLogger("experiments").setLevel(settings.log_level)
+    cache = settings.cache_dir / "experiments"
+    cache.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    config = compact.TrainingConfig(groups=groups, epochs=epochs, learning_rate=rate, placebo=placebo)
+    print(json.dumps(compact.train(teacher.default_teacher(settings.cache_dir), cache, file, config)))
+
+
+@app.command("reproduce")
+def reproduce_(
+    sts: Annotated[Path, typer.Option(help="human-scored sets: measured at the end, used for no choice")],
+    minilm: Annotated[Path | None, typer.Option(help="a folder with all-MiniLM-L6-v2, as a third base")] = None,
+    inputs: Annotated[int, typer.Option(help="first sentences of each pair set")] = 300,
+    seconds: Annotated[float, typer.Option(help="how long each method trains")] = 90.0,
+    seed: Annotated[list[int] | None, typer.Option(help="may be repeated; by default 1, 2 and 3")] = None,
+    results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "reproduce.jsonl",
+) -> None:
+    """Compare DINO with unsupervised baselines: the paper's claim, on this project's models.
+
+    The given sentences are the first ones of `stsb.train`, as in the paper, if DIR has it, else the demo's.
+    """
+    from experiments import reproduce  # takes seconds: torch, sentence-transformers
+    from services.trainer.students import locate
+
+    settings = load(Settings)
+    cache = settings.cache_dir
+    folder, layers = FOLDER / f"reproduce-{inputs}", cache / "experiments" / "teacher-lower-layers"
+    folder.mkdir(parents=True, exist_ok=True)
+    human = pair_sets.human_sets(sts)
+    generation.generate(
+        [generation.PairSet(**plan) for plan in reproduce.plans(inputs)], folder, reproduce.write_given(sts, folder)
+    )
+    teacher.make_once(layers, ".making-layers-", partial(reproduce.write_lower_layers, teacher.default_teacher(cache)))
+    bases = {
+        "the compact student": locate.locate("compact", "default", cache),
+        "the teacher's 6 lower layers": str(layers),
+    }
+    if minilm is not None:
+        bases["all-MiniLM-L6-v2, trained on pairs by people"] = str(minilm)
+    pairs = {name: pair_sets.read(folder, name) for name in reproduce.SETS}
+    kept = Results(results)
+    rows = reproduce.run(bases, pairs, human, seed or [1, 2, 3], seconds, kept, lambda line: print(line, flush=True))
+    print(reproduce.markdown(rows))
 
 
 @app.command()

@@ -39,6 +39,11 @@ def read(folder: Path, name: str) -> list[Row]:
         raise Fatal(f"pair set {name!r}: {error!r}; write it with `python -m experiments generate`") from None
 
 
+def archived_sets() -> list[str]:
+    """The names of the sets in the archive."""
+    return list(_archived(ARCHIVE))
+
+
 def pack(folder: Path, names: Iterable[str], apart_from: Iterable[str], target: Path) -> int:
     """Write an archive of sets, without the sentences of the sets `apart_from` and `UNWANTED` ones; how many pairs."""
     evaluation = [row for name in apart_from for row in read(folder, name)]

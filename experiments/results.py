@@ -36,6 +36,9 @@ class Results:
     def __contains__(self, key: str) -> bool:
         return key in self._results
 
+    def __getitem__(self, key: str) -> Result:
+        return self._results[key]
+
     def add(self, key: str, result: Result) -> None:
         """Keep a result."""
         self._results[key] = {"key": key, **result}

@@ -21,8 +21,9 @@ from services.trainer.models import encoder, static
 from services.trainer.models.adapter import adapter_of
 from services.trainer.models.prompt_eol import PromptEOLEncoder
 from services.trainer.models.static import Embeddings
-from services.trainer.students import locate, names
+from services.trainer.students import locate
 from shared.errors import Fatal
+from shared.settings import MADE_STUDENTS
 
 CORPUS_ORDER = 5
 """Seed of the order in which parts of the corpus are taken."""
@@ -103,7 +104,7 @@ def _adapter(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict
 def _student(trial: Trial, bench: Bench, train: list[Row]) -> tuple[Encode, dict[str, Any]]:
     if trial.student == "static":
         model = _static(trial, bench)
-    elif trial.student in names.MADE:
+    elif trial.student in MADE_STUDENTS:
         model = encoder.load(locate.locate(trial.student, str(bench.teacher), bench.cache), "student")
     else:
         model = encoder.load(os.path.expandvars(trial.student), "student")

@@ -18,10 +18,8 @@ from scripts.judgements import BadInput, Judgements, read_judgements
 from scripts.stack import run_command
 from shared.errors import Fatal
 from shared.process import configure_logging
-from shared.settings import Settings, load
+from shared.settings import MADE_STUDENTS, Settings, load, student_name
 from shared.teacher import folder_or_hub_id
-
-MADE_FROM_THE_TEACHER = ("default", "teacher")
 
 
 def _corpus(path: Path) -> Path:
@@ -40,8 +38,8 @@ def _corpus(path: Path) -> Path:
 def _settings(student: str | None, corpus: Path) -> Settings:
     """With a dataset of this corpus' and student's own, unless one is set. Raises `BadInput` for a bad student."""
     settings = load(Settings)
-    student = student or settings.student
-    if student not in MADE_FROM_THE_TEACHER:
+    student = student_name(student or settings.student)
+    if student not in MADE_STUDENTS:
         try:
             student = folder_or_hub_id(student, "STUDENT", "modules.json", "config.json")
         except Fatal as error:
@@ -58,7 +56,7 @@ def main() -> dict[str, Any]:
     """Parse the arguments and run. Raises `Fatal`; ends with exit status 2 for a wrong argument."""
     parser = argparse.ArgumentParser(prog="make adapt", description="Texts in, a better student out.")
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="documents: a folder or file; or short texts")
-    parser.add_argument("--student", metavar="MODEL", help="default, teacher, a folder or a hub id")
+    parser.add_argument("--student", metavar="MODEL", help="default, compact, teacher, a folder or a hub id")
     parser.add_argument("--eval", type=Path, metavar="DIR", help="what people judged: a BEIR folder, or files")
     parser.add_argument("--queries", type=int, metavar="N", help="queries, or short texts that get pairs")
     arguments = parser.parse_args()

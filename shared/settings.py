@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.errors import Fatal
@@ -28,6 +28,10 @@ NO_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("DEVICE", "URL", "API_KEY
 """Variables that set-up and the examples read."""
 SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP)(_|$)")
 """Kubernetes and Docker set such variables for every service that they know, and its name may begin as ours do."""
+
+
+MADE_STUDENTS = ("default", "compact", "teacher")
+"""Students that are made from the teacher."""
 
 
 class Settings(BaseSettings):
@@ -48,8 +52,9 @@ class Settings(BaseSettings):
     teacher: str = "default"
     """Any causal language model: a folder, a hub id, or `default` (SmolLM2-135M-Instruct)."""
     student: str = "default"
-    """Any sentence-transformers model or encoder: a folder, a hub id, `default` (static, made from the
-    teacher's token table) or `teacher` (its lower layers)."""
+    """Any sentence-transformers model or encoder: a folder, a hub id, `default` (static, made from the teacher's token
+    table; also `static`), `compact` (four small layers on those, for the default teacher) or `teacher` (its lower
+    layers)."""
     api_keys: SecretStr = SecretStr("")
     """Bearer keys, separated by commas. Without any, the HTTP services ask for none."""
     trainer_url: Annotated[str, Field(pattern=r"^https?://.")] = f"http://127.0.0.1:{PORTS['trainer']}"
@@ -69,6 +74,11 @@ class Settings(BaseSettings):
     the keys, because a queue of its own or an open port would only be noticed later."""
     log_format: LogFormat = "human"
     """`json` writes one object an event, with the ids of its request, job, round, version and trace."""
+
+    @field_validator("student")
+    @classmethod
+    def _student(cls, value: str) -> str:
+        return student_name(value)
 
     @property
     def queue_dir(self) -> Path:
@@ -104,6 +114,11 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[str, ...]:
         """The bearer keys, without blanks."""
         return tuple(key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip())
+
+
+def student_name(name: str) -> str:
+    """A student's name as it is kept: `static` is another one of `default`."""
+    return "default" if name == "static" else name
 
 
 def load(settings: type[AnySettings]) -> AnySettings:

@@ -29,7 +29,7 @@ from shared import teacher
 from shared.errors import Fatal, first_line
 from shared.manifest import VERSION_ID
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.settings import Settings
+from shared.settings import MADE_STUDENTS, Settings, student_name
 
 TITLES = {
     "": "Spearman",
@@ -226,8 +226,9 @@ def number(one: Measure) -> str:
 
 
 def _locate(settings: Settings, model: str, option: str) -> str:
-    """A published version, checked; the untrained default student; or any model. Raises `Fatal`."""
-    if model == "default":
+    """A published version, checked; an untrained student that is made of the teacher; or any model. Raises `Fatal`."""
+    model = student_name(model)
+    if model in MADE_STUDENTS:
         return locate.locate(model, settings.teacher, settings.cache_dir)
     if model not in ("current", "previous") and not VERSION_ID.match(model):
         return teacher.folder_or_hub_id(model, option, *names.MODEL_FILES)

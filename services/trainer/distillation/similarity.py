@@ -56,7 +56,7 @@ def distill_similarities(
         vectors = functional.normalize(table(torch.tensor([*chain(*ids)]), torch.tensor(starts)), dim=-1)
         cosines, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch]))
         optimizer.zero_grad()
-        (1 - _correlation(cosines, target)).backward()
+        (1 - correlation(cosines, target)).backward()
         optimizer.step()
         schedule.step()
     table.sparse = False
@@ -70,7 +70,7 @@ def _batches(count: int, size: int, config: TrainingConfig) -> Iterator[list[int
             yield order[first : first + size]
 
 
-def _correlation(some: Tensor, others: Tensor) -> Tensor:
+def correlation(some: Tensor, others: Tensor) -> Tensor:
     """Pearson's: 1 where the one is a rising line of the other."""
     some, others = some - some.mean(), others - others.mean()
     return (some @ others) / (some.norm() * others.norm()).clamp_min(1e-12)

@@ -1,24 +1,25 @@
-"""The compact student: bidirectional layers that read the static student's token embeddings in context.
+"""The compact student: four bidirectional layers that read the static student's token embeddings in context.
 
 Those embeddings stay as they are, so only the layers are shipped. Untrained ones add nothing: with them, the student's
-cosines are the static student's. The architecture is ModernBERT's (Warner et al. 2024), with attention to all tokens.
+cosines are nearly the static student's. The architecture is ModernBERT's (Warner et al. 2024), with attention to all
+tokens. How the layers were trained: `experiments/compact.py`.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, safe_open, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
 
-from services.trainer.models import encoder
 from services.trainer.models.static import Table, fingerprint
 
 FILE = Path(__file__).with_name("compact.safetensors")
@@ -28,81 +29,113 @@ LONGEST = 512
 CONSTANT = 2
 """The last dimensions of a token embedding are one number and its negative. A layer norm makes all tokens equally long
 and would take their weights in a mean from them; beside a large constant, short vectors stay short."""
-PAD = "<pad>"
-TABLE = "embeddings.tok_embeddings.weight"
+PAD, START = "<pad>", "<start>"
+"""A text begins with `START`, so that an empty one has a token. Its own vector is zero but for the constant."""
+TOKEN_EMBEDDINGS, HEAD, REFERENCE = "embeddings.tok_embeddings.weight", "head", "reference"
+REFERENCES = 2_400
+"""About so many tokens, evenly spread over the vocabulary, are the reference for `align`."""
 
 
-def untrained(static: Any) -> Any:
-    """A compact student with the token embeddings of a static one, as a SentenceTransformer.
+@dataclass(frozen=True)
+class Layers:
+    """All that was trained, and the axes that it was trained on."""
 
-    Of the static student's dimensions it has the first 254, which must be principal axes.
+    parameters: dict[str, Tensor]
+    reference: Table
+    """Token embeddings of tokens spread over the vocabulary, [tokens, 254]."""
+
+
+def student(tokenizer: Any, token_embeddings: Table, layers: Layers | None = None) -> Any:
+    """A SentenceTransformer on a static student's `tokenizer` and `token_embeddings`, [tokens, dimensions].
+
+    Without `layers` it is untrained, and takes the first 254 dimensions, which must be principal axes.
     """
-    table = torch.from_numpy(encoder.token_embeddings(static))[:, : HIDDEN - CONSTANT]
-    count, dimensions = table.shape
-    specials = dict.fromkeys(("pad", "bos", "eos", "cls", "sep"), count)
-    config = ModernBertConfig(
-        vocab_size=count + 1,
+    size = HIDDEN - CONSTANT
+    vectors = align(token_embeddings, layers.reference) if layers else token_embeddings[:, :size]
+    model = ModernBertModel(_config(len(vectors)))
+    table = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
+    with torch.no_grad():
+        weights = model.embeddings.tok_embeddings.weight.zero_()
+        weights[: len(table), :size] = (table - table.mean(dim=1, keepdim=True)) / table.norm(dim=1).mean()
+        weights[:, size], weights[:, size + 1] = 1.0, -1.0
+        for layer in model.layers:
+            layer.attn.Wo.weight.zero_()
+            layer.mlp.Wo.weight.zero_()
+    head = torch.eye(HIDDEN)
+    head[size:] = 0.0
+    with TemporaryDirectory() as folder:  # sentence-transformers takes no model in memory
+        model.save_pretrained(folder)
+        _tokenizer(tokenizer).save_pretrained(folder)
+        transformer = Transformer(folder, max_seq_length=LONGEST)
+    dense = Dense(HIDDEN, HIDDEN, bias=False, activation_function=None, init_weight=head)
+    made = SentenceTransformer(modules=[transformer, Pooling(HIDDEN, "mean"), dense], device="cpu")
+    if layers:
+        with torch.no_grad():
+            for name, parameter in trained_parameters(made).items():
+                parameter.copy_(layers.parameters[name])
+    return made
+
+
+def layers_of(table: Table, file: Path = FILE) -> Layers | None:
+    """The layers, if they were trained for students of the teacher that has this token table."""
+    with safe_open(file, framework="pt") as opened:
+        if opened.metadata()["teacher"] != fingerprint(table):
+            return None
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    reference = tensors.pop(REFERENCE).numpy()
+    return Layers(tensors, reference)
+
+
+def save_layers(model: Any, token_embeddings: Table, teacher: Table, facts: dict[str, str], file: Path = FILE) -> None:
+    """Write what `layers_of` reads, in half precision; `token_embeddings` and `teacher` as in `student`, `layers_of`.
+
+    `facts` are kept as metadata: what went into the layers.
+    """
+    tensors = {name: parameter.detach().to(torch.float16) for name, parameter in trained_parameters(model).items()}
+    tensors[REFERENCE] = torch.from_numpy(_spread(token_embeddings)[:, : HIDDEN - CONSTANT]).to(torch.float16)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, file, {"teacher": fingerprint(teacher), **facts})
+
+
+def align(token_embeddings: Table, reference: Table) -> Table:
+    """Token embeddings [tokens, 254] on the axes of `reference`, whose rows are tokens spread over the vocabulary.
+
+    The same student made on another processor may have near axes swapped or turned among themselves, which no cosine
+    of its own tells. The map is the nearest rotation (Schönemann 1966).
+    """
+    rows = _spread(token_embeddings).astype(np.float64)
+    left, _, right = np.linalg.svd(rows.T @ reference.astype(np.float64), full_matrices=False)
+    return np.asarray(token_embeddings @ (left @ right), np.float32)
+
+
+def trained_parameters(model: Any) -> dict[str, Any]:
+    """All that is learnt, by name: everything but the token embeddings."""
+    named = dict(model[0].auto_model.named_parameters())
+    return {name: one for name, one in named.items() if name != TOKEN_EMBEDDINGS} | {HEAD: model[2].linear.weight}
+
+
+def _spread(token_embeddings: Table) -> Table:
+    return token_embeddings[:: max(1, len(token_embeddings) // REFERENCES)]
+
+
+def _config(tokens: int) -> ModernBertConfig:
+    specials = {f"{name}_token_id": tokens for name in ("pad", "eos", "sep")}
+    starts = {f"{name}_token_id": tokens + 1 for name in ("bos", "cls")}
+    return ModernBertConfig(
+        vocab_size=tokens + 2,
         hidden_size=HIDDEN,
         intermediate_size=INTERMEDIATE,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         max_position_embeddings=LONGEST,
         global_attn_every_n_layers=1,
-        **{f"{name}_token_id": number for name, number in specials.items()},
+        **specials,
+        **starts,
     )
-    model = ModernBertModel(config)
-    length = table.norm(dim=1).mean()
-    weights = torch.zeros(count + 1, HIDDEN)
-    weights[:count, :dimensions] = (table - table.mean(dim=1, keepdim=True)) / length
-    weights[:, HIDDEN - 2], weights[:, HIDDEN - 1] = 1.0, -1.0
-    head = torch.eye(HIDDEN)
-    head[HIDDEN - CONSTANT :] = 0.0
-    with torch.no_grad():
-        model.embeddings.tok_embeddings.weight.copy_(weights)
-        for layer in model.layers:
-            layer.attn.Wo.weight.zero_()
-            layer.mlp.Wo.weight.zero_()
-    with TemporaryDirectory() as folder:  # sentence-transformers takes no model in memory
-        model.save_pretrained(folder)
-        _tokenizer(static.tokenizer).save_pretrained(folder)
-        transformer = Transformer(folder, max_seq_length=LONGEST)
-    dense = Dense(HIDDEN, HIDDEN, bias=False, activation_function=None, init_weight=head)
-    return SentenceTransformer(modules=[transformer, Pooling(HIDDEN, "mean"), dense], device="cpu")
-
-
-def layers_of(table: Table) -> dict[str, Tensor] | None:
-    """The trained layers, if they were trained for students of the teacher that has this token table."""
-    with safe_open(FILE, framework="pt") as file:
-        if file.metadata()["teacher"] != fingerprint(table):
-            return None
-        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 -- no dict
-
-
-def set_layers(model: Any, layers: Mapping[str, Tensor]) -> None:
-    """Give a compact student trained layers."""
-    with torch.no_grad():
-        for name, parameter in _parameters(model).items():
-            parameter.copy_(layers[name])
-
-
-def save_layers(model: Any, table: Table) -> None:
-    """Write what `layers_of` reads, in half precision; `table` is the teacher's."""
-    layers = {name: parameter.detach().to(torch.float16).contiguous() for name, parameter in _parameters(model).items()}
-    save_file(layers, FILE, {"teacher": fingerprint(table)})
-
-
-def freeze_token_embeddings(model: Any) -> None:
-    """Only the layers of a compact student learn from here on."""
-    model[0].auto_model.get_input_embeddings().weight.requires_grad_(False)
-
-
-def _parameters(model: Any) -> dict[str, Any]:
-    """All that is learnt but the token embeddings, by name."""
-    named = dict(model[0].auto_model.named_parameters())
-    return {name: one for name, one in named.items() if name != TABLE} | {"head": model[2].linear.weight}
 
 
 def _tokenizer(static: Any) -> PreTrainedTokenizerFast:
     own = Tokenizer.from_str(static.to_str())
-    own.add_special_tokens([PAD])
-    return PreTrainedTokenizerFast(tokenizer_object=own, pad_token=PAD, model_max_length=LONGEST)
+    own.add_special_tokens([PAD, START])
+    own.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, own.token_to_id(START))])
+    return PreTrainedTokenizerFast(tokenizer_object=own, pad_token=PAD, cls_token=START, model_max_length=LONGEST)

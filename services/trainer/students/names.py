@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from shared import teacher
+from shared.settings import MADE_STUDENTS
 
 SETTING = "PAIRWRIGHT_STUDENT"
-MADE = ("default", "teacher")  # students that are made from the teacher
 MODEL_FILES = ("modules.json", "config.json")  # a student's folder holds one of them
 
 
 def check(name: str) -> None:
     """Raise `Fatal` for a student that can't be one, as far as that shows without loading it."""
-    if name not in MADE:
+    if name not in MADE_STUDENTS:
         teacher.folder_or_hub_id(name, SETTING, *MODEL_FILES)
 
 

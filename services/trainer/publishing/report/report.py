@@ -15,9 +15,9 @@ from services.trainer.dataset.store import Origin
 from services.trainer.evaluation.sts import Row
 from services.trainer.publishing.candidate import Candidate, StudentScores
 from services.trainer.publishing.report import plots
-from services.trainer.students.names import MADE
 from shared import teacher
 from shared.manifest import Card
+from shared.settings import MADE_STUDENTS
 
 WORST, MOST_ORIGINS, MOST_LABELS = 12, 20, 5
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -228,7 +228,7 @@ def _origins(origins: Sequence[Origin]) -> str:
 
 def _head(candidate: Candidate) -> str:
     """What the hub reads of a card: the base, where it is on the hub, and the licence, where we know it."""
-    made = candidate.round.base in MADE
+    made = candidate.round.base in MADE_STUDENTS
     base = teacher.public_name(candidate.teacher) if made else candidate.round.base
     lines = [f"base_model: {base}"] if HUB_ID.fullmatch(base) and not Path(base).exists() else []
     lines += [f"license: {teacher.LICENCE}"] if made and candidate.teacher == "default" else []

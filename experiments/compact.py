@@ -1,0 +1,201 @@
+"""Trains the layers of the compact student (`services/trainer/models/compact.py`) by similarity distillation.
+
+Its cosines learn to order pairs of sentences as the teacher's do (Park et al. 2019), the nearest pairs twice: there a
+search decides. Sentences are the corpus' and those of the archived pair sets. What was written for one sentence stays
+in one batch: such sentences share words and differ in meaning, which a mean of words can't tell. Labels are not used.
+"""
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from experiments import agreement, pair_sets
+from services.trainer.distillation import embedding_cache
+from services.trainer.distillation.corpus import corpus_of
+from services.trainer.distillation.similarity import correlation
+from services.trainer.evaluation.sts import Row
+from services.trainer.models import adapter, compact, encoder
+from services.trainer.models.prompt_eol import PromptEOLEncoder
+from services.trainer.students import locate
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SENTENCES, HELD_OUT_GROUPS = 1_000, 300
+"""What the agreement with the teacher is measured on, and not trained on."""
+WARM_UP, MAX_GRADIENT_NORM, WEIGHT_DECAY = 0.06, 1.0, 0.01
+NEAREST, NEAREST_WEIGHT = 0.05, 0.5
+"""The share of a batch's pairs whose correlation is added, and its weight beside that of all pairs."""
+MAX_TOKENS = 128
+"""Tokens of a text that are read in training."""
+PARTS = 4
+"""A batch is encoded in so many parts by length, to pad less."""
+LOG_STEPS, MEASURE_STEPS = 50, 300
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how strongly."""
+
+    groups: int = 9_500
+    """Sentences whose pairs are used, of 9,714."""
+    epochs: float = 6
+    learning_rate: float = 1e-3
+    batch: int = 256
+    seed: int = 0
+    placebo: bool = False
+    """Whether each sentence gets another one's teacher embedding: what is learnt then is no meaning."""
+
+
+class Sentences(NamedTuple):
+    """What is trained on: texts, the direction of their teacher embeddings, and texts that stay in one batch."""
+
+    texts: list[str]
+    targets: Tensor
+    """Unit vectors [texts, hidden]."""
+    groups: list[list[int]]
+    """Numbers of texts; each text is in one group."""
+
+
+def train(teacher: Path, cache: Path, file: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Train the layers, write them to `file`, and measure: what is measured, before and after.
+
+    Teacher embeddings are kept in `cache`: interrupted, the next call goes on with them. Raises `Fatal`.
+    """
+    table = encoder.token_table(teacher)
+    static = encoder.load(locate.locate("default", str(teacher), cache.parent), "student")
+    model = compact.student(static.tokenizer, encoder.token_embeddings(static))
+    sentences, held_out, pairs = _sentences(teacher, cache, config)
+    lookup = dict(zip(sentences.texts, sentences.targets.numpy(), strict=True))
+    measure = agreement.measure(lambda texts: np.stack([lookup[text] for text in texts]), held_out, {"pairs": pairs})
+    facts = {"static": measure(lambda texts: encoder.encode(static, texts))}
+    facts["untrained"] = measure(lambda texts: encoder.encode(model, texts))
+    log.info("before training: %s", facts)
+    used = _without(sentences, {*held_out, *(text for one, other, _ in pairs for text in (one, other))})
+    digest = hashlib.sha256("\n".join(used.texts).encode()).hexdigest()
+    for step, steps in fit(model, used, config):
+        if step % MEASURE_STEPS == 0 and step < steps:
+            log.info("held out: %s", measure(lambda texts: encoder.encode(model, texts)))
+    facts["trained"] = measure(lambda texts: encoder.encode(model, texts))
+    log.info("held out: %s", facts["trained"])
+    made_of = {"sentences": digest, "config": repr(config)}
+    compact.save_layers(model, encoder.token_embeddings(static), table, made_of, file)
+    return {"config": repr(config), "sentences": len(used.texts), "digest": digest, **facts}
+
+
+def _sentences(teacher: Path, cache: Path, config: TrainingConfig) -> tuple[Sentences, list[str], list[Row]]:
+    """All sentences, and of them the ones that measure: single ones, and pairs."""
+    table = encoder.token_table(teacher)
+    corpus, adapted = corpus_of(table), adapter.adapter_of(table)
+    assert corpus is not None, "the default teacher wrote one"
+    assert adapted is not None, "the default teacher has one"
+    known = set(corpus.texts)
+    rows = sorted({row for name in pair_sets.archived_sets() for row in pair_sets.read(cache / "pairs", name)})
+    by_anchor = [(anchor, list(group)) for anchor, group in groupby(rows, key=lambda row: row[0])]
+    random.Random(config.seed).shuffle(by_anchor)
+    by_anchor = by_anchor[: config.groups]
+    written = [text for anchor, group in by_anchor for text in (anchor, *(row[1] for row in group))]
+    written = [text for text in dict.fromkeys(written) if text not in known]
+    log.info("teacher embeddings of %d sentences", len(written))
+    file = cache / f"teacher-embeddings-{locate.identity(teacher)}.npz"
+    embeddings = embedding_cache.encode_cached(
+        written, file, lambda: PromptEOLEncoder(teacher).encode, lambda count: log.info("%d embedded", count)
+    )
+    texts = [*corpus.texts, *written]
+    targets = np.concatenate([corpus.embeddings, embeddings]) - adapted.centre.numpy()
+    places = {text: number for number, text in enumerate(texts)}
+    free, groups = set(range(len(texts))), []
+    for anchor, group in by_anchor:
+        own = [places[text] for text in dict.fromkeys((anchor, *(row[1] for row in group))) if places[text] in free]
+        free.difference_update(own)
+        groups.append(own)
+    groups += [[number] for number in sorted(free)]
+    order = np.random.default_rng(config.seed).permutation(len(corpus.texts))[:HELD_OUT_SENTENCES]
+    measured = [row for _, group in by_anchor[:HELD_OUT_GROUPS] for row in group]
+    units = functional.normalize(torch.from_numpy(targets.astype(np.float32)), dim=-1)
+    return Sentences(texts, units, groups), [corpus.texts[number] for number in order], measured
+
+
+def _without(sentences: Sentences, held_out: set[str]) -> Sentences:
+    kept = [number for number, text in enumerate(sentences.texts) if text not in held_out]
+    places = {number: place for place, number in enumerate(kept)}
+    groups = [[places[number] for number in group if number in places] for group in sentences.groups]
+    return Sentences([sentences.texts[number] for number in kept], sentences.targets[kept], [g for g in groups if g])
+
+
+def fit(model: Any, sentences: Sentences, config: TrainingConfig) -> Iterator[tuple[int, int]]:
+    """Train in place; yields after each step its number and how many there are."""
+    torch.manual_seed(config.seed)
+    tokenizer = model.tokenizer
+    ids = tokenizer(sentences.texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    targets = sentences.targets
+    if config.placebo:
+        targets = targets[torch.randperm(len(targets))]
+    parameters = list(compact.trained_parameters(model).values())
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
+    steps = int(config.epochs * len(sentences.texts) / config.batch)
+    warm_up = max(1, round(WARM_UP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+    )
+    rows, columns = torch.triu_indices(config.batch, config.batch, offset=1)
+    batches, total, began = _batches(sentences.groups, config), 0.0, time.monotonic()
+    for step in range(1, steps + 1):
+        model.train()
+        batch = next(batches)
+        vectors = functional.normalize(_embed(model, [ids[number] for number in batch], tokenizer.pad_token_id), dim=-1)
+        own, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch]))
+        nearest = torch.topk(target, round(NEAREST * len(target))).indices
+        loss = 1 - correlation(own, target) + NEAREST_WEIGHT * (1 - correlation(own[nearest], target[nearest]))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach())
+        if step % LOG_STEPS == 0:
+            log.info("step %d of %d, %.0f s, loss %.4f", step, steps, time.monotonic() - began, total / LOG_STEPS)
+            total = 0.0
+        model.eval()
+        yield step, steps
+
+
+def _batches(groups: Sequence[list[int]], config: TrainingConfig) -> Iterator[list[int]]:
+    """Numbers of texts without end, group by group; a group may end in the next batch."""
+    generator = random.Random(config.seed)
+    left: list[int] = []
+    while True:
+        order = list(groups)
+        generator.shuffle(order)
+        for group in order:
+            left += group
+            if len(left) >= config.batch:
+                yield left[: config.batch]
+                left = left[config.batch :]
+
+
+def _embed(model: Any, ids: Sequence[list[int]], pad: int) -> Tensor:
+    """The vectors of texts given as token ids, with gradients: [texts, 256]."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    size = -(-len(order) // PARTS)
+    parts = [order[first : first + size] for first in range(0, len(order), size)]
+    vectors = []
+    for part in parts:
+        longest = max(len(ids[number]) for number in part)
+        padded = torch.tensor([ids[number] + [pad] * (longest - len(ids[number])) for number in part])
+        features = {"input_ids": padded, "attention_mask": (padded != pad).long()}
+        vectors.append(model(features)["sentence_embedding"])
+    places = torch.empty(len(order), dtype=torch.long)
+    places[torch.tensor([*chain(*parts)])] = torch.arange(len(order))
+    embedded: Tensor = torch.cat(vectors)[places]
+    return embedded
