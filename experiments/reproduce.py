@@ -43,7 +43,7 @@ GIVEN_SET, DEMO = "stsb.train", ROOT / "scripts" / "demo_sentences.txt"
 LOWER_LAYERS = 0.2
 """The share of the teacher's layers that is a base: 6 of 30."""
 DROPOUT = 0.1
-"""Of every base while it trains: SimCSE's two views differ by nothing else."""
+"""Of every base while it trains: SimCSE's two vectors of a sentence differ by nothing else."""
 DELETION = 0.6
 """The share of words that a sentence loses before TSDAE restores it (Wang et al. 2021)."""
 DAMAGES = 4
