@@ -40,7 +40,8 @@ def test_layers_learn_the_teachers_cosines_and_nothing_from_a_placebo(placebo: b
     sentences = training.Sentences(texts, targets, [[number, number + 1] for number in range(0, 512, 2)])
     assert [step for step, _ in training.fit(model, sentences, config)] == list(range(1, 41))
     after = measure(lambda some: encoder.encode(model, some))
-    assert (after["nearest"] > before["nearest"] + 5) is not placebo
+    gain = after["nearest"] - before["nearest"]
+    assert gain < 0 if placebo else gain > 1
 
 
 def test_the_command_writes_layers_and_says_what_it_measured(tmp_path: Path) -> None:

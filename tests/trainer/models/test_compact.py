@@ -76,6 +76,13 @@ def test_layers_are_kept_for_one_teacher_and_fit_the_same_student_on_other_axes(
     )
 
 
+def test_it_is_a_student_by_name_and_static_is_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    names.check("compact")
+    for name, kept in (("compact", "compact"), ("static", "default")):
+        monkeypatch.setenv("PAIRWRIGHT_STUDENT", name)
+        assert load(Settings).student == kept
+
+
 def test_another_teacher_has_none(tmp_path: Path) -> None:
     write_teacher(tmp_path / "teacher", tied=True)
     with pytest.raises(Fatal, match="PAIRWRIGHT_STUDENT: the layers of 'compact' were trained for the default teacher"):
