@@ -116,8 +116,8 @@ def estimate(
 
 @app.command("compact")
 def train_compact(
-    groups: Annotated[int, typer.Option(help="learn from the pairs of so many sentences, beside the corpus")] = 9_714,
-    epochs: float = 6,
+    groups: Annotated[int, typer.Option(help="learn from the pairs of so many sentences, beside the corpus")] = 6_500,
+    epochs: float = 5,
     rate: float = 1e-3,
     placebo: Annotated[bool, typer.Option("--placebo", help="let sentences have other ones' embeddings")] = False,
     file: Annotated[Path, typer.Option(help="the layers, which the product reads from its own folder")] = FOLDER
