@@ -9,21 +9,20 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from experiments import agreement, pair_sets
-from services.trainer.distillation import embedding_cache
+from services.trainer.distillation import embedding_cache, transformer_similarity
 from services.trainer.distillation.corpus import corpus_of
-from services.trainer.distillation.similarity import correlation
+from services.trainer.distillation.transformer_similarity import Sentences
 from services.trainer.evaluation.sts import Row
 from services.trainer.models import adapter, compact, encoder
 from services.trainer.models.prompt_eol import PromptEOLEncoder
@@ -33,13 +32,6 @@ log = logging.getLogger(__name__)
 
 HELD_OUT_SENTENCES, HELD_OUT_GROUPS = 1_000, 300
 """What the agreement with the teacher is measured on, and not trained on."""
-WARM_UP, MAX_GRADIENT_NORM, WEIGHT_DECAY = 0.06, 1.0, 0.01
-NEAREST, NEAREST_WEIGHT = 0.05, 0.5
-"""The share of a batch's pairs whose correlation is added, and its weight beside that of all pairs."""
-MAX_TOKENS = 128
-"""Tokens of a text that are read in training."""
-PARTS = 4
-"""A batch is encoded in so many parts by length, to pad less."""
 LOG_STEPS, MEASURE_STEPS = 50, 300
 
 
@@ -55,16 +47,6 @@ class TrainingConfig:
     seed: int = 0
     placebo: bool = False
     """Whether each sentence gets another one's teacher embedding: what is learnt then is no meaning."""
-
-
-class Sentences(NamedTuple):
-    """What is trained on: texts, the direction of their teacher embeddings, and texts that stay in one batch."""
-
-    texts: list[str]
-    targets: Tensor
-    """Unit vectors [texts, hidden]."""
-    groups: list[list[int]]
-    """Numbers of texts; each text is in one group."""
 
 
 def train(teacher: Path, cache: Path, file: Path, config: TrainingConfig) -> dict[str, Any]:
@@ -83,8 +65,13 @@ def train(teacher: Path, cache: Path, file: Path, config: TrainingConfig) -> dic
     log.info("before training: %s", facts)
     used = _without(sentences, {*held_out, *(text for one, other, _ in pairs for text in (one, other))})
     digest = hashlib.sha256("\n".join(used.texts).encode()).hexdigest()
-    for step, steps in fit(model, used, config):
-        if step % MEASURE_STEPS == 0 and step < steps:
+    total, began = 0.0, time.monotonic()
+    for step, loss in enumerate(fit(model, used, config), 1):
+        total += loss
+        if step % LOG_STEPS == 0:
+            log.info("step %d, %.0f s, loss %.4f", step, time.monotonic() - began, total / LOG_STEPS)
+            total = 0.0
+        if step % MEASURE_STEPS == 0:
             log.info("held out: %s", measure(lambda texts: encoder.encode(model, texts)))
     facts["trained"] = measure(lambda texts: encoder.encode(model, texts))
     log.info("held out: %s", facts["trained"])
@@ -133,69 +120,12 @@ def _without(sentences: Sentences, held_out: set[str]) -> Sentences:
     return Sentences([sentences.texts[number] for number in kept], sentences.targets[kept], [g for g in groups if g])
 
 
-def fit(model: Any, sentences: Sentences, config: TrainingConfig) -> Iterator[tuple[int, int]]:
-    """Train in place; yields after each step its number and how many there are."""
-    torch.manual_seed(config.seed)
-    tokenizer = model.tokenizer
-    ids = tokenizer(sentences.texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-    targets = sentences.targets
+def fit(model: Any, sentences: Sentences, config: TrainingConfig) -> Iterator[float]:
+    """Train in place; yields the loss of each step."""
     if config.placebo:
-        targets = targets[torch.randperm(len(targets))]
-    parameters = list(compact.trained_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
+        order = torch.randperm(len(sentences.targets), generator=torch.Generator().manual_seed(config.seed))
+        sentences = sentences._replace(targets=sentences.targets[order])
     steps = int(config.epochs * len(sentences.texts) / config.batch)
-    warm_up = max(1, round(WARM_UP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
-    )
-    rows, columns = torch.triu_indices(config.batch, config.batch, offset=1)
-    batches, total, began = _batches(sentences.groups, config), 0.0, time.monotonic()
-    for step in range(1, steps + 1):
-        model.train()
-        batch = next(batches)
-        vectors = functional.normalize(_embed(model, [ids[number] for number in batch], tokenizer.pad_token_id), dim=-1)
-        own, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch]))
-        nearest = torch.topk(target, round(NEAREST * len(target))).indices
-        loss = 1 - correlation(own, target) + NEAREST_WEIGHT * (1 - correlation(own[nearest], target[nearest]))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach())
-        if step % LOG_STEPS == 0:
-            log.info("step %d of %d, %.0f s, loss %.4f", step, steps, time.monotonic() - began, total / LOG_STEPS)
-            total = 0.0
-        model.eval()
-        yield step, steps
-
-
-def _batches(groups: Sequence[list[int]], config: TrainingConfig) -> Iterator[list[int]]:
-    """Numbers of texts without end, group by group; a group may end in the next batch."""
-    generator = random.Random(config.seed)
-    left: list[int] = []
-    while True:
-        order = list(groups)
-        generator.shuffle(order)
-        for group in order:
-            left += group
-            if len(left) >= config.batch:
-                yield left[: config.batch]
-                left = left[config.batch :]
-
-
-def _embed(model: Any, ids: Sequence[list[int]], pad: int) -> Tensor:
-    """The vectors of texts given as token ids, with gradients: [texts, 256]."""
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    size = -(-len(order) // PARTS)
-    parts = [order[first : first + size] for first in range(0, len(order), size)]
-    vectors = []
-    for part in parts:
-        longest = max(len(ids[number]) for number in part)
-        padded = torch.tensor([ids[number] + [pad] * (longest - len(ids[number])) for number in part])
-        features = {"input_ids": padded, "attention_mask": (padded != pad).long()}
-        vectors.append(model(features)["sentence_embedding"])
-    places = torch.empty(len(order), dtype=torch.long)
-    places[torch.tensor([*chain(*parts)])] = torch.arange(len(order))
-    embedded: Tensor = torch.cat(vectors)[places]
-    return embedded
+    distillation = transformer_similarity.TrainingConfig(steps, config.learning_rate, config.batch, config.seed)
+    parameters = list(compact.trained_parameters(model).values())
+    return transformer_similarity.distill_similarities(model, parameters, sentences, distillation)

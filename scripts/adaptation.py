@@ -24,7 +24,7 @@ from shared.documents import passage_content
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
-from shared.settings import Settings
+from shared.settings import LEARN_TEACHER, Settings
 
 MOST_QUERIES, MEASURED_QUERIES = 1000, 150
 """Queries that are written where nobody says how many, fewer for a smaller corpus; and for the default student, which
@@ -34,7 +34,7 @@ HELD_OUT, HELD_OUT_SEED = 100, 1
 MOST_SEARCHED = 20_000
 """Passages among which a held-out query looks for its own."""
 MOST_INPUTS = 300
-"""Short texts that pairs are written for where nobody says how many; the default student learns from none."""
+"""Short texts that pairs are written for where nobody says how many; none for a student of `LEARN_TEACHER`."""
 NEVER = "1000000000"
 ON_REQUEST = {"PAIRWRIGHT_TRAINER_ROUND_PAIRS": NEVER, "PAIRWRIGHT_TRAINER_ROUND_SECONDS": NEVER}
 """A round begins when we ask for one: when all queries are there."""
@@ -176,10 +176,10 @@ class Adaptation:
     def _write_pairs(self) -> tuple[dict[str, Any], list[Path]]:
         """Have pairs written for some of the short texts. Returns the job, and BEIR folders where people judged."""
         sets = self._sets([]) if self.request.judged.queries else []
-        wanted = self.request.queries or (0 if self.request.settings.student == "default" else MOST_INPUTS)
+        wanted = self.request.queries or (0 if self.request.settings.student in LEARN_TEACHER else MOST_INPUTS)
         inputs = short_texts.draw((passage["text"] for passage in self._passages()), wanted)
         if not inputs:
-            self.console.print("None: the default student learns from the teacher's embeddings of the texts.")
+            self.console.print("None: the student learns from the teacher's embeddings of the texts.")
             return {"accepted": 0}, sets
         job = self._job({"task": "sts", "inputs": inputs}, "pairs")
         if not job["accepted"]:

@@ -32,6 +32,8 @@ SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP
 
 MADE_STUDENTS = ("default", "compact", "teacher")
 """Students that are made from the teacher."""
+LEARN_TEACHER = ("default", "compact")
+"""Those of them that a round brings nearer to the default teacher on a dataset's own texts."""
 
 
 class Settings(BaseSettings):

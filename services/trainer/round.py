@@ -38,7 +38,7 @@ from shared import __version__, teacher, tracing
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.settings import Settings
+from shared.settings import LEARN_TEACHER, Settings
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,10 @@ class RoundRunner:
             raise Fatal(f"PAIRWRIGHT_HOME: {self.folder} isn't seen by all machines of the cluster: have them share it")
 
     def _recipe(self, model: Any) -> Recipe:
-        static, is_default = encoder.is_static(model), self.round.base == self.common.teacher == "default"
-        return recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, is_default)
+        learns_teacher = self.common.teacher == "default" and self.round.base in LEARN_TEACHER
+        return recipe_for(
+            self.own, encoder.is_static(model), encoder.dimensions(model), self.round.seed, learns_teacher
+        )
 
     def train(self) -> Candidate:
         """Prepare the rows, then fine-tune. All processes come here."""
@@ -277,10 +279,10 @@ class RoundRunner:
             told |= preparation.fit_to_teacher(
                 model,
                 texts,
+                source,
                 embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
-                lambda: PromptEOLEncoder(source).encode,
-                lambda done: self.report_progress(Progress(state="embedding", step=done, steps=len(texts))),
                 self._found,
+                lambda state, step, steps: self.report_progress(Progress(state=state, step=step, steps=steps)),
             )
         # What has a text's words is no answer to it: short texts are alike by what they mean, which the teacher tells.
         if corpus is not None and (not short or (encoder.is_static(model) and not most)):

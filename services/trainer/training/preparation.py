@@ -1,13 +1,20 @@
-"""What a student takes before it trains: a static one teacher embeddings, and each the terms of a corpus."""
+"""What a student takes before it trains: the teacher's own students its embeddings, and each the terms of a corpus."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from services.trainer.distillation import corpus, corpus_terms, embedding_cache, ridge
-from services.trainer.evaluation.sts import Encode
-from services.trainer.models import encoder
+from services.trainer.distillation.transformer_similarity import Sentences, TrainingConfig, distill_similarities
+from services.trainer.models import adapter, compact, encoder
+from services.trainer.models.prompt_eol import PromptEOLEncoder
+from services.trainer.models.static import Embeddings, Table
 from services.trainer.training.retrieval import Corpus
 
 MOST_EMBEDDED = 4_000
@@ -15,24 +22,57 @@ MOST_EMBEDDED = 4_000
 OLD_SHARE = 1.0
 """The least length of a student's old vectors beside those that a round's texts give it: less of them, and cosines of
 general text are lost (docs/quality.md)."""
+LEARNING_RATE, EPOCHS, MOST_STEPS, BATCH, SEED = 3e-4, 10, 400, 256, 0
+"""Of the compact student's distillation (docs/quality.md)."""
+REPLAY = 1
+"""Sentences of the shipped corpus beside each of a dataset's, so that general text isn't forgotten."""
 
 
 def fit_to_teacher(
     model: Any,
     texts: Sequence[str],
+    source: Path,
     file: Path,
-    load: Callable[[], Encode],
-    on_progress: Callable[[int], None],
     find: embedding_cache.Find,
+    on_progress: Callable[[str, int, int], None],
 ) -> dict[str, float]:
-    """Fit the student to the teacher embeddings of at least `ridge.FEWEST` texts, which `file` keeps; what the manifest
-    says of it. See `embedding_cache.encode_cached`."""
+    """Bring a student nearer to the teacher in `source` on at least `ridge.FEWEST` texts, whose teacher embeddings
+    `file` keeps; what the manifest says of it. `find` as in `embedding_cache.encode_cached`.
+
+    A static student is fitted by regression. `compact` learns by similarity distillation; it is the default teacher's.
+    """
     began = time.monotonic()
-    teacher_embeddings = embedding_cache.encode_cached(texts, file, load, on_progress, find)
-    bag = encoder.bag_of_tokens_matrix(model, texts)
-    fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings, OLD_SHARE)
-    encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
+    teacher_embeddings = embedding_cache.encode_cached(
+        texts,
+        file,
+        lambda: PromptEOLEncoder(source).encode,
+        lambda done: on_progress("embedding", done, len(texts)),
+        find,
+    )
+    if encoder.is_static(model):
+        bag = encoder.bag_of_tokens_matrix(model, texts)
+        fitted = ridge.fit_to_teacher(encoder.token_embeddings(model), bag, teacher_embeddings, OLD_SHARE)
+        encoder.set_token_embeddings(model, ridge.rotate_to_principal_axes(fitted, bag))
+    else:
+        _distill(model, texts, teacher_embeddings, encoder.token_table(source), partial(on_progress, "distilling"))
     return {"teacher_embeddings": len(texts), "teacher_embeddings_s": round(time.monotonic() - began, 1)}
+
+
+def _distill(
+    model: Any, texts: Sequence[str], embeddings: Embeddings, table: Table, on_progress: Callable[[int, int], None]
+) -> None:
+    general, adapted = corpus.corpus_of(table), adapter.adapter_of(table)
+    assert general is not None, "the default teacher wrote one"
+    assert adapted is not None, "the default teacher has one"
+    replayed = np.random.default_rng(SEED).permutation(len(general.texts))[: REPLAY * len(texts)]
+    texts = [*texts, *(general.texts[number] for number in replayed)]
+    targets = np.concatenate([embeddings, general.embeddings[replayed]]).astype(np.float32) - adapted.centre.numpy()
+    sentences = Sentences(texts, torch.from_numpy(targets), [[number] for number in range(len(texts))])
+    steps = min(math.ceil(EPOCHS * len(texts) / BATCH), MOST_STEPS)
+    config = TrainingConfig(steps, LEARNING_RATE, BATCH, SEED)
+    parameters = list(compact.trained_parameters(model).values())
+    for step, _ in enumerate(distill_similarities(model, parameters, sentences, config), 1):
+        on_progress(step, steps)
 
 
 def add_corpus_terms(model: Any, found: Corpus) -> dict[str, float]:

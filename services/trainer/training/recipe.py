@@ -11,7 +11,7 @@ from services.trainer.settings import TrainerSettings
 
 STATIC_EPOCHS, STATIC_MOST_EPOCHS, STATIC_STEPS = 3, 20, 200
 TEACHER_EMBEDDINGS = 10_000
-"""Sentences that the default teacher embeds for its student: a tenth of a second each on one core, and once only."""
+"""Sentences that the default teacher embeds for its students: a tenth of a second each on one core, and once only."""
 EVALUATIONS, FEWEST_EVALUATIONS = 10, 3
 EVALUATED_SHARE = 0.06
 """Pairs evaluated for each one that is trained on: two percent of the time, as encoding takes a third of it."""
@@ -31,7 +31,7 @@ class Recipe:
 
     preset: str
     teacher_embeddings: int
-    """At most so many sentences are embedded by the teacher (`prompt_eol`), for a static student to learn from."""
+    """At most so many sentences are embedded by the teacher (`prompt_eol`), for the student to learn from."""
     loss: str
     matryoshka: tuple[int, ...]
     epochs: int
@@ -87,17 +87,22 @@ class Recipe:
         return asdict(self) | {"matryoshka": list(self.matryoshka)}
 
 
-def recipe_for(settings: TrainerSettings, static: bool, dimensions: int, seed: int, is_default: bool = False) -> Recipe:
-    """The preset, with what the settings change of it. `is_default`: the default student of the default teacher."""
+def recipe_for(
+    settings: TrainerSettings, static: bool, dimensions: int, seed: int, learns_teacher: bool = False
+) -> Recipe:
+    """The preset, with what the settings change of it.
+
+    `learns_teacher`: a student of `LEARN_TEACHER`, and of the default teacher.
+    """
     dino = settings.preset == "dino"
     requested = [int(part) for part in (settings.matryoshka or "").split(",") if part]
     shorter = sorted({size for size in requested if size < dimensions}, reverse=True)
     embeddings = settings.teacher_embeddings
     if embeddings is None:
-        embeddings = TEACHER_EMBEDDINGS if is_default and not dino else 0
+        embeddings = TEACHER_EMBEDDINGS if learns_teacher and not dino else 0
     return Recipe(
         preset=settings.preset,
-        teacher_embeddings=embeddings if static else 0,
+        teacher_embeddings=embeddings if static or learns_teacher else 0,
         loss=CLASSES[settings.loss or "cosine"],
         matryoshka=(dimensions, *shorter) if shorter else (),
         epochs=settings.epochs or (1 if dino else 0),

@@ -164,13 +164,13 @@ def test_short_texts_are_fitted_to_the_teacher_without_a_pair(home: Home, static
     assert f"{len(texts)} short texts" in (home.store.path(manifest.id) / "report" / "report.md").read_text()
 
 
-def test_teacher_embeddings_are_the_default_students_own() -> None:
-    def count(is_default: bool, static: bool = True, **settings: Any) -> int:
-        return recipe_for(TrainerSettings(**settings), static, 512, 1, is_default).teacher_embeddings
+def test_teacher_embeddings_are_for_the_default_teachers_own_students() -> None:
+    def count(learns_teacher: bool, static: bool = True, **settings: Any) -> int:
+        return recipe_for(TrainerSettings(**settings), static, 512, 1, learns_teacher).teacher_embeddings
 
     assert (count(True), count(False), count(True, preset="dino")) == (10_000, 0, 0)
     assert (count(False, teacher_embeddings=50), count(True, teacher_embeddings=0)) == (50, 0)
-    assert count(False, static=False, teacher_embeddings=50) == 0
+    assert (count(False, static=False, teacher_embeddings=50), count(True, static=False)) == (0, 10_000)
 
 
 @pytest.mark.slow
