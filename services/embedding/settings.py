@@ -22,7 +22,7 @@ class EmbeddingSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = PORTS["embedding"]
     device: str = "auto"
-    """Where torch computes: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`."""
+    """Where a transformer computes: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`; a static student does on the CPU."""
     precision: PrecisionSetting = "auto"
     """`float32`, `bfloat16`, `int8`, or `auto`: bfloat16 on a GPU; without one int8 where a version has it and its
     record says that it is true to the exact model, and float32 otherwise."""

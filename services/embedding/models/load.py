@@ -20,7 +20,7 @@ def load(
     """The version in `folder`. Imports for seconds: not for the event loop. Raises `BrokenVersion` for another kind."""
     modules = json.loads((folder / "modules.json").read_text())
     if [module["type"].rpartition(".")[2] for module in modules] == [STATIC]:
-        encoder: Encoder | None = _imported("static").load(folder, manifest, modules[0]["path"], device, threads)
+        encoder: Encoder | None = _imported("static").load(folder, manifest, modules[0]["path"])
     else:
         encoder = _imported("exported").load(folder, manifest, modules, device, threads, precision, backend)
     if encoder is None:

@@ -1,45 +1,44 @@
-"""A static student in memory. torch alone: importing sentence-transformers takes four times as long as all else."""
+"""A static student in memory, by NumPy alone: importing torch takes longer than all else."""
 
 import json
-from collections.abc import Sequence
-from functools import partial
-from itertools import accumulate, chain
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from services.embedding.models.base import EncodeOptions, Precision, Tokens, Vectors
 from services.embedding.models.plain_text import plain_rules
-from services.embedding.models.torch import Student, TorchEncoder
+from services.embedding.models.tokenizing import TokenizingEncoder
 from shared.manifest import Manifest
 
 WEIGHTS = "embedding.weight"
+LONG, FEW, TOGETHER = 64, 16, 128
+"""Texts of more tokens, and so few texts, are summed one after the other; others so many at a time."""
+ROWS = 1024
+"""Of the table, copied at a time: a text of a million tokens needs no more memory."""
 
 
-def load(folder: Path, manifest: Manifest, path: str, device: str, threads: int) -> "StaticEncoder":
-    """The version in `folder`, whose only module is a `StaticEmbedding` in its part `path`, as it was saved."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    table = load_file(folder / path / "model.safetensors", device=device)[WEIGHTS]
+def load(folder: Path, manifest: Manifest, path: str) -> "StaticEncoder | None":
+    """The version in `folder`, whose only module is a `StaticEmbedding` in its part `path`, as it was saved; None for
+    numbers that NumPy doesn't have."""
+    file = folder / path / "model.safetensors"
+    with safe_open(file, "numpy") as opened:
+        if opened.get_slice(WEIGHTS).get_dtype() not in ("F32", "F16"):
+            return None
+        table = opened.get_tensor(WEIGHTS).astype(np.float32, copy=False)
     tokenizer = Tokenizer.from_file(str(folder / path / "tokenizer.json"))
     tokenizer.no_padding()
     config = json.loads((folder / "config_sentence_transformers.json").read_text())
     # As sentence-transformers has it: the two are there, and empty unless the version says otherwise.
     prompts = {"query": "", "document": ""} | (config.get("prompts") or {})
-    student = Student(tokenizer, prompts, config.get("default_prompt_name"), partial(_mean, table), table.device)
-    return StaticEncoder(manifest, student, table, threads)
+    return StaticEncoder(manifest, tokenizer, prompts, config.get("default_prompt_name"), table)
 
 
-def _mean(table: torch.Tensor, features: dict[str, Any]) -> dict[str, Any]:
-    bag = torch.nn.functional.embedding_bag(features["input_ids"], table, features["offsets"], mode="mean")
-    return features | {"sentence_embedding": bag}
-
-
-class StaticEncoder(TorchEncoder):
+class StaticEncoder(TokenizingEncoder):
     """The mean of a text's token vectors. Its token ids are kept for encoding: tokenising is most of the work."""
 
     padded = False
@@ -49,10 +48,18 @@ class StaticEncoder(TorchEncoder):
     backend = "static"
     precision: Precision = "float32"
 
-    def __init__(self, manifest: Manifest, student: Student, table: torch.Tensor, threads: int) -> None:
-        """`table`: the vector of each token, [tokens, dimensions]."""
-        super().__init__(manifest, student, threads)
-        self._table = table
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Any,
+        prompts: Mapping[str, str | None],
+        default_prompt_name: str | None,
+        table: Vectors,
+        behind: Callable[[Vectors], Vectors] | None = None,
+    ) -> None:
+        """`table`: the vector of each token, [tokens, dimensions]. `behind`: what the modules behind it do to means."""
+        super().__init__(manifest, tokenizer, prompts, default_prompt_name)
+        self._table, self._behind = table, behind
         self._plain_rules = plain_rules(self._raw_tokenizer)
         self._normalised = Tokenizer.from_str(self._raw_tokenizer.to_str())
         """Takes texts to which the rules have been applied."""
@@ -70,13 +77,34 @@ class StaticEncoder(TorchEncoder):
         return [Tokens(len(ids), len(ids), ids) for ids in (encoding.ids for encoding in encodings)]
 
     def encode(self, batch: Sequence[Tokens], options: EncodeOptions) -> Vectors:  # noqa: ARG002
-        # A text of unknown tokens only gives a zero vector.
-        flat = np.fromiter(chain.from_iterable(tokens.payload for tokens in batch), dtype=np.int64)
-        offsets = [0, *accumulate(tokens.count for tokens in batch)][:-1]
-        return self._run({"input_ids": torch.from_numpy(flat), "offsets": torch.tensor(offsets)})
+        means = mean_rows(self._table, [tokens.payload for tokens in batch])
+        return means if self._behind is None else self._behind(means)
 
     def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:  # noqa: ARG002
-        return self._to_array(self._table[tokens.payload])
+        vectors: Vectors = self._table.take(tokens.payload, axis=0)
+        return vectors
 
     def windows(self, text: str, options: EncodeOptions) -> list[str]:  # noqa: ARG002
         return [text]
+
+
+def mean_rows(table: Vectors, ids: Sequence[Sequence[int]]) -> Vectors:
+    """The mean of the rows of `table` that each text's `ids` name, [texts, dimensions]; of none, zeros."""
+    counts = np.array([len(row) for row in ids])
+    flat, starts = np.fromiter(chain.from_iterable(ids), np.int64), np.cumsum(counts) - counts
+    order = np.argsort(-counts, kind="stable")
+    alone = len(ids) if len(ids) <= FEW else int((counts > LONG).sum())
+    sums = np.zeros((len(ids), table.shape[1]), np.float32)
+    for number in order[:alone]:
+        row = flat[starts[number] : starts[number] + counts[number]]
+        for first in range(0, len(row), ROWS):
+            sums[number] += table.take(row[first : first + ROWS], axis=0).sum(axis=0)
+    for first in range(alone, len(ids), TOGETHER):  # the texts' first tokens, then their second ones, and so on
+        numbers = order[first : first + TOGETHER]
+        part, begins = np.zeros((len(numbers), table.shape[1]), np.float32), starts[numbers]
+        longer = np.searchsorted(-counts[numbers], -np.arange(counts[numbers[0]]))
+        for place, some in enumerate(longer.tolist()):
+            part[:some] += table.take(flat[begins[:some] + place], axis=0)
+        sums[numbers] = part
+    sums /= np.maximum(counts, 1).astype(np.float32)[:, None]
+    return sums

@@ -19,8 +19,7 @@ from transformers.utils import logging as transformers_logging
 from services.embedding.models.base import LONG_CHARS, EncodeOptions, Encoder, Precision, Tokens, Vectors
 from services.embedding.models.exported import CPU_BATCH_TOKENS, choose, cut, onnx_session, pad
 from services.embedding.models.static import StaticEncoder
-from services.embedding.models.tokenizing import truncated
-from services.embedding.models.torch import Student, TorchEncoder
+from services.embedding.models.tokenizing import TokenizingEncoder, truncated
 from services.embedding.settings import Backend, PrecisionSetting
 from shared.manifest import PROBE_SENTENCES, Manifest
 from shared.model_store import BrokenVersion
@@ -41,19 +40,30 @@ def load(
     )
     model.eval()
     first, kind = model[0], type(model[0])
-    if kind is StaticEmbedding:  # with other modules behind it
-        return StaticEncoder(manifest, _student(model), first.embedding.weight.detach(), threads)
+    if kind is StaticEmbedding:  # with other modules behind it, or in bfloat16
+        table = first.embedding.weight.detach().float().cpu().numpy()
+        behind = partial(_run_modules, list(model)[1:], model.device)
+        return StaticEncoder(manifest, first.tokenizer, model.prompts, model.default_prompt_name, table, behind)
     if kind is Transformer:
         chosen, file = choose(manifest, model.device.type == "cpu", precision, backend)
         return TransformerEncoder(manifest, model, threads, chosen, folder / file if file else None)
     raise BrokenVersion(f"{manifest.id}: begins with {kind.__name__}; StaticEmbedding and Transformer are served")
 
 
-def _student(model: Any) -> Student:
-    return Student(model[0].tokenizer, model.prompts, model.default_prompt_name, model, model.device)
+def _run_modules(modules: list[Any], device: Any, means: Vectors) -> Vectors:
+    features = {"sentence_embedding": torch.from_numpy(means).to(device)}
+    with torch.inference_mode():
+        for module in modules:
+            features = module(features)
+    return _to_array(features["sentence_embedding"])
 
 
-class TransformerEncoder(TorchEncoder):
+def _to_array(vectors: torch.Tensor) -> Vectors:
+    array: Vectors = vectors.float().cpu().numpy()
+    return array
+
+
+class TransformerEncoder(TokenizingEncoder):
     """A transformer with pooling, in torch or, where there is an export, with ONNX Runtime in the transformer's place.
 
     Token ids are kept for encoding where that gives what sentence-transformers gives; where a model needs more (prompts
@@ -64,8 +74,9 @@ class TransformerEncoder(TorchEncoder):
     _ids_suffice = False
 
     def __init__(self, manifest: Manifest, model: Any, threads: int, precision: Precision, export: Path | None) -> None:
-        super().__init__(manifest, _student(model), threads)
-        self._model = model
+        super().__init__(manifest, model[0].tokenizer, model.prompts, model.default_prompt_name)
+        self._model, self._forward, self._device = model, model, model.device
+        self._threads, self._thread = threads, threading.local()
         limit = model.max_seq_length
         self.max_tokens = limit if limit is not None and limit < NO_LIMIT else None
         modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
@@ -93,7 +104,20 @@ class TransformerEncoder(TorchEncoder):
         return self._run(self._features(batch, options))
 
     def token_vectors(self, tokens: Tokens, options: EncodeOptions) -> Vectors:
-        return self._to_array(self._compute(self._features([tokens], options))["token_embeddings"][0])
+        return _to_array(self._compute(self._features([tokens], options))["token_embeddings"][0])
+
+    def _run(self, features: dict[str, Any]) -> Vectors:
+        return _to_array(self._compute(features)["sentence_embedding"])
+
+    def _compute(self, features: dict[str, Any]) -> Any:
+        if self._threads and not hasattr(self._thread, "ready"):
+            torch.set_num_threads(self._threads)  # OpenMP counts for each thread by itself
+            self._thread.ready = True
+        for name, value in features.items():
+            if isinstance(value, torch.Tensor):
+                features[name] = value.to(self._device)
+        with torch.inference_mode():
+            return self._forward(features)
 
     def _features(self, batch: Sequence[Tokens], options: EncodeOptions) -> dict[str, Any]:
         if self._ids_suffice:
