@@ -140,8 +140,8 @@ def train_compact(
 def reproduce_(
     sts: Annotated[Path, typer.Option(help="human-scored sets: measured at the end, used for no choice")],
     minilm: Annotated[Path | None, typer.Option(help="a folder with all-MiniLM-L6-v2, as a third base")] = None,
-    inputs: Annotated[int, typer.Option(help="first sentences of each pair set")] = 300,
-    seconds: Annotated[float, typer.Option(help="how long each method trains")] = 90.0,
+    inputs: Annotated[int, typer.Option(help="first sentences of each pair set")] = 200,
+    seconds: Annotated[float, typer.Option(help="how long each method trains")] = 60.0,
     seed: Annotated[list[int] | None, typer.Option(help="may be repeated; by default 1, 2 and 3")] = None,
     results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "reproduce.jsonl",
 ) -> None:
@@ -154,7 +154,7 @@ def reproduce_(
 
     settings = load(Settings)
     cache = settings.cache_dir
-    folder, layers = FOLDER / f"reproduce-{inputs}", cache / "experiments" / "teacher-lower-layers"
+    folder, layers = FOLDER / f"reproduce-{inputs}", cache / "experiments" / "teacher-3-lower-layers"
     folder.mkdir(parents=True, exist_ok=True)
     human = pair_sets.human_sets(sts)
     generation.generate(
@@ -163,7 +163,7 @@ def reproduce_(
     teacher.make_once(layers, ".making-layers-", partial(reproduce.write_lower_layers, teacher.default_teacher(cache)))
     bases = {
         "the compact student": locate.locate("compact", "default", cache),
-        "the teacher's 6 lower layers": str(layers),
+        "the teacher's 3 lower layers": str(layers),
     }
     if minilm is not None:
         bases["all-MiniLM-L6-v2, trained on pairs by people"] = str(minilm)
