@@ -276,7 +276,8 @@ class RoundRunner:
             texts = [*texts, *corpus.texts(min(most - len(texts), MOST_SHORT_TEXTS))]
         if len(texts) >= ridge.FEWEST:  # a teacher that nobody needs may be out of reach
             source = locate.teacher_folder(teacher.locate(self.common.teacher, self.common.cache_dir))
-            told |= preparation.fit_to_teacher(
+            fit_to_teacher = partial(
+                preparation.fit_to_teacher,
                 model,
                 texts,
                 source,
@@ -284,6 +285,7 @@ class RoundRunner:
                 self._found,
                 lambda state, step, steps: self.report_progress(Progress(state=state, step=step, steps=steps)),
             )
+            told |= self.processes.compute_on_first(fit_to_teacher)  # training begins with the first one's weights
         # What has a text's words is no answer to it: short texts are alike by what they mean, which the teacher tells.
         if corpus is not None and (not short or (encoder.is_static(model) and not most)):
             self.report_progress(Progress(state="reading the corpus"))

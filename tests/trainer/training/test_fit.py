@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from services.trainer.evaluation.sts import unit
-from services.trainer.models import encoder
+from services.trainer.models import compact, encoder
 from services.trainer.settings import TrainerSettings
+from services.trainer.students import locate
 from services.trainer.training.recipe import recipe_for
 from shared.errors import Fatal
 from shared.manifest import Manifest
@@ -207,3 +208,24 @@ def test_two_processes_share_a_round(home: Home, plain_encoder: Path) -> None:
     steps = [(line["step"], line.get("fresh")) for line in told if "step" in line]
     assert [step for step, _ in steps] == sorted(step for step, _ in steps)
     assert all(steps.count(one) == 1 for one in steps), "one process tells"
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_distils_the_compact_student(home: Home) -> None:
+    home.dataset.add(records(make_pairs(450)))
+    round_ = plan(home.dataset, 1, "compact")
+    own = {"gate": "off", "teacher_embeddings": 210, "max_steps": 1, "learning_rate": 1e-9}
+    with home.start(round_, processes=2, **own) as process:
+        assert process.stdout is not None
+        told = [json.loads(line) for line in process.stdout]
+    assert process.returncode == 0
+    manifest = home.store.verify(told[-1]["version"])
+    assert manifest.training["teacher_embeddings"] == 210
+    states = [line.get("state", "training") for line in told]
+    assert {"embedding", "distilling", "training"} <= set(states)
+    base = locate.locate("compact", "default", home.settings.cache_dir)
+    before, after = (
+        compact.trained_parameters(encoder.load(str(folder), "test")) for folder in (base, home.store.path(manifest.id))
+    )
+    moved = [float((after[name] - old).detach().abs().max()) for name, old in before.items()]
+    assert max(moved) > 1e-3, "one step at such a rate moves nothing"
