@@ -165,6 +165,17 @@ def test_short_texts_are_fitted_to_the_teacher_without_a_pair(home: Home, static
     assert f"{len(texts)} short texts" in (home.store.path(manifest.id) / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
+def test_the_compact_student_learns_from_short_texts_without_a_pair(home: Home) -> None:
+    texts = sorted({pair.sentence1 for pair in make_pairs(900)})[:220]
+    home.dataset.add_documents([make_document(str(number), text) for number, text in enumerate(texts)])
+    told = home.run(plan(home.dataset, 1, "compact"), gate="off")
+    manifest = home.published(told)
+    assert {"embedding", "distilling"} <= {progress.state for progress in told}
+    assert (manifest.pairs, manifest.training["teacher_embeddings"]) == (0, len(texts))
+    assert "corpus_terms" not in manifest.training
+
+
 def test_teacher_embeddings_are_for_the_default_teachers_own_students() -> None:
     def count(learns_teacher: bool, static: bool = True, **settings: Any) -> int:
         return recipe_for(TrainerSettings(**settings), static, 512, 1, learns_teacher).teacher_embeddings
