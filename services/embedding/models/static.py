@@ -16,7 +16,7 @@ from services.embedding.models.tokenizing import TokenizingEncoder
 from shared.manifest import Manifest
 
 WEIGHTS = "embedding.weight"
-LONG, FEW, TOGETHER = 64, 16, 128
+LONG, FEW, TOGETHER = 64, 16, 64
 """Texts of more tokens, and so few texts, are summed one after the other; others so many at a time."""
 ROWS = 1024
 """Of the table, copied at a time: a text of a million tokens needs no more memory."""
