@@ -64,6 +64,10 @@ def test_an_encoder_without_a_decoder_is_left_out_of_tsdae_and_no_other(rows: An
     assert [row["method"] for row in found if not row["scores"]] == ["TSDAE"]
     assert "no decoder" in next(row["problem"] for row in found if not row["scores"])
 
+    none = reproduce.run({"layers": str(tmp_path / "layers")}, pairs, human, [1], 0.2, results, lambda _: None, 0)
+    scores = {row["method"]: row["scores"].get("stsb.test") for row in none}
+    assert {scores[name] for name in reproduce.METHODS} == {None, scores["as it is"]}, "at a rate of 0"
+
 
 def test_whitened_vectors_have_no_covariance_and_averaged_ones_are_of_the_input(rows: Any, tmp_path: Path) -> None:
     from experiments import reproduce
