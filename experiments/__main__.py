@@ -142,7 +142,7 @@ def reproduce_(
     minilm: Annotated[Path | None, typer.Option(help="a folder with all-MiniLM-L6-v2, as a third base")] = None,
     inputs: Annotated[int, typer.Option(help="first sentences of each pair set")] = 200,
     seconds: Annotated[float, typer.Option(help="how long each method trains")] = 60.0,
-    rates: Annotated[float, typer.Option(help="learning rates, as a multiple of the papers'")] = 10,
+    rates: Annotated[float, typer.Option(help="learning rates, as a multiple of the papers'")] = 10.0,
     seed: Annotated[list[int] | None, typer.Option(help="may be repeated; by default 1, 2 and 3")] = None,
     results: Annotated[Path, typer.Option(help="a file of results")] = FOLDER / "reproduce.jsonl",
 ) -> None:
@@ -171,7 +171,7 @@ def reproduce_(
     pairs = {name: pair_sets.read(folder, name) for name in reproduce.SETS}
     kept = Results(results)
     seeds, report = seed or [1, 2, 3], partial(print, flush=True)
-    rows = reproduce.run(bases, pairs, human, seeds, seconds, kept, report, rates)
+    rows = reproduce.run(bases, pairs, human, seeds, seconds, rates, kept, report)
     print(reproduce.markdown(rows))
 
 

@@ -41,8 +41,6 @@ from shared.process import ROOT
 GIVEN_SET, DEMO = "stsb.train", ROOT / "scripts" / "demo_sentences.txt"
 LOWER_LAYERS = 0.1
 """The share of the teacher's layers that is a base: 3 of 30."""
-RATES = 10.0
-"""Learning rates are so many times the papers', by default: there is time for tens of steps, not for thousands."""
 DROPOUT = 0.1
 """Of every base while it trains: SimCSE's two vectors of a sentence differ by nothing else."""
 DELETION = 0.6
@@ -163,7 +161,7 @@ class Trial:
     seconds: float
     """Of training; 0 where nothing is trained."""
     rates: float
-    """Learning rates, as a multiple of the papers'."""
+    """Learning rates, as a multiple of the papers'; 0 where nothing is trained."""
     material: str
     """A digest of what was learnt from, and measured on."""
 
@@ -179,9 +177,9 @@ def run(
     human: Mapping[str, StsFile],
     seeds: Sequence[int],
     seconds: float,
+    rates: float,
     results: Results,
     report: Callable[[str], None],
-    rates: float = RATES,
 ) -> list[Mapping[str, Any]]:
     """Run what has no result yet, seed by seed; all rows. `bases`: folders by name; `pairs`: by `SETS`."""
     measured = hashlib.sha256(repr(sorted((name, len(file.rows)) for name, file in human.items())).encode()).hexdigest()
@@ -191,7 +189,8 @@ def run(
             for method in (*UNTRAINED, *METHODS) if seed == seeds[0] else METHODS:
                 source = METHODS[method].source if method in METHODS else GIVEN
                 material = f"{pair_sets.digest(pairs[source])} {measured[:8]}"
-                trial = Trial(base, method, seed, seconds if method in METHODS else 0.0, rates, material)
+                trained = (seconds, rates) if method in METHODS else (0.0, 0.0)
+                trial = Trial(base, method, seed, *trained, material)
                 if trial.key not in results:
                     began = time.monotonic()
                     outcome = _outcome(trial, folder, pairs[source], human)

@@ -32,7 +32,7 @@ def test_every_method_learns_from_its_pairs_and_is_run_once(rows: Any, tmp_path:
 
     def run(seeds: list[int]) -> list[Any]:
         results = Results(tmp_path / "results.jsonl")
-        return reproduce.run({"tiny": str(tmp_path / "encoder")}, pairs, human, seeds, 1.0, results, said.append)
+        return reproduce.run({"tiny": str(tmp_path / "encoder")}, pairs, human, seeds, 1.0, 10.0, results, said.append)
 
     found = run([1])
     assert [row["method"] for row in found] == [*reproduce.UNTRAINED, *reproduce.METHODS]
@@ -60,12 +60,16 @@ def test_an_encoder_without_a_decoder_is_left_out_of_tsdae_and_no_other(rows: An
     human = {"stsb.test": StsFile(rows["evaluation"], [""] * len(rows["evaluation"]))}
     pairs = dict.fromkeys(reproduce.SETS, rows["train"])
     results = Results(tmp_path / "results.jsonl")
-    found = reproduce.run({"layers": str(tmp_path / "layers")}, pairs, human, [1], 0.2, results, lambda _: None)
+
+    def run(rates: float) -> list[Any]:
+        bases = {"layers": str(tmp_path / "layers")}
+        return reproduce.run(bases, pairs, human, [1], 0.2, rates, results, lambda _: None)
+
+    found = run(10.0)
     assert [row["method"] for row in found if not row["scores"]] == ["TSDAE"]
     assert "no decoder" in next(row["problem"] for row in found if not row["scores"])
 
-    none = reproduce.run({"layers": str(tmp_path / "layers")}, pairs, human, [1], 0.2, results, lambda _: None, 0)
-    scores = {row["method"]: row["scores"].get("stsb.test") for row in none}
+    scores = {row["method"]: row["scores"].get("stsb.test") for row in run(0.0)}
     assert {scores[name] for name in reproduce.METHODS} == {None, scores["as it is"]}, "at a rate of 0"
 
 
