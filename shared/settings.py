@@ -32,8 +32,14 @@ SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP
 
 MADE_STUDENTS = ("default", "compact", "teacher")
 """Students that are made from the teacher."""
-LEARN_TEACHER = ("default", "compact")
-"""Those of them that a round brings nearer to the default teacher on a dataset's own texts."""
+
+
+def learns_teacher(student: str, teacher: str, static: bool) -> bool:
+    """Whether a round brings a student nearer to its teacher on short texts: not to another than the default one.
+
+    The teacher has nothing to learn from itself, and a static student that isn't made from it is not known to gain.
+    """
+    return teacher == "default" and student != "teacher" and (student in MADE_STUDENTS or not static)
 
 
 class Settings(BaseSettings):

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -38,13 +38,13 @@ from shared import __version__, teacher, tracing
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import BrokenVersion, ModelStore, NoVersion
-from shared.settings import LEARN_TEACHER, Settings
+from shared.settings import MADE_STUDENTS, Settings, learns_teacher
 
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
 MOST_SHORT_TEXTS = 1_000
-"""Of a corpus that the teacher embeds for a static student: a minute on two cores."""
+"""Of a corpus that the teacher embeds: a minute on two cores."""
 ESTIMATE_TEACHER = "PAIRWRIGHT_TRAINER_ESTIMATE_TEACHER"
 
 
@@ -184,10 +184,9 @@ class RoundRunner:
             raise Fatal(f"PAIRWRIGHT_HOME: {self.folder} isn't seen by all machines of the cluster: have them share it")
 
     def _recipe(self, model: Any) -> Recipe:
-        learns_teacher = self.common.teacher == "default" and self.round.base in LEARN_TEACHER
-        return recipe_for(
-            self.own, encoder.is_static(model), encoder.dimensions(model), self.round.seed, learns_teacher
-        )
+        static = encoder.is_static(model)
+        learns = learns_teacher(self.round.base, self.common.teacher, static)
+        return recipe_for(self.own, static, encoder.dimensions(model), self.round.seed, learns)
 
     def train(self) -> Candidate:
         """Prepare the rows, then fine-tune. All processes come here."""
@@ -201,6 +200,8 @@ class RoundRunner:
         if rows is None or not (rows.stats.train or corpus):
             raise Fatal(f"round {self.round.id} has no rows to train on: {recipe.loss} needs pairs that score higher")
         recipe = recipe.for_rows(rows.stats.train, static)
+        if not static and self.round.base not in MADE_STUDENTS and not (corpus and corpus.stats.short_texts):
+            recipe = replace(recipe, teacher_embeddings=0)  # pairs and queries alone teach it
         if rows.dev_problem is not None and rows.stats.train:
             log.warning("round %d has no dev scores: %s", self.round.id, rows.dev_problem)
         eval_pairs, selected_by = self._eval_pairs(rows)
@@ -283,6 +284,7 @@ class RoundRunner:
                 source,
                 embedding_cache.cache_file(self.common.dataset_dir, locate.identity(source)),
                 self._found,
+                self.round.base == "compact",
                 lambda state, step, steps: self.report_progress(Progress(state=state, step=step, steps=steps)),
             )
             told |= self.processes.compute_on_first(fit_to_teacher)  # training begins with the first one's weights

@@ -1,9 +1,10 @@
 """Similarity distillation for a transformer: its cosines order pairs of sentences as its teacher's do.
 
 As `similarity`, and the nearest pairs count twice: there a search decides. It takes a teacher whose own cosines mean
-something: one with an `adapter`.
+something: one with an `adapter`. Cosines may be mixed with the student's own (`mixture`).
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,17 +42,23 @@ class Sentences(NamedTuple):
 
     texts: Sequence[str]
     targets: Tensor
-    """Their teacher embeddings [texts, hidden], centred (`Adapter.centre`); only directions count."""
+    """Their teacher embeddings [texts, hidden], centred (`Adapter.centre`), or a `mixture`; only directions count."""
     groups: Sequence[Sequence[int]]
     """Numbers of texts that stay in one batch; each text is in one group."""
+
+
+def mixture(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """Vectors whose cosines are `share` of those of `one` and the rest of those of `other`: [texts, any] each."""
+    first, second = (functional.normalize(vectors, dim=-1) for vectors in (one, other))
+    return torch.hstack([math.sqrt(share) * first, math.sqrt(1 - share) * second])
 
 
 def distill_similarities(
     model: Any, parameters: Sequence[Any], sentences: Sentences, config: TrainingConfig
 ) -> Iterator[float]:
     """Train these parameters in place; yields the loss of each step."""
-    tokenizer = model.tokenizer
-    ids = tokenizer(list(sentences.texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    most = min(MAX_TOKENS, model.max_seq_length or MAX_TOKENS)
+    ids = model.tokenizer(list(sentences.texts), truncation=True, max_length=most)["input_ids"]
     targets = functional.normalize(sentences.targets, dim=-1)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
     warm_up = max(1, round(WARM_UP * config.steps))
@@ -61,7 +68,7 @@ def distill_similarities(
     rows, columns = torch.triu_indices(config.batch, config.batch, offset=1)
     for batch in islice(_batches(sentences.groups, config), config.steps):
         model.train()
-        vectors = functional.normalize(_embed(model, [ids[number] for number in batch], tokenizer.pad_token_id), dim=-1)
+        vectors = functional.normalize(_embed(model, [ids[number] for number in batch]), dim=-1)
         own, target = ((some @ some.T)[rows, columns] for some in (vectors, targets[batch].to(vectors.device)))
         nearest = torch.topk(target, round(NEAREST * len(target))).indices
         loss = 1 - correlation(own, target) + NEAREST_WEIGHT * (1 - correlation(own[nearest], target[nearest]))
@@ -88,16 +95,19 @@ def _batches(groups: Sequence[Sequence[int]], config: TrainingConfig) -> Iterato
                 left = left[config.batch :]
 
 
-def _embed(model: Any, ids: Sequence[list[int]], pad: int) -> Tensor:
+def _embed(model: Any, ids: Sequence[list[int]]) -> Tensor:
     """The vectors of texts given as token ids, with gradients: [texts, dimensions]."""
+    pad = model.tokenizer.pad_token_id
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     size = -(-len(order) // PARTS)
     parts = [order[first : first + size] for first in range(0, len(order), size)]
     vectors = []
     for part in parts:
-        longest = max(len(ids[number]) for number in part)
+        lengths = [len(ids[number]) for number in part]
+        longest = max(lengths)
         padded = torch.tensor([ids[number] + [pad] * (longest - len(ids[number])) for number in part])
-        features = {"input_ids": padded.to(model.device), "attention_mask": (padded != pad).long().to(model.device)}
+        mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()  # a text may hold the padding token
+        features = {"input_ids": padded.to(model.device), "attention_mask": mask.to(model.device)}
         vectors.append(model(features)["sentence_embedding"])
     places = torch.empty(len(order), dtype=torch.long)
     places[torch.tensor([*chain(*parts)])] = torch.arange(len(order))

@@ -56,6 +56,11 @@ def max_seq_length(model: Any) -> int | None:
     return int(limit) if limit is not None and np.isfinite(limit) else None
 
 
+def default_prompt(model: Any) -> str:
+    """What the student puts before each text; mostly empty."""
+    return str((model.prompts or {}).get(model.default_prompt_name) or "")
+
+
 def encode(model: Any, texts: Sequence[str]) -> Embeddings:
     """The vectors of `texts`: float32 [len(texts), dimensions], not normalised by us."""
     return np.asarray(model.encode(list(texts), batch_size=ENCODE_BATCH, show_progress_bar=False), np.float32)

@@ -92,7 +92,7 @@ def recipe_for(
 ) -> Recipe:
     """The preset, with what the settings change of it.
 
-    `learns_teacher`: a student of `LEARN_TEACHER`, and of the default teacher.
+    `learns_teacher`: as `shared.settings.learns_teacher` says.
     """
     dino = settings.preset == "dino"
     requested = [int(part) for part in (settings.matryoshka or "").split(",") if part]

@@ -122,6 +122,12 @@ def test_a_teacher_that_nobody_needs_may_be_out_of_reach(home: Home, static_stud
 
 
 @pytest.mark.slow
+def test_another_transformer_learns_from_pairs_alone(home: Home, plain_encoder: Path) -> None:
+    trained = train(home, plain_encoder, 150, gate="off", max_steps=1)
+    assert (trained.recipe["teacher_embeddings"], trained.training["teacher_embeddings"]) == (0, 0)
+
+
+@pytest.mark.slow
 def test_a_static_student_is_fitted_to_the_teacher(home: Home, static_student: Path, tmp_path: Path) -> None:
     write_teacher(tmp_path / "teacher", tied=True)
     home.settings = home.settings.model_copy(update={"teacher": str(tmp_path / "teacher")})
@@ -166,10 +172,11 @@ def test_short_texts_are_fitted_to_the_teacher_without_a_pair(home: Home, static
 
 
 @pytest.mark.slow
-def test_the_compact_student_learns_from_short_texts_without_a_pair(home: Home) -> None:
+@pytest.mark.parametrize("student", ["compact", "foreign"])
+def test_a_transformer_learns_from_short_texts_without_a_pair(home: Home, plain_encoder: Path, student: str) -> None:
     texts = sorted({pair.sentence1 for pair in make_pairs(900)})[:220]
     home.dataset.add_documents([make_document(str(number), text) for number, text in enumerate(texts)])
-    told = home.run(plan(home.dataset, 1, "compact"), gate="off")
+    told = home.run(plan(home.dataset, 1, plain_encoder if student == "foreign" else student), gate="off")
     manifest = home.published(told)
     assert {"embedding", "distilling"} <= {progress.state for progress in told}
     assert (manifest.pairs, manifest.training["teacher_embeddings"]) == (0, len(texts))
