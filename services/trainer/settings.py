@@ -42,9 +42,9 @@ class TrainerSettings(BaseSettings):
     """`dino` is the paper's recipe; `default` is ours. What is set below changes single numbers of either."""
     loss: Loss | None = None
     teacher_embeddings: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
-    """At most so many of the dataset's sentences are embedded by the teacher, and a static student or `compact` is
-    fitted to that before it trains; 0: none. Left out: 10,000 for the default teacher's `static` and `compact`, else
-    none."""
+    """At most so many of the dataset's sentences are embedded by the teacher, and a student is fitted to that before it
+    trains: a static one, `compact`, and any other transformer on short texts alone; 0: none. Left out: 10,000 with the
+    default teacher, but none for a static student that is not made from it."""
     embeddings: str | None = None
     """A folder that `embed` wrote, by its path or URI: rounds take teacher embeddings from there before they compute
     them, and look for a transformer's hard negatives among all its passages."""
