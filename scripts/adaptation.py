@@ -24,7 +24,7 @@ from shared.documents import passage_content
 from shared.errors import Fatal
 from shared.manifest import Manifest
 from shared.model_store import ModelStore
-from shared.settings import Settings, learns_teacher
+from shared.settings import MADE_STUDENTS, Settings, learns_teacher
 
 MOST_QUERIES, MEASURED_QUERIES = 1000, 150
 """Queries that are written where nobody says how many, fewer for a smaller corpus; and for the default student, which
@@ -177,7 +177,8 @@ class Adaptation:
         """Have pairs written for some of the short texts. Returns the job, and BEIR folders where people judged."""
         sets = self._sets([]) if self.request.judged.queries else []
         settings, static = self.request.settings, base.max_seq_length is None  # a table of words reads any length
-        learns = learns_teacher(settings.student, settings.teacher, static)
+        made = settings.student in MADE_STUDENTS  # with another teacher, its settings say how many texts it learns
+        learns = learns_teacher(settings.student, "default" if made else settings.teacher, static)
         wanted = self.request.queries or (0 if learns else MOST_INPUTS)
         inputs = short_texts.draw((passage["text"] for passage in self._passages()), wanted)
         if not inputs:
