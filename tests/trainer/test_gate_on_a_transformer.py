@@ -19,7 +19,7 @@ KEPT: list[Any] = []
 """Name and bytes of the file of what the language model said: the texts are the same in each round."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate on a transformer"), pytest.mark.timeout(2700)]
-"""The first takes fifteen minutes on two cores that have no bfloat16, and more if they do much else."""
+"""The first takes ten minutes on two cores that have no bfloat16, and more if they do much else."""
 
 
 def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifest]:
@@ -39,10 +39,10 @@ def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifes
 
 
 def test_what_the_teacher_says_of_short_texts_is_published(home: Home) -> None:
-    last, manifest = run(home, [])
+    last, manifest = run(home, [], teacher_embeddings=300)
     assert last.outcome == "published", manifest.gate
     assert manifest.gate["reason"].startswith("it is estimated to be better than base: +")
-    assert (manifest.pairs, manifest.training["teacher_embeddings"]) == (0, manifest.training["passages"])
+    assert (manifest.pairs, manifest.training["teacher_embeddings"]) == (0, 300)
 
 
 @pytest.mark.parametrize("harm", ["shuffled partners", "mnrl"])
