@@ -19,7 +19,7 @@ KEPT: list[Any] = []
 """Name and bytes of the file of what the language model said: the texts are the same in each round."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gate on a transformer"), pytest.mark.timeout(2700)]
-"""The first takes ten minutes on two cores that have no bfloat16, and more if they do much else."""
+"""A language model reads for ten minutes on two cores that have no bfloat16, and for more if they do much else."""
 
 
 def run(home: Home, pairs: Sequence[Row], **own: Any) -> tuple[Progress, Manifest]:
